@@ -1,0 +1,64 @@
+"""The public face of counting: one function and the count that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfu_callback.flops.counter import ForwardCounter
+from mfu_callback.flops.flop_count import FlopCount
+
+__all__ = ["FlopCount", "count_flops"]
+
+
+def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
+    """Count the model FLOPs of one forward pass of one batch.
+
+    The forward runs once, on the module itself and without gradients; buffers and random state are put back. On
+    the meta device it needs neither memory nor time to speak of.
+
+    Args:
+        module: The module to call. It keeps its mode: what a module skips in eval mode is not counted in it.
+        *args: What the module is called with, on the module's device.
+        **kwargs: Likewise.
+
+    Returns:
+        The count, in FLOPs (2 per multiply-accumulate; 8 where the numbers are complex).
+
+    Raises:
+        Exception: Whatever the module's own forward raises; nothing stays behind in that case either.
+
+    Example:
+        >>> count_flops(nn.Linear(8, 4), torch.zeros(2, 8)).forward
+        128
+    """
+    counter = ForwardCounter(module)
+    with _state_put_back(module), torch.no_grad(), counter:
+        module(*args, **kwargs)
+    return counter.result()
+
+
+@contextmanager
+def _state_put_back(module: nn.Module) -> Iterator[None]:
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        with torch.random.fork_rng(_accelerator_indices(module), device_type=_accelerator_type(module)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _accelerator_type(module: nn.Module) -> str:
+    accelerators = {parameter.device.type for parameter in module.parameters()} - {"cpu", "meta"}
+    return min(accelerators, default="cuda")
+
+
+def _accelerator_indices(module: nn.Module) -> list[int]:
+    devices = {parameter.device for parameter in module.parameters()}
+    return sorted(device.index or 0 for device in devices if device.type not in ("cpu", "meta"))

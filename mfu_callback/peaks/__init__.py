@@ -1,0 +1,7 @@
+"""What the device could do: its peak from a datasheet, or measured."""
+
+from mfu_callback.peaks.find import find_peak
+from mfu_callback.peaks.measure import measure_peak
+from mfu_callback.peaks.peak import Peak
+
+__all__ = ["Peak", "find_peak", "measure_peak"]
