@@ -36,7 +36,7 @@ class ForwardCounter:
         self.error: Exception | None = None
         self._module = module
         self._module_rules = module_rules
-        self._mode = _OperatorMode(self)
+        self._mode: Any = _OperatorMode(self)
         self._cleanup = ExitStack()
         self._inside = 0  # how many counted modules and compiled regions are on the stack
         self._thop = 0
@@ -160,7 +160,7 @@ class _OperatorMode(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self, counter: ForwardCounter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
     @classmethod
@@ -186,7 +186,7 @@ class _OperatorMode(TorchDispatchMode):
 class _Suspended:
     """Takes a mode off the stack for the length of a block, where it is the innermost one."""
 
-    def __init__(self, mode: TorchDispatchMode) -> None:
+    def __init__(self, mode: Any) -> None:
         self._mode = mode
         self._taken_off = False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 from torch import nn
@@ -52,8 +51,10 @@ def recurrent_macs(module: Any, inputs: tuple[Any, ...], output: Any) -> int:
     """
     sequence = inputs[0]
     elements = sequence.data if hasattr(sequence, "batch_sizes") else sequence
-    steps = int(elements.numel() // module.input_size)
-    return steps * sum(prod(weight.shape) for weight in module.parameters(recurse=False) if weight.dim() == 2)
+    steps: int = elements.numel() // module.input_size
+    matrices = [weight for weight in module.parameters(recurse=False) if weight.dim() == 2]
+    macs: int = steps * sum(matrix.numel() for matrix in matrices)
+    return macs
 
 
 THOP_TYPES: frozenset[type[nn.Module]] = frozenset({nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from mfu_callback.peaks.peak import Peak
 
-# Square sizes, small to large: the first fits the caches of a laptop, the last fills a data-centre GPU.
-_SIZES = {"cpu": (1024, 1536, 2048), "accelerator": (2048, 4096, 8192)}
+# Square sizes, small to large. A device that is slow at a dtype (a CPU at fp16) stops at the first.
+_SIZES = {"cpu": (512, 1024, 1536, 2048), "accelerator": (1024, 2048, 4096, 8192)}
 _MOST_CALLS = 50
 
 
@@ -29,7 +30,8 @@ def measure_peak(
     Args:
         device: The device to measure.
         dtype: The dtype of the matmuls' inputs.
-        time_limit_sec: About how long to measure, in seconds; each size gets its equal share and at least two calls.
+        time_limit_sec: About how long to measure, in seconds; each size gets its equal share and at least two calls,
+            the larger sizes only while there is time.
         now: The clock, in seconds.
 
     Returns:
@@ -44,9 +46,12 @@ def measure_peak(
     """
     device = torch.device(device)
     sizes = _SIZES["cpu" if device.type == "cpu" else "accelerator"]
+    share_sec, end = time_limit_sec / len(sizes), now() + time_limit_sec
     best_rate, best_size, calls = 0.0, sizes[0], 0
     for size in sizes:
-        seconds = _timed_matmuls(size, device, dtype, now() + time_limit_sec / len(sizes), now)
+        if calls and now() > end - share_sec / 2:
+            break
+        seconds = _timed_matmuls(size, device, dtype, now() + share_sec, now)
         calls += len(seconds)
         rate = 2 * size**3 / min(seconds)
         if rate > best_rate:
@@ -61,8 +66,15 @@ def device_name(device: torch.device | str) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+        return f"{_processor_name()}, {torch.get_num_threads()} threads"
     return device.type
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() says only "x86_64" there
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, None) or platform.processor() or platform.machine()
 
 
 def _timed_matmuls(

@@ -1,0 +1,321 @@
+"""MFUCallback: listens to the Trainer's hooks and hands the values on. The arithmetic is in metrics.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from mfu_callback import _lightning
+from mfu_callback._brackets import Brackets
+from mfu_callback.clock import Phase, StepClock, timer_for
+from mfu_callback.flops import ForwardCounter
+from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
+from mfu_callback.metrics import TAGS, Totals, logged_values
+from mfu_callback.peaks import Peak, find_peak, measure_peak
+from mfu_callback.peaks.measure import device_name
+from mfu_callback.report import print_summary
+
+_COUNTERS = ("thop", "dispatch")
+
+
+class MFUCallback(Callback):
+    """Logs tokens/sec, MFU and where the rest of the machine went, for any LightningModule.
+
+    Counts the forward FLOPs once, in the first training batch (that step and the warm-up are left out of the
+    timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step with the device
+    synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's own metrics:
+
+    ==================================== ============================== =====================================
+    tag                                  unit                           absent when
+    ==================================== ============================== =====================================
+    ``throughput/tokens_per_sec``        1/s, all devices               the batch has no tokens
+    ``throughput/samples_per_sec``       1/s, all devices               the batch has no tensor
+    ``throughput/device/tokens_per_sec`` 1/s, one device                the batch has no tokens
+    ``throughput/device/tflops_per_sec`` 1e12 model FLOP/s, one device  FLOPs are unknown
+    ``throughput/mfu``                   fraction of peak               FLOPs or the peak are unknown
+    ``throughput/mfu_achievable``        fraction of the measured peak  no peak was measured
+    ``time/step_sec``                    s                              never
+    ``waterfall/*`` (six)                fraction; they sum to 1        MFU is unknown
+    ``memory/peak_gib``                  GiB                            the device does not report it
+    ==================================== ============================== =====================================
+
+    After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed.
+
+    Args:
+        flops: "thop" counts with thop's module rules (ours where thop's are wrong) plus all operators outside those
+            modules; "dispatch" counts operators alone; a number is the model FLOPs of forward and backward per
+            token; a callable gets the batch and returns the model FLOPs of its forward and backward.
+        backward_factor: FLOPs of a backward pass over those of its forward pass.
+        peak: Dense peak of one device in FLOP/s; None looks the device up, and measures it where it is unknown;
+            "measured" always measures it.
+        tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
+        warmup_steps: Optimizer steps at the start of fit to leave out.
+
+    Raises:
+        ValueError: If an argument is not one of these.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[MFUCallback()])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        flops: FlopsArgument = "thop",
+        backward_factor: float = 2.0,
+        peak: float | str | None = None,
+        tokens: TokensArgument = None,
+        warmup_steps: int = 3,
+    ) -> None:
+        super().__init__()
+        _check_arguments(flops, backward_factor, peak, tokens, warmup_steps)
+        self.summary: Summary | None = None
+        self._flops = flops
+        self._backward_factor = backward_factor
+        self._peak = peak
+        self._tokens = tokens
+        self._warmup_steps = warmup_steps
+        self._brackets = Brackets()
+        self._meter: MFUMeter | None = None
+        self._counter: ForwardCounter | None = None
+        self._counter_used = False
+        self._in_step = False
+        self._steps_seen = 0
+        self._warned: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the peak and put the brackets on."""
+        device = trainer.strategy.root_device
+        clock = StepClock(timer_for(device))
+        self._meter = MFUMeter(
+            clock=clock,
+            device=device,
+            flops=self._flops,
+            backward_factor=self._backward_factor,
+            tokens=self._tokens,
+            peak=self._find_peak(trainer, device),
+            warmup_steps=self._warmup_steps,
+        )
+        self._counter, self._counter_used = self._meter.counter(pl_module), False
+        self._in_step, self._steps_seen = False, trainer.global_step
+        self._put_brackets(trainer, pl_module, clock)
+        clock.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Begin a step with its first micro-batch."""
+        if self._meter is None:
+            return
+        if not self._in_step:
+            self._meter.begin_step()
+            self._in_step = True
+        self._meter.clock.enter(Phase.OTHER)
+        self._meter.add_batch(batch)
+        if self._counter is not None and not self._counter_used:
+            self._count_next_training_step(pl_module)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forward and backward are over, unless the module drives them itself."""
+        if self._meter is not None and pl_module.automatic_optimization:
+            self._meter.clock.enter(Phase.OTHER)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Clipping and the optimizer begin."""
+        if self._meter is not None:
+            self._meter.clock.enter(Phase.OPTIMIZER)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End the step if an optimizer stepped, and log where the Trainer logs."""
+        if self._meter is None:
+            return
+        if self._counter_used and self._counter is not None:
+            self._take_count(self._counter)
+        if trainer.global_step == self._steps_seen:
+            return
+        self._steps_seen = trainer.global_step
+        self._meter.end_step()
+        self._in_step = False
+        if _lightning.is_logging_step(trainer) and not trainer.barebones:
+            self._log(trainer, pl_module, self._meter)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the brackets off and sum the run up."""
+        self._brackets.remove()
+        if self._meter is not None:
+            self._finish(trainer, _all_ranks(trainer, self._meter.run_totals()))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the brackets off; sum up what one process alone knows."""
+        self._brackets.remove()
+        if self._meter is not None and trainer.world_size == 1:
+            self._finish(trainer, [self._meter.run_totals()])
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the brackets off."""
+        self._brackets.remove()
+
+    def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
+        if self._meter is None:
+            return
+        self.summary = self._meter.summary(ranks)
+        self._meter = None
+        if trainer.is_global_zero:
+            print_summary(self.summary, warmup_steps=self._warmup_steps)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> None:
+        ranks = _all_ranks(trainer, meter.take_window())
+        if not all(rank.steps for rank in ranks):
+            return
+        window = meter.window(ranks)
+        if window.mfu is not None and window.mfu > 1:
+            self._warn_once(
+                f"MFU is {window.mfu:.2f}, and nothing can exceed its peak: this is a wrong measurement. Likely the"
+                f" peak ({window.peak_flops_per_sec:.4g} FLOP/s) is that of another dtype or was measured while the"
+                " machine was busy, or FLOPs were counted that did not run. Pass peak= or flops=."
+            )
+        values = logged_values(window)
+        for in_bar in (False, True):
+            names = [tag.name for tag in TAGS if tag.in_progress_bar is in_bar and tag.name in values]
+            chosen = {name: values[name] for name in names}
+            pl_module.log_dict(chosen, prog_bar=in_bar, logger=True, on_step=True, on_epoch=False)
+
+    def _put_brackets(self, trainer: Trainer, pl_module: LightningModule, clock: StepClock) -> None:
+        def before(phase: Phase) -> Callable[[Any], Any]:
+            return lambda function: _entering(clock, phase, function)
+
+        def during(phase: Phase) -> Callable[[Any], Any]:
+            return lambda function: functools.wraps(function)(clock.during(phase)(function))
+
+        self._brackets.put(_lightning.training_epoch_loop(trainer), _lightning.FETCH, before(Phase.DATA))
+        self._brackets.put(_lightning.validation_loop(trainer), "run", during(Phase.VALIDATION))
+        self._brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
+        # With manual optimization the backward passes are inside the training step, and the optimizers too.
+        automatic = pl_module.automatic_optimization
+        forward = before if automatic else during
+        self._brackets.put(trainer.strategy, "training_step", forward(Phase.FORWARD_BACKWARD))
+        after_optimizer = Phase.OTHER if automatic else Phase.FORWARD_BACKWARD
+        for optimizer in trainer.optimizers:
+            handle = optimizer.register_step_post_hook(lambda *_: clock.enter(after_optimizer))
+            self._brackets.call_at_removal(handle.remove)
+
+    def _count_next_training_step(self, pl_module: LightningModule) -> None:
+        counter = self._counter
+        assert counter is not None
+
+        def wrap(training_step: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(training_step)
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                take_off()
+                self._counter_used = True
+                with counter:
+                    if hasattr(training_step, "_torchdynamo_orig_callable"):
+                        return counter.call_compiled(pl_module, "training_step", training_step, *args, **kwargs)
+                    return training_step(*args, **kwargs)
+
+            return counted
+
+        take_off = self._brackets.put(pl_module, "training_step", wrap)
+
+    def _take_count(self, counter: ForwardCounter) -> None:
+        assert self._meter is not None
+        self._counter = None
+        try:
+            count = counter.result()
+        except RuntimeError as error:
+            self._meter.set_count(None)
+            self._warn_once(f"{error}. MFU is left out, tokens/sec goes on. Pass flops= per token to get MFU.")
+            return
+        self._meter.set_count(count)
+        rank_zero_info(
+            f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
+            f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside its modules)."
+        )
+        if count.uncounted:
+            self._warn_once(
+                f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
+                " Pass flops= per token to get it right."
+            )
+
+    def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
+        dtype = _lightning.matmul_dtype(trainer)
+        name = device_name(device)
+        if isinstance(self._peak, int | float):
+            return Peak(flops_per_sec=float(self._peak), name=name, dtype=dtype, source="given as peak=")
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        peak = find_peak(name, dtype, tf32=tf32) if self._peak is None else None
+        peak = peak or self._measure_peak(device, dtype, name)
+        if peak is not None:
+            rank_zero_info(
+                f"MFUCallback: MFU is measured against {peak.flops_per_sec / 1e12:.4g} TFLOP/s,"
+                f" {peak.name} in {str(dtype).removeprefix('torch.')} ({peak.source})."
+            )
+        return peak
+
+    def _measure_peak(self, device: torch.device, dtype: torch.dtype, name: str) -> Peak | None:
+        short_dtype = str(dtype).removeprefix("torch.")
+        try:
+            peak = measure_peak(device, dtype)
+        except RuntimeError as error:
+            self._warn_once(
+                f"The peak of '{name}' in {short_dtype} could not be measured ({error}), so MFU is left out."
+                " Pass peak= in FLOP/s."
+            )
+            return None
+        if self._peak is None and device.type != "cpu":
+            self._warn_once(
+                f"No peak is known for '{name}' in {short_dtype}, so MFU is measured against this device's own best"
+                f" matmul ({peak.flops_per_sec / 1e12:.4g} TFLOP/s). Pass peak=, or add a row to"
+                " mfu_callback/peaks/table.py."
+            )
+        return peak
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            rank_zero_warn(message)
+
+
+def _entering(clock: StepClock, phase: Phase, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        clock.enter(phase)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _all_ranks(trainer: Trainer, totals: Totals) -> list[Totals]:
+    if trainer.world_size == 1:
+        return [totals]
+    # MPS has no float64; everywhere else the counts of long runs need it.
+    device = trainer.strategy.root_device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    rows = trainer.strategy.all_gather(torch.tensor(totals.as_row(), dtype=dtype, device=device))
+    return [Totals.from_row(row) for row in rows.tolist()]
+
+
+def _check_arguments(
+    flops: FlopsArgument, backward_factor: float, peak: float | str | None, tokens: TokensArgument, warmup_steps: int
+) -> None:
+    if isinstance(flops, str) and flops not in _COUNTERS:
+        raise ValueError(f"flops={flops!r} is not known. Use one of {_COUNTERS}, FLOPs per token, or a callable.")
+    if isinstance(flops, int | float) and flops <= 0:
+        raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
+    if backward_factor < 0:
+        raise ValueError(f"backward_factor={backward_factor!r} must not be negative; 2.0 is the usual one.")
+    if isinstance(peak, str) and peak != "measured":
+        raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', or FLOP/s as a number.")
+    if isinstance(peak, int | float) and peak <= 0:
+        raise ValueError(f"peak={peak!r} must be above 0, in FLOP/s of one device: 312e12, say.")
+    if isinstance(tokens, int) and tokens < 1:
+        raise ValueError(f"tokens={tokens!r} must be at least 1: the tokens of every batch.")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps={warmup_steps!r} must not be negative; 0 leaves only the counting step out.")

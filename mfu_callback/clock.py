@@ -1,0 +1,146 @@
+"""How long: where the wall time of a training loop goes, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from itertools import pairwise
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+
+class Phase(Enum):
+    """What a stretch of a training run's time is spent on."""
+
+    DATA = "data"
+    FORWARD_BACKWARD = "forward_backward"
+    OPTIMIZER = "optimizer"
+    OTHER = "other"
+    # Outside of training time:
+    VALIDATION = "validation"
+    CHECKPOINT = "checkpoint"
+
+
+TRAINING_PHASES = (Phase.DATA, Phase.FORWARD_BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
+
+
+class Timer(Protocol):
+    """Something that can stamp moments and tell the seconds between two of them."""
+
+    def stamp(self) -> Any:
+        """Mark this moment; never waits."""
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Seconds from one stamp to another; the device has been synchronized since."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+
+
+class HostTimer:
+    """Stamps with the host's clock: right where the host itself computes.
+
+    Args:
+        now: The clock, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+        self.stamp = now
+
+    def seconds(self, start: float, end: float) -> float:
+        """Seconds from one stamp to another."""
+        return end - start
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: the host computes before it goes on."""
+
+
+class DeviceTimer:
+    """Stamps with the device's events: right where the host runs ahead of an accelerator.
+
+    Not yet run on hardware; written against the documentation of `torch.Event`.
+
+    Args:
+        device: The accelerator.
+        event: Makes an event that can be recorded and knows ``elapsed_time`` in milliseconds.
+        synchronize: Waits for the device.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        event: Callable[[], Any] | None = None,
+        synchronize: Callable[[torch.device], None] = torch.accelerator.synchronize,
+    ) -> None:
+        self._device = device
+        self._event = event or (lambda: torch.Event(device, enable_timing=True))
+        self._synchronize = synchronize
+
+    def stamp(self) -> Any:
+        """Record an event on the current stream."""
+        event = self._event()
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Seconds between two events on the device's own time line."""
+        return float(start.elapsed_time(end)) / 1e3
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        self._synchronize(self._device)
+
+
+def timer_for(device: torch.device) -> Timer:
+    """The timer that tells the truth about a device."""
+    return HostTimer() if device.type == "cpu" else DeviceTimer(device)
+
+
+class StepClock:
+    """Splits time into phases without a gap: what belongs to no phase in particular is ``OTHER``.
+
+    On the hot path it takes a stamp and appends it to a list; the arithmetic waits for :meth:`end_step`.
+
+    Args:
+        timer: What stamps the moments.
+    """
+
+    def __init__(self, timer: Timer) -> None:
+        self._timer = timer
+        self._marks: list[tuple[Phase, Any]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew; what came before is forgotten."""
+        self._marks = [(Phase.OTHER, self._timer.stamp())]
+
+    def enter(self, phase: Phase) -> None:
+        """From now on the time belongs to this phase."""
+        self._marks.append((phase, self._timer.stamp()))
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Give the time of a block to a phase, and what follows to the phase before."""
+        before = self._marks[-1][0]
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        self._timer.synchronize()
+
+    def end_step(self) -> dict[Phase, float]:
+        """Wait for the device, and return the seconds of every phase since the last call (or the start)."""
+        marks = [*self._marks, (Phase.OTHER, self._timer.stamp())]
+        self.synchronize()
+        seconds = dict.fromkeys(Phase, 0.0)
+        for (phase, start), (_, end) in pairwise(marks):
+            seconds[phase] += self._timer.seconds(start, end)
+        self._marks = marks[-1:]
+        return seconds

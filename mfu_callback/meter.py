@@ -1,0 +1,186 @@
+"""One run's measurements, joined: tokens, FLOPs, seconds and the peak. Knows no trainer."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfu_callback.clock import StepClock
+from mfu_callback.flops import FlopCount, ForwardCounter
+from mfu_callback.metrics import Totals, Window, step_totals
+from mfu_callback.peaks import Peak
+from mfu_callback.tokens import count_samples, count_tokens
+
+# The median step time is that of this many latest steps, so that memory does not grow with the run.
+_STEP_TIMES_KEPT = 10_000
+
+FlopsArgument = str | float | Callable[[Any], float]
+TokensArgument = int | Callable[[Any], int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a whole run came to, warm-up and the counting step left out. Unknown is None.
+
+    Attributes:
+        steps: Measured optimizer steps.
+        tokens: Tokens in them, all devices.
+        tokens_per_sec: All devices.
+        samples_per_sec: All devices.
+        step_time_sec: Median seconds of a step.
+        mfu: Model FLOPs utilization, a fraction of the peak.
+        mfu_achievable: The same against the measured peak.
+        hfu: The same with recomputed FLOPs; None, since recomputation is not measured yet.
+        flops: The count of one forward pass of the first batch.
+        peak: What MFU is measured against.
+        waterfall: Where the machine went; sums to 1.
+    """
+
+    steps: int
+    tokens: int | None = None
+    tokens_per_sec: float | None = None
+    samples_per_sec: float | None = None
+    step_time_sec: float | None = None
+    mfu: float | None = None
+    mfu_achievable: float | None = None
+    hfu: float | None = None
+    flops: FlopCount | None = None
+    peak: Peak | None = None
+    waterfall: dict[str, float] | None = None
+
+
+class MFUMeter:
+    """Measures one training run on one device, step by step.
+
+    A step is begun, given its micro-batches, and ended; the first ones are warm-up and leave no trace in the totals.
+
+    Args:
+        clock: What times the steps; its phases are entered by whoever drives the run.
+        device: Whose memory is reported.
+        flops: "thop", "dispatch", training FLOPs per token, or a callable from a batch to its training FLOPs.
+        backward_factor: FLOPs of a backward pass over those of its forward pass.
+        tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
+        peak: What MFU is measured against.
+        warmup_steps: How many steps to leave out.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: StepClock,
+        device: torch.device,
+        flops: FlopsArgument = "thop",
+        backward_factor: float = 2.0,
+        tokens: TokensArgument = None,
+        peak: Peak | None = None,
+        warmup_steps: int = 3,
+    ) -> None:
+        self.clock = clock
+        self.peak = peak
+        self.flop_count: FlopCount | None = None
+        self._device = device
+        self._flops = flops
+        self._training_factor = 1 + backward_factor
+        self._tokens = tokens
+        self._steps_to_skip = warmup_steps
+        self._training_flops_per_unit = math.nan
+        self._units = 1  # of the micro-batch that was added last
+        self._step_tokens = self._step_samples = self._step_flops = 0.0
+        self._window = Totals()
+        self._run = Totals()
+        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
+
+    def begin_step(self) -> None:
+        """Start a step; the device is synchronized, so that what it still does is not this step's."""
+        self._step_tokens = self._step_samples = self._step_flops = 0.0
+        self.clock.synchronize()
+
+    def add_batch(self, batch: Any) -> None:
+        """Add a micro-batch to the step."""
+        tokens, samples = self.tokens_of(batch), count_samples(batch)
+        # FLOPs follow a batch's size: its tokens where it has them, else its samples.
+        self._units = tokens or samples or 1
+        self._step_tokens += math.nan if tokens is None else tokens
+        self._step_samples += math.nan if samples is None else samples
+        self._step_flops += self._flops_of(batch, tokens)
+
+    def end_step(self) -> None:
+        """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
+        seconds = self.clock.end_step()
+        if self._steps_to_skip > 0:
+            self._steps_to_skip -= 1
+            return
+        step = step_totals(seconds, samples=self._step_samples, tokens=self._step_tokens, flops=self._step_flops)
+        self._window += step
+        self._run += step
+        self._step_times.append(step.seconds)
+
+    def counter(self, module: nn.Module) -> ForwardCounter | None:
+        """What counts the module's forward in a ``with`` block, or None where FLOPs are given."""
+        return ForwardCounter(module, module_rules=self._flops == "thop") if isinstance(self._flops, str) else None
+
+    def set_count(self, count: FlopCount | None) -> None:
+        """Take the count of the forward pass of the micro-batch that was added last; None where it failed."""
+        self._steps_to_skip = max(self._steps_to_skip, 1)
+        if count is not None:
+            self.flop_count = count
+            self._training_flops_per_unit = self._training_factor * count.forward / self._units
+
+    def tokens_of(self, batch: Any) -> int | None:
+        """Tokens of a batch, or None where it has none."""
+        if callable(self._tokens):
+            return self._tokens(batch)
+        return count_tokens(batch) if self._tokens is None else self._tokens
+
+    def take_window(self) -> Totals:
+        """The totals since the last call."""
+        window, self._window = self._window, Totals()
+        return replace(window, peak_memory_bytes=self._peak_memory_bytes())
+
+    def run_totals(self) -> Totals:
+        """The totals of the whole run."""
+        return replace(self._run, peak_memory_bytes=self._peak_memory_bytes())
+
+    def window(self, ranks: list[Totals]) -> Window:
+        """The totals of all devices together with the peak."""
+        rate = None if self.peak is None else self.peak.flops_per_sec
+        measured = rate if self.peak is not None and self.peak.is_measured else None
+        return Window(ranks=tuple(ranks), peak_flops_per_sec=rate, achievable_flops_per_sec=measured)
+
+    def summary(self, ranks: list[Totals]) -> Summary:
+        """What the run came to, from the run totals of all devices."""
+        if not all(rank.steps for rank in ranks):
+            return Summary(steps=0, flops=self.flop_count, peak=self.peak)
+        run = self.window(ranks)
+        tokens = sum(rank.tokens for rank in ranks)
+        return Summary(
+            steps=int(ranks[0].steps),
+            tokens=None if math.isnan(tokens) else int(tokens),
+            tokens_per_sec=run.tokens_per_sec,
+            samples_per_sec=run.samples_per_sec,
+            step_time_sec=median(self._step_times),
+            mfu=run.mfu,
+            mfu_achievable=run.mfu_achievable,
+            flops=self.flop_count,
+            peak=self.peak,
+            waterfall=run.waterfall,
+        )
+
+    def _flops_of(self, batch: Any, tokens: int | None) -> float:
+        if callable(self._flops):
+            return float(self._flops(batch))
+        if isinstance(self._flops, str):
+            return self._training_flops_per_unit * self._units
+        return math.nan if tokens is None else float(self._flops) * tokens
+
+    def _peak_memory_bytes(self) -> float:
+        if self._device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self._device))
+        return math.nan

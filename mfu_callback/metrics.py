@@ -1,0 +1,264 @@
+"""The arithmetic: MFU, the waterfall, and the table of what is logged. Pure functions of measured totals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+
+from mfu_callback.clock import Phase
+
+
+def model_flops_utilization(
+    tokens_per_sec: float, flops_per_token: float, peak_flops_per_sec: float, devices: int = 1
+) -> float:
+    """Model FLOPs utilization: the model's FLOP/s over the machine's peak (PaLM, appendix B).
+
+    Source: Chowdhery et al., 2022, https://arxiv.org/abs/2204.02311.
+
+    Args:
+        tokens_per_sec: Tokens per second over all devices.
+        flops_per_token: Model FLOPs of forward and backward per token.
+        peak_flops_per_sec: Dense peak of one device, in FLOP/s.
+        devices: How many devices reached this rate together.
+
+    Returns:
+        A fraction, 0.41 and not 41.
+
+    Raises:
+        ValueError: If the peak or the number of devices is not positive.
+
+    Example:
+        >>> model_flops_utilization(100.0, 6e9, 1e12)
+        0.6
+    """
+    if peak_flops_per_sec <= 0 or devices < 1:
+        raise ValueError(
+            f"peak_flops_per_sec must be above 0 and devices at least 1; got {peak_flops_per_sec} and {devices}."
+        )
+    return tokens_per_sec * flops_per_token / (peak_flops_per_sec * devices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What one device did over some steps. Unknown is NaN, so that a row of these is a tensor's row.
+
+    Attributes:
+        steps: Optimizer steps.
+        samples: Samples of all their micro-batches.
+        tokens: Tokens likewise; NaN where the batch has none.
+        flops: Model FLOPs of forward and backward; NaN where they were not counted.
+        data_sec: Seconds of training time spent waiting for data.
+        forward_backward_sec: In forward and backward.
+        optimizer_sec: In clipping and the optimizer.
+        other_sec: On everything else in the training loop.
+        peak_memory_bytes: The most memory that the device's allocator has held; NaN where it does not say.
+    """
+
+    steps: float = 0
+    samples: float = 0
+    tokens: float = 0
+    flops: float = 0
+    data_sec: float = 0
+    forward_backward_sec: float = 0
+    optimizer_sec: float = 0
+    other_sec: float = 0
+    peak_memory_bytes: float = math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Training time, in seconds."""
+        return self.data_sec + self.forward_backward_sec + self.optimizer_sec + self.other_sec
+
+    def __add__(self, other: Totals) -> Totals:
+        """Totals of both stretches of one device."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return Totals(**sums | {"peak_memory_bytes": other.peak_memory_bytes})
+
+    def as_row(self) -> tuple[float, ...]:
+        """The values in the order of the fields."""
+        return astuple(self)
+
+    @classmethod
+    def from_row(cls, row: Sequence[float]) -> Totals:
+        """The inverse of :meth:`as_row`."""
+        return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
+
+
+def step_totals(seconds: Mapping[Phase, float], *, samples: float, tokens: float, flops: float) -> Totals:
+    """The totals of one step from its phases, in seconds, and its amounts."""
+    return Totals(
+        steps=1,
+        samples=samples,
+        tokens=tokens,
+        flops=flops,
+        data_sec=seconds[Phase.DATA],
+        forward_backward_sec=seconds[Phase.FORWARD_BACKWARD],
+        optimizer_sec=seconds[Phase.OPTIMIZER],
+        other_sec=seconds[Phase.OTHER],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The totals of every device over the same steps, and what one device could have done.
+
+    Attributes:
+        ranks: One row a device.
+        peak_flops_per_sec: The peak that MFU is measured against, in FLOP/s of one device; None where unknown.
+        achievable_flops_per_sec: The measured peak likewise.
+    """
+
+    ranks: tuple[Totals, ...]
+    peak_flops_per_sec: float | None = None
+    achievable_flops_per_sec: float | None = None
+
+    @property
+    def device_seconds(self) -> float:
+        """Training time summed over devices."""
+        return sum(rank.seconds for rank in self.ranks)
+
+    @property
+    def step_time_sec(self) -> float:
+        """Mean seconds of a step."""
+        return self.device_seconds / sum(rank.steps for rank in self.ranks)
+
+    @property
+    def samples_per_sec(self) -> float | None:
+        """Samples per second, all devices."""
+        return self._rate([rank.samples for rank in self.ranks])
+
+    @property
+    def tokens_per_sec(self) -> float | None:
+        """Tokens per second, all devices."""
+        return self._rate([rank.tokens for rank in self.ranks])
+
+    @property
+    def device_tokens_per_sec(self) -> float | None:
+        """Tokens per second, one device."""
+        return None if self.tokens_per_sec is None else self.tokens_per_sec / len(self.ranks)
+
+    @property
+    def device_tflops_per_sec(self) -> float | None:
+        """1e12 model FLOP/s, one device."""
+        rate = self._rate([rank.flops for rank in self.ranks])
+        return None if rate is None else rate / len(self.ranks) / 1e12
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilization against the peak."""
+        return self._share_of(self.peak_flops_per_sec)
+
+    @property
+    def mfu_achievable(self) -> float | None:
+        """Model FLOPs utilization against the measured peak."""
+        return self._share_of(self.achievable_flops_per_sec)
+
+    @property
+    def peak_memory_gib(self) -> float | None:
+        """The most memory that any device has held, in GiB."""
+        known = [rank.peak_memory_bytes for rank in self.ranks if not math.isnan(rank.peak_memory_bytes)]
+        return max(known) / 2**30 if known else None
+
+    @property
+    def waterfall(self) -> dict[str, float] | None:
+        """Where all of the machine went; None where MFU is unknown."""
+        if self.mfu is None or self.peak_flops_per_sec is None:
+            return None
+        achievable = self.achievable_flops_per_sec or self.peak_flops_per_sec
+        return waterfall(
+            data_sec=sum(rank.data_sec for rank in self.ranks),
+            forward_backward_sec=sum(rank.forward_backward_sec for rank in self.ranks),
+            optimizer_sec=sum(rank.optimizer_sec for rank in self.ranks),
+            other_sec=sum(rank.other_sec for rank in self.ranks),
+            mfu=self.mfu,
+            achievable_share=achievable / self.peak_flops_per_sec,
+        )
+
+    def _rate(self, amounts: Sequence[float]) -> float | None:
+        mean_seconds = self.device_seconds / len(self.ranks)
+        rate = sum(amounts) / mean_seconds if mean_seconds > 0 else math.nan
+        return None if math.isnan(rate) else rate
+
+    def _share_of(self, peak_flops_per_sec: float | None) -> float | None:
+        if self.device_tflops_per_sec is None or peak_flops_per_sec is None:
+            return None
+        return self.device_tflops_per_sec * 1e12 / peak_flops_per_sec
+
+
+def waterfall(
+    *,
+    data_sec: float,
+    forward_backward_sec: float,
+    optimizer_sec: float,
+    other_sec: float,
+    mfu: float,
+    achievable_share: float = 1.0,
+) -> dict[str, float]:
+    """Split the peak into what was used and where the rest went; the parts sum to 1.
+
+    Args:
+        data_sec: Training time spent waiting for data, in seconds.
+        forward_backward_sec: In forward and backward.
+        optimizer_sec: In clipping and the optimizer.
+        other_sec: On everything else.
+        mfu: The fraction of the peak that was used.
+        achievable_share: The best rate that a matmul reached on the device over its peak; 1 where not measured.
+
+    Returns:
+        ``mfu``, ``data``, ``optimizer``, ``other``; ``kernels``, forward and backward below the achievable rate; and
+        ``unreachable``, the share of the datasheet's peak that no matmul reaches on this device.
+    """
+    total = data_sec + forward_backward_sec + optimizer_sec + other_sec
+    return {
+        "mfu": mfu,
+        "data": data_sec / total,
+        "optimizer": optimizer_sec / total,
+        "other": other_sec / total,
+        "kernels": forward_backward_sec / total * achievable_share - mfu,
+        "unreachable": forward_backward_sec / total * (1 - achievable_share),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """One logged value.
+
+    Attributes:
+        name: The name under which every logger gets it.
+        unit: Its unit.
+        value: What it is in a window; None leaves it out.
+        in_progress_bar: Whether the progress bar shows it.
+    """
+
+    name: str
+    unit: str
+    value: Callable[[Window], float | None]
+    in_progress_bar: bool = False
+
+
+def _waterfall_part(part: str) -> Tag:
+    return Tag(
+        name=f"waterfall/{part}",
+        unit="fraction",
+        value=lambda window: None if window.waterfall is None else window.waterfall[part],
+    )
+
+
+TAGS: tuple[Tag, ...] = (
+    Tag(name="throughput/tokens_per_sec", unit="1/s", value=lambda w: w.tokens_per_sec, in_progress_bar=True),
+    Tag(name="throughput/samples_per_sec", unit="1/s", value=lambda w: w.samples_per_sec),
+    Tag(name="throughput/device/tokens_per_sec", unit="1/s", value=lambda w: w.device_tokens_per_sec),
+    Tag(name="throughput/device/tflops_per_sec", unit="1e12 FLOP/s", value=lambda w: w.device_tflops_per_sec),
+    Tag(name="throughput/mfu", unit="fraction of peak", value=lambda w: w.mfu, in_progress_bar=True),
+    Tag(name="throughput/mfu_achievable", unit="fraction of the measured peak", value=lambda w: w.mfu_achievable),
+    Tag(name="time/step_sec", unit="s", value=lambda w: w.step_time_sec),
+    *map(_waterfall_part, ("mfu", "data", "optimizer", "other", "kernels", "unreachable")),
+    Tag(name="memory/peak_gib", unit="GiB", value=lambda w: w.peak_memory_gib),
+)
+
+
+def logged_values(window: Window) -> dict[str, float]:
+    """The value of every tag that is known in this window, by name."""
+    values = ((tag.name, tag.value(window)) for tag in TAGS)
+    return {name: value for name, value in values if value is not None}
