@@ -1,0 +1,132 @@
+import math
+
+import pytest
+
+from mfu_callback import model_flops_utilization
+from mfu_callback.clock import Phase
+from mfu_callback.metrics import TAGS, Totals, Window, logged_values, step_totals, waterfall
+
+
+@pytest.mark.parametrize(
+    ("forward_flops", "tokens_per_sec", "mfu"),
+    # The benchmark that this project replaces: forward FLOPs of 2 x 1024 tokens by thop, its best row with
+    # backward on an A100, and the 77.97 TFLOP/s that it took for the peak.
+    [
+        (505_987_203_072, 62568.34, 0.5948),
+        (1_447_728_906_240, 22536.25, 0.6130),
+        (3_162_618_429_440, 12465.21, 0.7406),
+        (6_369_187_430_400, 6779.92, 0.8113),
+    ],
+)
+def test_the_replaced_benchmarks_mfu_follows_from_its_own_figures(forward_flops, tokens_per_sec, mfu):
+    flops_per_token = 3 * forward_flops / 2048
+    assert round(model_flops_utilization(tokens_per_sec, flops_per_token, 77.97e12), 4) == mfu
+
+
+def test_mfu_is_shared_among_devices():
+    assert model_flops_utilization(1000.0, 6e9, 1e12, devices=8) == 0.75
+
+
+@pytest.mark.parametrize(("peak", "devices"), [(0.0, 1), (-1.0, 1), (1e12, 0)])
+def test_mfu_without_a_device_is_an_error(peak, devices):
+    with pytest.raises(ValueError, match="peak_flops_per_sec must be above 0 and devices at least 1"):
+        model_flops_utilization(1.0, 1.0, peak, devices)
+
+
+RANK = Totals(
+    steps=4,
+    samples=32,
+    tokens=4096,
+    flops=6e12,
+    data_sec=1.0,
+    forward_backward_sec=6.0,
+    optimizer_sec=2.0,
+    other_sec=1.0,
+)
+
+
+def test_every_tag_of_a_window_on_one_device():
+    values = logged_values(Window(ranks=(RANK,), peak_flops_per_sec=2e12, achievable_flops_per_sec=1.5e12))
+    assert values == {
+        "throughput/tokens_per_sec": 409.6,
+        "throughput/samples_per_sec": 3.2,
+        "throughput/device/tokens_per_sec": 409.6,
+        "throughput/device/tflops_per_sec": 0.6,
+        "throughput/mfu": 0.3,
+        "throughput/mfu_achievable": 0.4,
+        "time/step_sec": 2.5,
+        "waterfall/mfu": 0.3,
+        "waterfall/data": 0.1,
+        "waterfall/optimizer": 0.2,
+        "waterfall/other": 0.1,
+        "waterfall/kernels": pytest.approx(0.15),
+        "waterfall/unreachable": pytest.approx(0.15),
+    }
+    assert sum(value for name, value in values.items() if name.startswith("waterfall/")) == pytest.approx(1, abs=1e-12)
+
+
+def test_rates_add_up_over_devices_and_mfu_is_per_device():
+    one = logged_values(Window(ranks=(RANK,), peak_flops_per_sec=2e12))
+    two = logged_values(Window(ranks=(RANK, RANK), peak_flops_per_sec=2e12))
+    assert two["throughput/tokens_per_sec"] == 2 * one["throughput/tokens_per_sec"]
+    assert two["throughput/samples_per_sec"] == 2 * one["throughput/samples_per_sec"]
+    same = ("throughput/device/tokens_per_sec", "throughput/device/tflops_per_sec", "throughput/mfu", "time/step_sec")
+    assert {tag: two[tag] for tag in same} == {tag: one[tag] for tag in same}
+
+
+@pytest.mark.parametrize(
+    ("unknown", "absent"),
+    [
+        ("tokens", {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}),
+        ("samples", {"throughput/samples_per_sec"}),
+        (
+            "flops",
+            {"throughput/device/tflops_per_sec", "throughput/mfu", "throughput/mfu_achievable"}
+            | {tag.name for tag in TAGS if tag.name.startswith("waterfall/")},
+        ),
+    ],
+)
+def test_what_is_unknown_is_left_out_and_nothing_else(unknown, absent):
+    values = {name: getattr(RANK, name) for name in RANK.__dataclass_fields__} | {unknown: math.nan}
+    window = Window(ranks=(RANK, Totals(**values)), peak_flops_per_sec=2e12, achievable_flops_per_sec=1e12)
+    logged = logged_values(window)
+    assert {tag.name for tag in TAGS} - set(logged) == absent | {"memory/peak_gib"}
+
+
+def test_without_a_peak_there_is_no_mfu_but_all_rates():
+    values = logged_values(Window(ranks=(RANK,)))
+    assert set(values) == {
+        "throughput/tokens_per_sec",
+        "throughput/samples_per_sec",
+        "throughput/device/tokens_per_sec",
+        "throughput/device/tflops_per_sec",
+        "time/step_sec",
+    }
+
+
+def test_the_peak_memory_is_that_of_the_fullest_device():
+    ranks = tuple(Totals(steps=1, other_sec=1.0, peak_memory_bytes=gib * 2**30) for gib in (3, 5))
+    assert logged_values(Window(ranks=ranks))["memory/peak_gib"] == 5
+
+
+def test_without_a_measured_peak_nothing_is_unreachable():
+    parts = waterfall(data_sec=1, forward_backward_sec=7, optimizer_sec=1, other_sec=1, mfu=0.5)
+    assert parts == {
+        "mfu": 0.5,
+        "data": 0.1,
+        "optimizer": 0.1,
+        "other": 0.1,
+        "kernels": pytest.approx(0.2),
+        "unreachable": 0,
+    }
+
+
+def test_totals_survive_the_way_through_a_row_and_add_up():
+    assert Totals.from_row(RANK.as_row()[:-1] + (5.0,)) == Totals.from_row((*RANK.as_row()[:-1], 5.0))
+    both = RANK + RANK
+    assert (both.steps, both.tokens, both.seconds) == (8, 8192, 20.0)
+
+
+def test_validation_and_checkpoints_are_not_training_time():
+    seconds = dict.fromkeys(Phase, 1.0) | {Phase.VALIDATION: 50.0, Phase.CHECKPOINT: 70.0}
+    assert step_totals(seconds, samples=1, tokens=1, flops=1).seconds == 4.0
