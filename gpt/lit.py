@@ -1,0 +1,79 @@
+"""The GPT as a LightningModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from gpt.config import GPTConfig, get_config
+from gpt.model import GPT, next_token_loss
+
+Batch = tuple[Tensor, Tensor]
+
+
+class GPTModule(LightningModule):
+    """Trains a GPT to predict the next token.
+
+    Logs ``train/loss`` and ``val/loss``, in nats per token.
+
+    Args:
+        config: The model's shape, or the name of a size ("gpt-small").
+        learning_rate: AdamW's learning rate.
+        weight_decay: AdamW's weight decay, on matrices only.
+        betas: AdamW's averaging coefficients.
+
+    Raises:
+        ValueError: No size has that name.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig | str = "gpt-small",
+        *,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.config = get_config(config) if isinstance(config, str) else config
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.betas = betas
+        self.model = GPT(self.config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (B, T, V) of the token after each of ``tokens`` (B, T)."""
+        logits: Tensor = self.model(tokens)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch of inputs (B, T) and targets (B, T)."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the mean cross-entropy of a batch."""
+        self.log("val/loss", self._loss(batch), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW, fused where the device has a fused kernel."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=self._can_fuse(parameters))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return next_token_loss(self(inputs), targets)
+
+    def _can_fuse(self, parameters: list[torch.nn.Parameter]) -> bool:
+        # Lightning cannot clip the gradients of a fused optimizer under fp16's loss scaling.
+        scales_loss = self._trainer is not None and self.trainer.precision == "16-mixed"
+        return not scales_loss and all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in parameters)
