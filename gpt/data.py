@@ -52,7 +52,7 @@ class ByteDataset(Dataset[Example]):
         self.context_length = context_length
 
     def __len__(self) -> int:
-        return (len(self.data) - 1) // self.context_length
+        return max(0, len(self.data) - 1) // self.context_length
 
     def __getitem__(self, index: int) -> Example:
         """Inputs (T,) and targets (T,), the inputs shifted by one."""
@@ -96,7 +96,13 @@ class RandomTokens(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         """Batches of inputs (B, T) and targets (B, T)."""
-        return DataLoader(self.dataset, self.batch_size, num_workers=self.num_workers, drop_last=True)
+        return DataLoader(
+            self.dataset,
+            self.batch_size,
+            num_workers=self.num_workers,
+            drop_last=True,
+            generator=torch.Generator(),  # without one, every epoch draws from the global generator
+        )
 
 
 class TextFile(LightningDataModule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from gpt.model import GPT, next_token_loss
 
 Batch = tuple[Tensor, Tensor]
 
+_FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})  # meta has no fused kernel
+
 
 class GPTModule(LightningModule):
     """Trains a GPT to predict the next token.
@@ -20,7 +24,7 @@ class GPTModule(LightningModule):
     Logs ``train/loss`` and ``val/loss``, in nats per token.
 
     Args:
-        config: The model's shape, or the name of a size ("gpt-small").
+        config: The model's shape, the name of a size ("gpt-small"), or the shape's fields, as a checkpoint holds them.
         learning_rate: AdamW's learning rate.
         weight_decay: AdamW's weight decay, on matrices only.
         betas: AdamW's averaging coefficients.
@@ -31,15 +35,16 @@ class GPTModule(LightningModule):
 
     def __init__(
         self,
-        config: GPTConfig | str = "gpt-small",
+        config: GPTConfig | str | Mapping[str, Any] = "gpt-small",
         *,
         learning_rate: float = 3e-4,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
         super().__init__()
+        self.config = _resolve(config)
+        config = asdict(self.config)  # a checkpoint loads with weights_only=True, which refuses other classes
         self.save_hyperparameters()
-        self.config = get_config(config) if isinstance(config, str) else config
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
@@ -74,6 +79,18 @@ class GPTModule(LightningModule):
         return next_token_loss(self(inputs), targets)
 
     def _can_fuse(self, parameters: list[torch.nn.Parameter]) -> bool:
-        # Lightning cannot clip the gradients of a fused optimizer under fp16's loss scaling.
-        scales_loss = self._trainer is not None and self.trainer.precision == "16-mixed"
-        return not scales_loss and all(p.device.type in ("cpu", "cuda", "mps", "xpu") for p in parameters)
+        return not self._clips_under_amp() and all(p.device.type in _FUSED_DEVICES for p in parameters)
+
+    def _clips_under_amp(self) -> bool:
+        """Whether Lightning would refuse a fused optimizer: it clips none under AMP, with or without loss scaling."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # there is none
+            return False
+        return bool(trainer.gradient_clip_val) and trainer.precision in ("16-mixed", "bf16-mixed")
+
+
+def _resolve(config: GPTConfig | str | Mapping[str, Any]) -> GPTConfig:
+    if isinstance(config, GPTConfig):
+        return config
+    return get_config(config) if isinstance(config, str) else GPTConfig(**config)

@@ -141,11 +141,16 @@ class GPT(nn.Module):
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy, in nats per token.
 
+    Half-precision logits are not copied to fp32: the softmax is computed in fp32 inside, its rounded results differ
+    from token to token without bias, and the mean over them is taken in fp32. A copy would take the most memory of
+    all in a step, and a tenth of its time.
+
     Args:
         logits: (B, T, V).
         targets: (B, T) token ids.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")  # (B * T,)
+    return losses.float().mean()
 
 
 def fill_normal(weight: Tensor, std: float) -> None:

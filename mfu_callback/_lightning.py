@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 # The method that Lightning's training loop calls right before it fetches a batch; no hook marks that moment.
 FETCH = "_on_before_fetch"
@@ -40,3 +41,27 @@ def training_epoch_loop(trainer: Trainer) -> Any:
 def validation_loop(trainer: Trainer) -> Any:
     """The loop whose ``run`` is all of a validation inside fit, the start of its loader's workers included."""
     return trainer.fit_loop.epoch_loop.val_loop
+
+
+def move_batch(trainer: Trainer, batch: Any) -> Any:
+    """Do to a batch what the training loop does between the loader and the training step."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def training_step_arguments(pl_module: LightningModule, batch: Any) -> tuple[Any, ...]:
+    """What the training loop calls ``training_step`` with; ``batch_idx`` is optional there."""
+    takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
+    return (batch, 0) if takes_index else (batch,)
+
+
+def rebuild_what_knows_the_batch_size(trainer: Trainer) -> None:
+    """Let the training loader be made anew, and the schedulers that took its length.
+
+    The loader is there before fit only if ``configure_optimizers`` asked for ``estimated_stepping_batches``.
+    """
+    if trainer.fit_loop._combined_loader is None:
+        return
+    trainer.fit_loop._combined_loader = None
+    trainer.strategy.setup_optimizers(trainer)

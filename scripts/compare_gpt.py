@@ -114,11 +114,11 @@ def print_comparison(seconds: dict[str, np.ndarray], arguments: argparse.Namespa
     print(shlex.join(["python", *sys.argv]))
     print(f"{platform.platform()}, Python {platform.python_version()}, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
-    table = Table("model", "median s", "min s", "max s", "tokens/s")
+    table = Table("model", "median s", "mean s", "min s", "max s", "tokens/s")
     tokens = arguments.batch_size * arguments.context_length
     for name, values in seconds.items():
         median = float(np.median(values))
-        row = (median, values.min(), values.max())
+        row = (median, values.mean(), values.min(), values.max())
         table.add_row(name, *(f"{value:.3f}" for value in row), f"{tokens / median:,.1f}")
     Console().print(table)
     ours, theirs = seconds["ours"], seconds["Hugging Face"]
