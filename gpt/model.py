@@ -141,9 +141,9 @@ class GPT(nn.Module):
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy, in nats per token.
 
-    Half-precision logits are not copied to fp32: the softmax is computed in fp32 inside, its rounded results differ
-    from token to token without bias, and the mean over them is taken in fp32. A copy would take the most memory of
-    all in a step, and a tenth of its time.
+    Half-precision logits stay as they are: the softmax is computed in fp32 inside and rounded, and the mean is taken
+    in fp32. An fp32 copy of the logits would be the largest tensor of a step; without it the elements of the gradient
+    are off by up to 3 % each. Where autocast is on (bf16-mixed), it makes that copy.
 
     Args:
         logits: (B, T, V).
@@ -163,7 +163,8 @@ def fill_normal(weight: Tensor, std: float) -> None:
         weight.normal_(0.0, std)
         return
     chunks: tuple[Tensor, ...] = weight.detach().view(-1).split(_CHUNK)  # type: ignore[no-untyped-call]
-    seeds = torch.randint(2**62, (len(chunks),), device="cpu").tolist()
+    first_seed = int(torch.randint(2**31, (), device="cpu"))  # of a generator's seed only 32 bits count
+    seeds = range(first_seed, first_seed + len(chunks))
 
     def fill(chunk: Tensor, seed: int) -> None:
         chunk.normal_(0.0, std, generator=torch.Generator().manual_seed(seed))

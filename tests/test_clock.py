@@ -49,9 +49,14 @@ def test_time_in_no_phase_is_other_and_carries_into_the_next_step(clock, now):
 def test_a_block_gives_the_time_after_it_back_to_the_phase_before_also_on_an_exception(clock, now):
     clock.enter(Phase.DATA)
     now.seconds += 1.0
-    with pytest.raises(RuntimeError, match="disk full"), clock.during(Phase.CHECKPOINT):
+
+    @clock.during(Phase.CHECKPOINT)
+    def save():
         now.seconds += 8.0
         raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        save()
     now.seconds += 2.0
     seconds = clock.end_step()
     assert (seconds[Phase.DATA], seconds[Phase.CHECKPOINT]) == (3.0, 8.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -22,11 +24,19 @@ def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         inputs: The positional inputs of the call.
         output: What the call returned.
     """
-    import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop's function of that name hides
-
     stand_in = _StandIn(module)
-    sys.modules["thop.profile"].register_hooks[type(module)](stand_in, inputs, output)
+    _thop_rules()[type(module)](stand_in, inputs, output)
     return int(stand_in.total_ops)
+
+
+@cache
+def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
+        import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop's function of that name hides
+
+    rules: dict[type[nn.Module], Callable[..., None]] = sys.modules["thop.profile"].register_hooks
+    return rules
 
 
 class _StandIn:

@@ -1,0 +1,61 @@
+"""The figures of the benchmark that `bench.py` replaces, for comparison: its peaks and its best results.
+
+The peaks are the vector units' rates; tensor cores do up to ten times as much, so an MFU against them is too high.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorPeak:
+    """One device's rates in 1e12 FLOP/s, as the replaced benchmark had them."""
+
+    words: frozenset[str]
+    float32: float
+    float16: float
+    bfloat16: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One size's best row with backward on an A100, and its forward FLOPs of a batch of 2 x 1024 tokens."""
+
+    size: str
+    forward_flops: float
+    batch_size: int
+    tokens_per_sec: float
+    mfu: float
+
+
+VECTOR_PEAKS: tuple[VectorPeak, ...] = tuple(
+    VectorPeak(words=frozenset(words.split()), float32=float32, float16=float16, bfloat16=bfloat16)
+    for words, float32, float16, bfloat16 in (
+        ("h100", 51.22, 204.9, 204.9),
+        ("l4", 30.29, 30.29, 30.29),
+        ("t4", 8.1, 65.13, 65.13),
+        ("a10g", 31.52, 31.52, 31.52),
+        ("a100", 19.49, 77.97, 77.97),
+        ("rtx 3080", 29.77, 29.77, 29.77),
+        ("rtx 3090", 35.58, 35.58, 35.58),
+    )
+)
+
+RESULTS: tuple[Result, ...] = (
+    Result(size="gpt-small", forward_flops=5.0599e11, batch_size=24, tokens_per_sec=62568.34, mfu=0.5948),
+    Result(size="gpt-medium", forward_flops=1.4477e12, batch_size=7, tokens_per_sec=22536.25, mfu=0.6130),
+    Result(size="gpt-large", forward_flops=3.1626e12, batch_size=8, tokens_per_sec=12465.21, mfu=0.7406),
+    Result(size="gpt-xl", forward_flops=6.3692e12, batch_size=4, tokens_per_sec=6779.92, mfu=0.8113),
+)
+
+
+def vector_peak(device_name: str, dtype: torch.dtype) -> float | None:
+    """The replaced benchmark's peak of a device in FLOP/s, or None where it had none."""
+    words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
+    rows = [row for row in VECTOR_PEAKS if row.words <= words and not words & {"ti", "super", "laptop", "mig"}]
+    rate = getattr(rows[0], str(dtype).removeprefix("torch."), None) if len(rows) == 1 else None
+    return None if rate is None else rate * 1e12
