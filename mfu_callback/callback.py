@@ -177,15 +177,16 @@ class MFUCallback(Callback):
         window = meter.window(ranks)
         if window.mfu is not None and window.mfu > 1:
             self._warn_once(
+                "above one",
                 f"MFU is {window.mfu:.2f}, and nothing can exceed its peak: this is a wrong measurement. Likely the"
                 f" peak ({window.peak_flops_per_sec:.4g} FLOP/s) is that of another dtype or was measured while the"
-                " machine was busy, or FLOPs were counted that did not run. Pass peak= or flops=."
+                " machine was busy, or FLOPs were counted that did not run. Pass peak= or flops=.",
             )
         values = logged_values(window)
         for in_bar in (False, True):
             names = [tag.name for tag in TAGS if tag.in_progress_bar is in_bar and tag.name in values]
             chosen = {name: values[name] for name in names}
-            pl_module.log_dict(chosen, prog_bar=in_bar, logger=True, on_step=True, on_epoch=False)
+            pl_module.log_dict(chosen, prog_bar=in_bar, on_step=True, on_epoch=False)
 
     def _put_brackets(self, trainer: Trainer, pl_module: LightningModule, clock: StepClock) -> None:
         def before(phase: Phase) -> Callable[[Any], Any]:
@@ -231,7 +232,7 @@ class MFUCallback(Callback):
             count = counter.result()
         except RuntimeError as error:
             self._meter.set_count(None)
-            self._warn_once(f"{error}. MFU is left out, tokens/sec goes on. Pass flops= per token to get MFU.")
+            self._warn_once("count", f"{error}. MFU is left out, tokens/sec goes on. Pass flops= per token to get MFU.")
             return
         self._meter.set_count(count)
         rank_zero_info(
@@ -240,8 +241,9 @@ class MFUCallback(Callback):
         )
         if count.uncounted:
             self._warn_once(
+                "uncounted",
                 f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
-                " Pass flops= per token to get it right."
+                " Pass flops= per token to get it right.",
             )
 
     def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
@@ -265,21 +267,23 @@ class MFUCallback(Callback):
             peak = measure_peak(device, dtype)
         except RuntimeError as error:
             self._warn_once(
+                "peak",
                 f"The peak of '{name}' in {short_dtype} could not be measured ({error}), so MFU is left out."
-                " Pass peak= in FLOP/s."
+                " Pass peak= in FLOP/s.",
             )
             return None
         if self._peak is None and device.type != "cpu":
             self._warn_once(
+                "peak",
                 f"No peak is known for '{name}' in {short_dtype}, so MFU is measured against this device's own best"
                 f" matmul ({peak.flops_per_sec / 1e12:.4g} TFLOP/s). Pass peak=, or add a row to"
-                " mfu_callback/peaks/table.py."
+                " mfu_callback/peaks/table.py.",
             )
         return peak
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
             rank_zero_warn(message)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -93,6 +95,7 @@ class MFUMeter:
         self._training_flops_per_unit = math.nan
         self._units = 1  # of the micro-batch that was added last
         self._step_tokens = self._step_samples = self._step_flops = 0.0
+        self._failed: set[str] = set()
         self._window = Totals()
         self._run = Totals()
         self._step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
@@ -136,7 +139,8 @@ class MFUMeter:
     def tokens_of(self, batch: Any) -> int | None:
         """Tokens of a batch, or None where it has none."""
         if callable(self._tokens):
-            return self._tokens(batch)
+            tokens: int | None = self._ask("tokens=", self._tokens, batch)
+            return tokens
         return count_tokens(batch) if self._tokens is None else self._tokens
 
     def take_window(self) -> Totals:
@@ -175,12 +179,29 @@ class MFUMeter:
 
     def _flops_of(self, batch: Any, tokens: int | None) -> float:
         if callable(self._flops):
-            return float(self._flops(batch))
+            flops: float | None = self._ask("flops=", self._flops, batch)
+            return math.nan if flops is None else float(flops)
         if isinstance(self._flops, str):
             return self._training_flops_per_unit * self._units
         return math.nan if tokens is None else float(self._flops) * tokens
 
+    def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> Any:
+        # The user's own function must not end the user's run.
+        try:
+            return function(batch)
+        except Exception as error:
+            if name not in self._failed:
+                self._failed.add(name)
+                warnings.warn(
+                    f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
+                    " Training goes on. It is called with the batch that training_step gets.",
+                    stacklevel=2,
+                )
+            return None
+
     def _peak_memory_bytes(self) -> float:
-        if self._device.type == "cuda":
-            return float(torch.cuda.max_memory_allocated(self._device))
+        if self._device.type == "cpu":
+            return math.nan
+        with suppress(RuntimeError):  # not every accelerator keeps statistics
+            return torch.accelerator.max_memory_allocated(self._device) or math.nan
         return math.nan

@@ -1,0 +1,83 @@
+"""Small real training runs that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader
+
+from gpt import GPTConfig, GPTModule, RandomTokens
+
+TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=64, context_length=8, dropout=0.1)
+# Forward FLOPs of TINY on a batch of 4 x 8 tokens: blocks, attention, head.
+TINY_FLOPS = 4 * (2 * (24 * 8 * 16**2 + 4 * 8**2 * 16) + 2 * 8 * 16 * 64)
+
+
+def make_trainer(*callbacks: Any, root: Path | None = None, **arguments: Any) -> Trainer:
+    """A quiet Trainer on the CPU."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    defaults = {"accelerator": "cpu", "devices": 1, "max_steps": 8, "logger": False, "log_every_n_steps": 1}
+    return Trainer(callbacks=list(callbacks), default_root_dir=root, **quiet | defaults | arguments)
+
+
+def tiny_data(length: int = 400) -> RandomTokens:
+    """Batches of 4 x 8 tokens."""
+    return RandomTokens(batch_size=4, context_length=8, vocab_size=64, length=length)
+
+
+def train_tiny(*callbacks: Any, module: LightningModule | None = None, **arguments: Any) -> LightningModule:
+    """Train a tiny GPT, from the same seed every time, and return it."""
+    seed_everything(1, verbose=False)
+    module = module or GPTModule(TINY)
+    make_trainer(*callbacks, **arguments).fit(module, datamodule=tiny_data())
+    return module
+
+
+class Images(LightningModule):
+    """A batch without tokens: float images and class labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Classify."""
+        images, labels = batch
+        return nn.functional.cross_entropy(self.net(images), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of two."""
+        return DataLoader([(torch.randn(3, 8, 8), index % 5) for index in range(40)], batch_size=2)
+
+
+class Manual(LightningModule):
+    """Two networks with an optimizer each, driven by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        """A step of each optimizer."""
+        first, second = self.optimizers()
+        for optimizer in (first, second):
+            optimizer.zero_grad()
+            self.manual_backward(self.two(self.one(batch)).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimizer a network."""
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.one, self.two)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of four."""
+        return DataLoader(torch.linspace(-1.0, 1.0, 320).reshape(40, 8), batch_size=4)

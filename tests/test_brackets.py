@@ -1,0 +1,54 @@
+from mfu_callback._brackets import Brackets
+
+
+class Loop:
+    def run(self):
+        return "ran"
+
+
+def shouting(function):
+    return lambda: function().upper()
+
+
+def test_a_bracket_is_around_one_object_and_comes_off_without_a_trace():
+    loop, other, brackets = Loop(), Loop(), Brackets()
+    brackets.put(loop, "run", shouting)
+    assert (loop.run(), other.run()) == ("RAN", "ran")
+    brackets.remove()
+    assert loop.run() == "ran"
+    assert vars(loop) == {}
+
+
+def test_a_method_that_was_replaced_before_is_put_back():
+    loop, brackets = Loop(), Brackets()
+    loop.run = replaced = lambda: "replaced"
+    brackets.put(loop, "run", shouting)
+    assert loop.run() == "REPLACED"
+    brackets.remove()
+    assert loop.run is replaced
+
+
+def test_a_bracket_can_come_off_by_itself_and_removing_all_later_does_no_harm():
+    loop, brackets = Loop(), Brackets()
+    take_off = brackets.put(loop, "run", shouting)
+    take_off()
+    take_off()
+    brackets.remove()
+    assert vars(loop) == {}
+
+
+def test_what_someone_else_has_wrapped_meanwhile_is_left_to_them():
+    loop, brackets = Loop(), Brackets()
+    brackets.put(loop, "run", shouting)
+    theirs = loop.run = lambda: "theirs"
+    brackets.remove()
+    assert loop.run is theirs
+
+
+def test_other_things_are_undone_with_the_brackets_the_last_first():
+    undone, brackets = [], Brackets()
+    brackets.call_at_removal(lambda: undone.append("first"))
+    brackets.call_at_removal(lambda: undone.append("second"))
+    brackets.remove()
+    brackets.remove()
+    assert undone == ["second", "first"]

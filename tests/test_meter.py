@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mfu_callback import FlopCount, Peak
+from mfu_callback.clock import HostTimer, Phase, StepClock
+from mfu_callback.meter import MFUMeter
+from mfu_callback.metrics import logged_values
+
+CPU = torch.device("cpu")
+PEAK = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="given")
+COUNT = FlopCount(forward=32_000, thop=30_000, functional=2_000)
+TOKENS = torch.zeros(4, 8, dtype=torch.long)
+
+
+class FakeNow:
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def now():
+    return FakeNow()
+
+
+def make_meter(now, **arguments):
+    return MFUMeter(clock=StepClock(HostTimer(now)), device=CPU, **{"peak": PEAK, "warmup_steps": 0} | arguments)
+
+
+def run_step(meter, now, batches, phases=((Phase.FORWARD_BACKWARD, 1.0),), count=None):
+    meter.begin_step()
+    for batch in batches:
+        meter.add_batch(batch)
+    if count is not None:
+        meter.set_count(count)
+    for phase, seconds in phases:
+        meter.clock.enter(phase)
+        now.seconds += seconds
+    meter.end_step()
+
+
+def test_the_logged_values_of_a_step_are_exact(now):
+    meter = make_meter(now)
+    run_step(meter, now, [TOKENS], count=COUNT)
+    phases = [(Phase.DATA, 0.25), (Phase.FORWARD_BACKWARD, 1.0), (Phase.OPTIMIZER, 0.5), (Phase.OTHER, 0.25)]
+    run_step(meter, now, [TOKENS], phases)
+    assert logged_values(meter.window([meter.take_window()])) == {
+        "throughput/tokens_per_sec": 16.0,
+        "throughput/samples_per_sec": 2.0,
+        "throughput/device/tokens_per_sec": 16.0,
+        "throughput/device/tflops_per_sec": 48_000 / 1e12,
+        "throughput/mfu": pytest.approx(0.048),
+        "time/step_sec": 2.0,
+        "waterfall/mfu": pytest.approx(0.048),
+        "waterfall/data": 0.125,
+        "waterfall/optimizer": 0.25,
+        "waterfall/other": 0.125,
+        "waterfall/kernels": pytest.approx(0.452),
+        "waterfall/unreachable": 0.0,
+    }
+
+
+def test_warm_up_and_the_counting_step_leave_no_trace(now):
+    meter = make_meter(now, warmup_steps=2)
+    for seconds, count in ((50.0, COUNT), (20.0, None), (1.0, None), (3.0, None)):
+        run_step(meter, now, [TOKENS], [(Phase.FORWARD_BACKWARD, seconds)], count)
+    summary = meter.summary([meter.run_totals()])
+    assert (summary.steps, summary.tokens, summary.step_time_sec, summary.tokens_per_sec) == (2, 64, 2.0, 16.0)
+
+
+@pytest.mark.parametrize("count", [COUNT, None])
+def test_without_warm_up_the_step_that_counts_or_fails_to_is_left_out_all_the_same(now, count):
+    meter = make_meter(now)
+    meter.begin_step()
+    meter.add_batch(TOKENS)
+    meter.set_count(count)
+    meter.end_step()
+    assert meter.run_totals().steps == 0
+
+
+def test_all_micro_batches_of_a_step_are_its_own_and_flops_follow_their_size(now):
+    meter = make_meter(now)
+    run_step(meter, now, [TOKENS], count=COUNT)
+    run_step(meter, now, [TOKENS, TOKENS[:1]])
+    totals = meter.take_window()
+    assert (totals.tokens, totals.samples, totals.flops) == (40, 5, 3 * 32_000 * 40 / 32)
+
+
+def test_flops_follow_the_samples_where_there_are_no_tokens(now):
+    meter = make_meter(now)
+    images = torch.zeros(8, 3, 4, 4)
+    run_step(meter, now, [images], count=COUNT)
+    run_step(meter, now, [images[:2]])
+    totals = meter.take_window()
+    assert math.isnan(totals.tokens)
+    assert (totals.samples, totals.flops) == (2, 3 * 32_000 / 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flops"),
+    [
+        ({"flops": 600}, 600 * 32),
+        ({"flops": lambda batch: 5 * batch.numel()}, 160),
+        ({"flops": 600, "tokens": 10}, 6000),
+        ({"flops": 600, "tokens": lambda batch: 7}, 4200),
+        ({"flops": 600, "tokens": lambda batch: 1 / 0}, math.nan),
+        ({"flops": lambda batch: 1 / 0}, math.nan),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Calling")
+def test_flops_and_tokens_can_be_given(now, arguments, flops):
+    meter = make_meter(now, **arguments)
+    run_step(meter, now, [TOKENS])
+    assert meter.counter(nn.Linear(1, 1)) is None
+    assert meter.take_window().flops == pytest.approx(flops, nan_ok=True)
+
+
+def test_a_callable_that_fails_is_named_once(now):
+    meter = make_meter(now, flops=600, tokens=lambda batch: 1 / 0)
+    with pytest.warns(UserWarning, match=r"Calling tokens= failed \(ZeroDivisionError: division by zero\)"):
+        run_step(meter, now, [TOKENS])
+    run_step(meter, now, [TOKENS])  # a second warning would be an error
+
+
+def test_a_backward_factor_of_its_own(now):
+    meter = make_meter(now, backward_factor=1.0)
+    run_step(meter, now, [TOKENS], count=COUNT)
+    run_step(meter, now, [TOKENS])
+    assert meter.take_window().flops == 2 * 32_000
+
+
+def test_a_window_starts_anew_when_it_is_taken_and_the_run_goes_on(now):
+    meter = make_meter(now, flops=1)
+    run_step(meter, now, [TOKENS])
+    assert meter.take_window().steps == 1
+    assert meter.take_window().steps == 0
+    run_step(meter, now, [TOKENS])
+    assert (meter.take_window().steps, meter.run_totals().steps) == (1, 2)
+
+
+def test_a_measured_peak_is_the_achievable_one_as_well(now):
+    measured = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="measured: best of 3 matmuls")
+    meter = make_meter(now, flops=1000, peak=measured)
+    run_step(meter, now, [TOKENS])
+    summary = meter.summary([meter.run_totals()])
+    assert summary.mfu == summary.mfu_achievable == pytest.approx(0.032)
+    assert sum(summary.waterfall.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_run_without_a_measured_step_has_a_summary_that_says_so(now):
+    meter = make_meter(now)
+    summary = meter.summary([meter.run_totals()])
+    assert (summary.steps, summary.mfu, summary.peak) == (0, None, PEAK)
