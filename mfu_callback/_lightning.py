@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 # The method that Lightning's training loop calls right before it fetches a batch; no hook marks that moment.
@@ -50,10 +52,20 @@ def move_batch(trainer: Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def training_step_arguments(pl_module: LightningModule, batch: Any) -> tuple[Any, ...]:
+def training_step_arguments(pl_module: LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
     """What the training loop calls ``training_step`` with; ``batch_idx`` is optional there."""
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
-    return (batch, 0) if takes_index else (batch,)
+    return (batch, batch_idx) if takes_index else (batch,)
+
+
+def training_data_source(trainer: Trainer) -> Any:
+    """What the Trainer gets the training loader from: the datamodule, the model, or what was given to ``fit``."""
+    return trainer.fit_loop._data_source.instance
+
+
+def batch_size_holders(pl_module: LightningModule) -> list[Any]:
+    """The objects and dicts that ``lightning_setattr`` sets ``batch_size`` on, to put each one's own value back."""
+    return _lightning_get_all_attr_holders(pl_module, "batch_size")
 
 
 def rebuild_what_knows_the_batch_size(trainer: Trainer) -> None:
@@ -63,5 +75,6 @@ def rebuild_what_knows_the_batch_size(trainer: Trainer) -> None:
     """
     if trainer.fit_loop._combined_loader is None:
         return
-    trainer.fit_loop._combined_loader = None
-    trainer.strategy.setup_optimizers(trainer)
+    with isolate_rng():  # making a loader's iterator draws a seed, as it did the first time
+        trainer.fit_loop._combined_loader = None
+        trainer.strategy.setup_optimizers(trainer)

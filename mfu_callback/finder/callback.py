@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.parsing import lightning_hasattr, lightning_setattr
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader, IterableDataset
 
 from mfu_callback import _lightning
 from mfu_callback.finder.limit import MemoryLimit, limit_for
+from mfu_callback.finder.samples import dataset_length, training_loader
 from mfu_callback.finder.search import find_largest
 from mfu_callback.finder.trial import Trial, Trials
 
@@ -83,11 +81,30 @@ class BatchSizeFinder(Callback):
         """Search, and set what was found."""
         if reason := _reason_to_skip(trainer):
             rank_zero_info(f"BatchSizeFinder: skipped, {reason}.")
-            return
-        _check_run(trainer, pl_module)
-        self.result = self._search(trainer, pl_module)
-        lightning_setattr(pl_module, "batch_size", self.result.batch_size)
-        _lightning.rebuild_what_knows_the_batch_size(trainer)
+        else:
+            _check_run(trainer, pl_module)
+            self.result = self._search(trainer, pl_module)
+        if self.result is not None:
+            lightning_setattr(pl_module, "batch_size", self.result.batch_size)
+            _lightning.rebuild_what_knows_the_batch_size(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that training uses what was found."""
+        used = getattr(trainer.train_dataloader, "batch_size", None)
+        if self.result is not None and used not in (None, self.result.batch_size):
+            raise MisconfigurationException(
+                f"BatchSizeFinder set batch_size={self.result.batch_size}, but train_dataloader() gave batches of"
+                f" {used}. Make the DataLoader in train_dataloader(), with batch_size=self.batch_size."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The result, so that a run that goes on from a checkpoint keeps its size."""
+        return {} if self.result is None else asdict(self.result)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the result of the run that wrote the checkpoint."""
+        trials = tuple(Trial(**trial) for trial in state_dict["trials"])
+        self.result = BatchSizeResult(batch_size=state_dict["batch_size"], trials=trials)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the allocator work as before."""
@@ -98,12 +115,12 @@ class BatchSizeFinder(Callback):
         self._close_limit()
 
     def _search(self, trainer: Trainer, pl_module: LightningModule) -> BatchSizeResult:
-        loader = _training_loader(trainer, pl_module)
+        loader = training_loader(trainer)
         limit = limit_for(trainer.strategy.root_device, budget=self._budget, margin=self._margin)
         self._limit = limit
         trials = Trials(trainer, pl_module, loader, limit)
-        max_size = _smaller(self._max_size, _length(loader))
-        with trials.prepared(warmup_size=_smaller(self._init_size, max_size) or 1):
+        max_size = _smaller(self._max_size, dataset_length(loader) or None)
+        with trials.prepared(warmup_size=min(2, max_size or 2)):
             rank_zero_info(
                 f"BatchSizeFinder: searching within {limit.describe()}, a margin of {self._margin:.0%} taken"
                 f" off{'' if max_size is None else f', no more than {max_size} samples'}."
@@ -127,7 +144,7 @@ def _reason_to_skip(trainer: Any) -> str | None:
     if trainer.fast_dev_run:
         return "fast_dev_run trains too little for it to matter"
     if trainer.ckpt_path is not None:
-        return "a run that goes on from a checkpoint keeps its batch_size"
+        return "a run that goes on from a checkpoint keeps the batch_size that was found before, if any"
     return None
 
 
@@ -142,31 +159,6 @@ def _check_run(trainer: Trainer, pl_module: LightningModule) -> None:
             "BatchSizeFinder sets `batch_size`, and neither the model, its hparams nor the datamodule has one. Give"
             " one of them a `batch_size` attribute that its train_dataloader() uses."
         )
-
-
-def _training_loader(trainer: Any, pl_module: LightningModule) -> DataLoader[Any]:
-    source: Callable[[], Any]
-    if trainer.datamodule is not None:
-        source = trainer.datamodule.train_dataloader
-    elif is_overridden("train_dataloader", pl_module):
-        source = pl_module.train_dataloader
-    else:
-        raise MisconfigurationException(
-            "BatchSizeFinder cannot change the batch size of a dataloader that was given to fit(). Make it in"
-            " train_dataloader() of the model or of a datamodule, from `self.batch_size`."
-        )
-    loader = source()
-    if not isinstance(loader, DataLoader):
-        raise MisconfigurationException(
-            f"BatchSizeFinder needs train_dataloader() to return one DataLoader; it returned {type(loader).__name__}."
-        )
-    if _length(loader) == 0:
-        raise MisconfigurationException("BatchSizeFinder found no sample in the training data set.")
-    return loader
-
-
-def _length(loader: DataLoader[Any]) -> int | None:
-    return None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:

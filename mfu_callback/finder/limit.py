@@ -92,6 +92,7 @@ class ProcessLimit:
         self._margin = margin
         self._limit_bytes = 0
         self._resident_before = 0
+        self._peak_bytes: int | None = None
         _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
 
     def describe(self) -> str:
@@ -105,28 +106,38 @@ class ProcessLimit:
         """Set the limit on top of the use of now, less the model's own."""
         self.free()
         self._budget = self._budget or int(_FREE_SHARE * available_bytes()) + model_bytes
-        # A trial also gets what is free inside the heap: mapped already, so the kernel's limit does not see it taken.
-        in_use = _status_bytes("VmData") - _free_heap_bytes()
-        self._limit_bytes = in_use - model_bytes + self._allowance()
-        self._resident_before = _status_bytes("VmRSS") - model_bytes
+        if self._allowance() <= model_bytes:
+            raise RuntimeError(
+                f"BatchSizeFinder may take {self._allowance() / 2**20:,.1f} MiB, and the model alone takes"
+                f" {model_bytes / 2**20:,.1f}, so that not even a batch of 1 fits. Give it a larger budget."
+            )
+        self._limit_bytes = _status_bytes("VmData") - model_bytes + self._allowance()
+        self._resident_before = _status_bytes("RssAnon") - model_bytes
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Lower the soft limit; the hard limit stays, so that it can be raised again."""
+        """Lower the soft limit; the hard limit stays, so that it can be raised again.
+
+        Raises:
+            MemoryError: If the trial took more than it may from the heap's free memory, which the kernel's limit does
+                not see taken.
+        """
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        can_tell = _reset_high_water_mark()
         try:
             resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._limit_bytes, soft), hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+            self._peak_bytes = self._high_water_bytes() if can_tell else None
+        if (self._peak_bytes or 0) > self._allowance():
+            raise MemoryError(f"The trial took {self._peak_bytes} bytes of {self._allowance()}.")
 
     def peak_bytes(self) -> int | None:
-        """The high-water mark of resident memory above the use before the model."""
-        return max(0, _status_bytes("VmHWM") - self._resident_before)
+        """The high-water mark of private resident memory above the use before the model."""
+        return self._peak_bytes
 
     def free(self) -> None:
         """Return freed memory to the system."""
@@ -140,6 +151,11 @@ class ProcessLimit:
         The rule itself cannot be switched on again (mallopt(3), M_MMAP_THRESHOLD).
         """
         _set_heap_thresholds(mmap=32 * 2**20, trim=64 * 2**20)
+
+    def _high_water_bytes(self) -> int:
+        # VmHWM counts mapped files too, which are not private: libraries, and data sets that are mapped.
+        shared = _status_bytes("RssFile") + _status_bytes("RssShmem")
+        return max(0, _status_bytes("VmHWM") - shared - self._resident_before)
 
     def _allowance(self) -> int:
         return int((self._budget or 0) * (1 - self._margin))
@@ -246,24 +262,12 @@ def _status_bytes(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-class _MallInfo(ctypes.Structure):
-    """glibc's struct mallinfo2 (mallinfo(3))."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    )
-
-
-def _free_heap_bytes() -> int:
-    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo2 is None:
-        return 0
-    mallinfo2.restype = _MallInfo
-    return int(mallinfo2().fordblks)
+def _reset_high_water_mark() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the high-water mark starts anew
+    except OSError:
+        return False
+    return True
 
 
 def _set_heap_thresholds(*, mmap: int, trim: int) -> None:

@@ -2,118 +2,181 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict, deque
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 
-_CONTAINERS = (list, dict, set, OrderedDict, deque)
-# Kept as tensors of their own, or not the trials' business.
-_NOT_ATTRIBUTES = {"_parameters", "_buffers", "_modules", "_trainer", "_fabric"}
+Undo = Callable[[], None]
 
 
 class Snapshot:
-    """The state of a model, its optimizers, schedulers and precision plugin; put back in place.
+    """The state of some objects, put back in place: every object stays the same one.
 
-    Parameters, buffers and gradients stay the same tensors. Plain Python attributes of every submodule are put back
-    too (containers by their contents, one level deep), so that counters and metrics know nothing of the trials.
+    Deep roots (modules, optimizers, schedulers, scalers) are followed into their attributes, containers, tensors with
+    their gradients, and random generators. Of shallow ones (data sets, loaders) the attributes, the containers and
+    generators among them are kept, but no tensor: their data may be larger than memory, and training reads it only.
 
     Args:
-        trainer: Whose optimizers, schedulers and precision plugin are kept.
-        pl_module: The model.
+        deep: Objects that training steps change.
+        shallow: Objects that are asked for batches.
     """
 
-    def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._precision = trainer.precision_plugin
-        self._precision_state = copy.deepcopy(self._precision.state_dict())
-        self._schedulers = [
-            (c.scheduler, copy.deepcopy(c.scheduler.state_dict())) for c in trainer.lr_scheduler_configs
-        ]
-        self._optimizers = [_OptimizerState(optimizer) for optimizer in trainer.optimizers]
-        self._tensors = [_TensorState(t) for t in (*pl_module.parameters(), *pl_module.buffers())]
-        self._modules = [_Attributes(module) for module in pl_module.modules()]
+    def __init__(self, deep: Iterable[Any], shallow: Iterable[Any] = ()) -> None:
+        self._undo: list[Undo] = []
+        self._seen: dict[int, Any] = {}  # holding the objects keeps their ids from being used again
+        shallow = list(shallow)
+        self._seen.update((id(root), root) for root in shallow)
+        to_visit = list(deep)
+        while to_visit:
+            to_visit.extend(self._keep(to_visit.pop()))
+        for root in shallow:
+            self._keep_shallow(root)
 
     def restore(self) -> None:
-        """Put everything back."""
-        parts: list[_Attributes | _TensorState | _OptimizerState] = [*self._modules, *self._tensors, *self._optimizers]
-        for part in parts:
-            part.restore()
-        for scheduler, state in self._schedulers:
-            scheduler.load_state_dict(copy.deepcopy(state))
-        self._precision.load_state_dict(copy.deepcopy(self._precision_state))
-
-
-class _TensorState:
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-        self._values = tensor.detach().to("cpu", copy=True)
-        self._gradient = tensor.grad
-        self._gradient_values = None if tensor.grad is None else tensor.grad.detach().to("cpu", copy=True)
-        self._requires_grad = tensor.requires_grad
-
-    def restore(self) -> None:
+        """Put everything back; may be called more than once."""
         with torch.no_grad():
-            self._tensor.copy_(self._values)
-            if self._gradient is not None and self._gradient_values is not None:
-                self._gradient.copy_(self._gradient_values)
-        self._tensor.grad = self._gradient
-        self._tensor.requires_grad_(self._requires_grad)
+            for undo in self._undo:
+                undo()
+
+    def _keep(self, value: Any) -> Iterable[Any]:
+        """Keep one object and return what it holds."""
+        if id(value) in self._seen:
+            return ()
+        self._seen[id(value)] = value
+        for kinds, keep in _RULES:
+            if isinstance(value, kinds):
+                undo, held = keep(value)
+                self._undo.append(undo)
+                return list(held)
+        return value if isinstance(value, tuple) else ()
+
+    def _keep_shallow(self, root: Any) -> None:
+        attributes = getattr(root, "__dict__", {})
+        for value in (attributes, *attributes.values()):
+            if isinstance(value, _SHALLOW):
+                self._keep(value)
 
 
-class _OptimizerState:
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
-        self._state = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
-        self._groups = [_without_parameters(group) for group in optimizer.param_groups]
-        self._flags = {k: v for k, v in vars(optimizer).items() if isinstance(v, bool | int | float | None)}
-
-    def restore(self) -> None:
-        optimizer = self._optimizer
-        optimizer.state.clear()
-        optimizer.state.update({parameter: copy.deepcopy(state) for parameter, state in self._state.items()})
-        for group, values in zip(optimizer.param_groups, self._groups, strict=True):
-            group.update(copy.deepcopy(values))
-        vars(optimizer).update(self._flags)
+def training_state(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """All that a training step may change: model, optimizers, schedulers, precision plugin."""
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [pl_module, *trainer.optimizers, *schedulers, trainer.precision_plugin]
 
 
-def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
-    return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
+def _keep_tensor(tensor: Tensor) -> tuple[Undo, Iterable[Any]]:
+    values = tensor.detach().to("cpu", copy=True)
+    gradient = tensor.grad if tensor.is_leaf else None
+    requires_grad = tensor.requires_grad
+
+    def undo() -> None:
+        # Writing only what changed spares tensors that cannot be written, such as expanded ones.
+        if tensor.layout is not torch.strided or not torch.equal(tensor, values.to(tensor.device)):
+            tensor.copy_(values)
+        if tensor.is_leaf:
+            tensor.grad = gradient
+            tensor.requires_grad_(requires_grad)
+
+    return undo, () if gradient is None else (gradient,)
 
 
-class _Attributes:
-    def __init__(self, module: nn.Module) -> None:
-        self._namespace = vars(module)
-        self._values = {k: (v, _contents(v)) for k, v in self._namespace.items() if k not in _NOT_ATTRIBUTES}
-        # A buffer may have been replaced by another tensor; the original objects come back.
-        self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = [
-            (module._buffers, dict(module._buffers)),
-            (module._parameters, dict(module._parameters)),
-        ]
+def _keep_mapping(mapping: dict[Any, Any]) -> tuple[Undo, Iterable[Any]]:
+    items = dict(mapping)
 
-    def restore(self) -> None:
-        for added in self._namespace.keys() - self._values.keys() - _NOT_ATTRIBUTES:
-            del self._namespace[added]
-        for name, (value, contents) in self._values.items():
-            _refill(value, contents)
-            self._namespace[name] = value
-        for registry, entries in self._registered:
-            registry.clear()
-            registry.update(entries)
+    def undo() -> None:
+        mapping.clear()
+        mapping.update(items)
+
+    return undo, items.values()
 
 
-def _contents(value: Any) -> Any:
-    if type(value) in _CONTAINERS:
-        return copy.copy(value)
-    return value.detach().clone() if isinstance(value, Tensor) else None
+def _keep_sequence(sequence: list[Any] | deque[Any]) -> tuple[Undo, Iterable[Any]]:
+    items = list(sequence)
+
+    def undo() -> None:
+        sequence.clear()
+        sequence.extend(items)
+
+    return undo, items
 
 
-def _refill(value: Any, contents: Any) -> None:
-    if isinstance(value, Tensor):
-        with torch.no_grad():
-            value.copy_(contents)
-    elif type(value) in _CONTAINERS:
-        value.clear()
-        (value.update if hasattr(value, "update") else value.extend)(contents)
+def _keep_set(members: set[Any]) -> tuple[Undo, Iterable[Any]]:
+    items = set(members)
+
+    def undo() -> None:
+        members.clear()
+        members.update(items)
+
+    return undo, ()
+
+
+def _keep_array(array: np.ndarray[Any, Any]) -> tuple[Undo, Iterable[Any]]:
+    values = array.copy()
+
+    def undo() -> None:
+        if array.flags.writeable:
+            array[...] = values
+
+    return undo, ()
+
+
+def _keep_torch_generator(generator: torch.Generator) -> tuple[Undo, Iterable[Any]]:
+    state = generator.get_state()
+
+    def undo() -> None:
+        generator.set_state(state)
+
+    return undo, ()
+
+
+def _keep_numpy_generator(generator: np.random.Generator) -> tuple[Undo, Iterable[Any]]:
+    state = generator.bit_generator.state
+    return lambda: setattr(generator.bit_generator, "state", state), ()
+
+
+def _keep_numpy_random_state(generator: np.random.RandomState) -> tuple[Undo, Iterable[Any]]:
+    state = generator.get_state()
+    return lambda: generator.set_state(state), ()
+
+
+def _keep_python_generator(generator: random.Random) -> tuple[Undo, Iterable[Any]]:
+    state = generator.getstate()
+    return lambda: generator.setstate(state), ()
+
+
+def _keep_attributes(value: Any) -> tuple[Undo, Iterable[Any]]:
+    return lambda: None, (vars(value),)
+
+
+_GENERATORS: tuple[tuple[Any, Any], ...] = (
+    (torch.Generator, _keep_torch_generator),
+    (np.random.Generator, _keep_numpy_generator),
+    (np.random.RandomState, _keep_numpy_random_state),
+    (random.Random, _keep_python_generator),
+)
+# What each kind of object holds, and how it is put back; anything else is left as it is.
+_RULES: tuple[tuple[Any, Any], ...] = (
+    (Tensor, _keep_tensor),
+    (dict, _keep_mapping),
+    ((list, deque), _keep_sequence),
+    (set, _keep_set),
+    (np.ndarray, _keep_array),
+    *_GENERATORS,
+    (
+        (
+            nn.Module,
+            torch.optim.Optimizer,
+            torch.optim.lr_scheduler.LRScheduler,
+            torch.amp.GradScaler,
+            Precision,
+        ),
+        _keep_attributes,
+    ),
+)
+_SHALLOW = (dict, list, deque, set, *(kind for kind, _ in _GENERATORS))

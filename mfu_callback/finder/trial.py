@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import random
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle, islice
+from functools import partial
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.parsing import lightning_setattr
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from mfu_callback import _lightning
-from mfu_callback._brackets import Brackets
 from mfu_callback.finder.limit import MemoryLimit, is_out_of_memory
-from mfu_callback.finder.snapshot import Snapshot
+from mfu_callback.finder.samples import make_batch
+from mfu_callback.finder.snapshot import Snapshot, training_state
 
 _STEPS = 2  # the optimizer's state is there from the second on
+_MOST_MANUAL_STEPS = 64  # of manual optimization, until every optimizer has stepped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +73,14 @@ class Trials:
         What only the first steps of a process take (lazy imports, threads, kernels) is taken first, without a limit:
         under one it would fail half-way and break the process.
         """
-        trainer, callbacks = self._trainer, self._trainer.callbacks
-        with isolate_rng(), _logging_nothing(self._pl_module), torch.enable_grad():
-            self._snapshot = Snapshot(trainer, self._pl_module)
+        with _unseen(self._trainer), _random_state_kept(), _quick_collections(), torch.enable_grad():
+            self._snapshot = self._take_snapshot()
             try:
-                trainer.callbacks = []
                 self._steps(self._batch(warmup_size))
                 self._clean_up()
                 self._limit.calibrate(_cpu_bytes(self._pl_module))
                 yield
             finally:
-                trainer.callbacks = callbacks
                 self._clean_up()
 
     def fits(self, size: int) -> bool:
@@ -105,51 +108,107 @@ class Trials:
         self._snapshot.restore()
         self._limit.free()
 
+    def _take_snapshot(self) -> Snapshot:
+        loader = self._loader
+        asked = [loader, loader.dataset, loader.sampler, loader.batch_sampler, self._trainer.datamodule]
+        holders = _lightning.batch_size_holders(self._pl_module)
+        return Snapshot(
+            [*training_state(self._trainer, self._pl_module), *(h for h in holders if isinstance(h, dict))], asked
+        )
+
     def _batch(self, size: int) -> Any:
-        dataset = self._loader.dataset
-        if isinstance(dataset, IterableDataset):
-            samples = list(islice(cycle(dataset), size))
-        else:
-            samples = [dataset[index % len(dataset)] for index in range(size)]  # type: ignore[arg-type]
-        return self._loader.collate_fn(samples)
+        lightning_setattr(self._pl_module, "batch_size", size)
+        return make_batch(self._loader, size)
 
     def _steps(self, batch: Any) -> None:
+        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
+            setattr(self._pl_module, name, _do_nothing)
         batch = _lightning.move_batch(self._trainer, batch)
-        step = self._automatic_step if self._pl_module.automatic_optimization else self._training_step
-        for _ in range(_STEPS):
-            step(batch)
+        if self._pl_module.automatic_optimization:
+            self._automatic_steps(batch)
+        else:
+            self._manual_steps(batch)
 
-    def _training_step(self, batch: Any) -> Any:
-        return self._trainer.strategy.training_step(*_lightning.training_step_arguments(self._pl_module, batch))
+    def _automatic_steps(self, batch: Any) -> None:
+        micro_batches = self._trainer.accumulate_grad_batches
+        for step in range(_STEPS):
+            for index in sorted({0, micro_batches - 1}):  # those between take no more than the last
+                self._micro_batch(batch, step * micro_batches + index, is_last=index == micro_batches - 1)
 
-    def _automatic_step(self, batch: Any) -> None:
+    def _manual_steps(self, batch: Any) -> None:
+        # The module steps its optimizers when it wants to: often after some micro-batches of its own.
+        stepped: set[Any] = set()
+        for optimizer in self._trainer.optimizers:
+            optimizer.register_step_post_hook(lambda optimizer, *_: stepped.add(optimizer))  # undone by the snapshot
+        for batch_idx in range(_MOST_MANUAL_STEPS):
+            self._training_step(batch, batch_idx)
+            if batch_idx + 1 >= _STEPS and len(stepped) == len(self._trainer.optimizers):
+                return
+
+    def _micro_batch(self, batch: Any, batch_idx: int, *, is_last: bool) -> None:
         module = self._pl_module
         optimizer: Any = module.optimizers(use_pl_optimizer=True)
-        epoch = self._trainer.current_epoch
-        module.optimizer_zero_grad(epoch, 0, optimizer)
-        for _ in range(min(self._trainer.accumulate_grad_batches, 2) - 1):
-            self._forward_backward(batch, optimizer)
-        module.optimizer_step(epoch, 0, optimizer, lambda: self._forward_backward(batch, optimizer))
+        closure = partial(self._forward_backward, batch, batch_idx, optimizer)
+        if is_last:
+            module.optimizer_step(self._trainer.current_epoch, batch_idx, optimizer, closure)
+        else:
+            closure()
 
-    def _forward_backward(self, batch: Any, optimizer: Any) -> Tensor | None:
-        output = self._training_step(batch)
-        loss: Tensor | None = output["loss"] if isinstance(output, dict) else output
+    @torch.enable_grad()
+    def _forward_backward(self, batch: Any, batch_idx: int, optimizer: Any) -> Tensor | None:
+        output = self._training_step(batch, batch_idx)
+        # The last step's gradients live until after the forward pass, as in training: both take memory at once.
+        if batch_idx % self._trainer.accumulate_grad_batches == 0:
+            self._pl_module.on_before_zero_grad(optimizer)
+            self._pl_module.optimizer_zero_grad(self._trainer.current_epoch, batch_idx, optimizer)
+        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
         if loss is None:
             return None
         loss = loss / self._trainer.accumulate_grad_batches
         self._trainer.strategy.backward(loss, optimizer)
         return loss.detach()
 
+    def _training_step(self, batch: Any, batch_idx: int) -> Any:
+        arguments = _lightning.training_step_arguments(self._pl_module, batch, batch_idx)
+        return self._trainer.strategy.training_step(*arguments)
+
 
 @contextmanager
-def _logging_nothing(pl_module: LightningModule) -> Iterator[None]:
-    brackets = Brackets()
-    for method in ("log", "log_dict"):  # outside of the Trainer's loops they raise
-        brackets.put(pl_module, method, lambda _: lambda *args, **kwargs: None)
+def _unseen(trainer: Any) -> Iterator[None]:
+    """Take callbacks, loggers and the profiler away from a Trainer."""
+    callbacks, loggers, profiler = trainer.callbacks, trainer.loggers, trainer.profiler
+    trainer.callbacks, trainer.profiler = [], PassThroughProfiler()
+    trainer.loggers = [DummyLogger() for _ in loggers]
     try:
         yield
     finally:
-        brackets.remove()
+        trainer.callbacks, trainer.loggers, trainer.profiler = callbacks, loggers, profiler
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    # Each trial ends with a full collection, of which what was there before takes the most time: a fifth of a second.
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    # Lightning's isolate_rng puts nothing back after an exception.
+    python, array = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
 
 
 def _cpu_bytes(pl_module: LightningModule) -> int:
