@@ -57,7 +57,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
 def _waterfall(waterfall: dict[str, float]) -> Table:
     table = Table(title="Where the machine went", show_header=False, title_justify="left")
     for part, share in waterfall.items():
-        bar = "█" * round(_BAR_WIDTH * max(share, 0))
+        bar = "█" * round(_BAR_WIDTH * min(max(share, 0), 1))
         table.add_row(part, f"{share:7.2%}", bar)
     return table
 

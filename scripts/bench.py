@@ -27,6 +27,7 @@ from gpt import GPT, SIZES, get_config
 from mfu_callback import count_flops
 
 CONTEXT_LIMIT = 1024
+WARMUP_STEPS = 2  # FLOPs are counted in the first
 PRECISIONS = ("bf16-true", "bf16-mixed", "16-true", "16-mixed", "32-true")
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser = make_parser()
     arguments = parser.parse_args()
     check(parser, arguments)
-    console = Console(width=max(Console().width, 120))
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file or a pipe has no width of its own
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     if arguments.flops_only:
@@ -98,9 +99,6 @@ def batch_size(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of at least 1 nor auto")
     return int(text)
-
-
-WARMUP_STEPS = 2
 
 
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

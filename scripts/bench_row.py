@@ -99,7 +99,7 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     columns = [column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)]
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column.head, justify="left" if column.field == "size" else "right", no_wrap=True)
+        table.add_column(column.head, justify="left" if column.field == "size" else "right")
     for row in rows:
         table.add_row(*(column.cell(row) for column in columns))
     table.caption = "\n".join(f"{row.size}: {row.error}" for row in rows if row.error) or None
