@@ -39,11 +39,10 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file or a pipe has no width of its own
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    if arguments.flops_only:
-        rows = [count(size, arguments) for size in arguments.sizes]
-    else:
-        rows = list(measure(arguments, console))
-    (output / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    rows: list[Row] = []
+    for row in counted(arguments) if arguments.flops_only else measure(arguments, console):
+        rows.append(row)
+        (output / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     console.print(table_of(rows, title_of(rows, arguments)))
     if arguments.flops_only:
         print(f"rows in {output / 'bench.json'}")
@@ -144,6 +143,11 @@ def has_vector_peak(arguments: argparse.Namespace) -> bool:
     """Whether the replaced benchmark knows this machine's GPU."""
     dtype = torch.float32 if arguments.precision.startswith("32") else torch.bfloat16
     return arguments.accelerator == "cuda" and vector_peak(torch.cuda.get_device_name(), dtype) is not None
+
+
+def counted(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Forward FLOPs of one batch of each size."""
+    return (count(size, arguments) for size in arguments.sizes)
 
 
 def count(size: str, arguments: argparse.Namespace) -> Row:

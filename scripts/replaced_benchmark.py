@@ -23,10 +23,13 @@ class VectorPeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One size's best row with backward on an A100, and its forward FLOPs of a batch of 2 x 1024 tokens."""
+    """One size's best row with backward on an A100.
+
+    Its forward FLOPs are those of a batch of 2 x 1024 tokens, counted by thop; it printed two digits of them.
+    """
 
     size: str
-    forward_flops: float
+    forward_flops: int
     batch_size: int
     tokens_per_sec: float
     mfu: float
@@ -46,16 +49,16 @@ VECTOR_PEAKS: tuple[VectorPeak, ...] = tuple(
 )
 
 RESULTS: tuple[Result, ...] = (
-    Result(size="gpt-small", forward_flops=5.0599e11, batch_size=24, tokens_per_sec=62568.34, mfu=0.5948),
-    Result(size="gpt-medium", forward_flops=1.4477e12, batch_size=7, tokens_per_sec=22536.25, mfu=0.6130),
-    Result(size="gpt-large", forward_flops=3.1626e12, batch_size=8, tokens_per_sec=12465.21, mfu=0.7406),
-    Result(size="gpt-xl", forward_flops=6.3692e12, batch_size=4, tokens_per_sec=6779.92, mfu=0.8113),
+    Result(size="gpt-small", forward_flops=505_987_203_072, batch_size=24, tokens_per_sec=62568.34, mfu=0.5948),
+    Result(size="gpt-medium", forward_flops=1_447_743_717_376, batch_size=7, tokens_per_sec=22536.25, mfu=0.6130),
+    Result(size="gpt-large", forward_flops=3_162_594_344_960, batch_size=8, tokens_per_sec=12465.21, mfu=0.7406),
+    Result(size="gpt-xl", forward_flops=6_369_162_035_200, batch_size=4, tokens_per_sec=6779.92, mfu=0.8113),
 )
 
 
-def vector_peak(device_name: str, dtype: torch.dtype) -> float | None:
+def vector_peak(device_name: str, dtype: torch.dtype) -> int | None:
     """The replaced benchmark's peak of a device in FLOP/s, or None where it had none."""
     words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
     rows = [row for row in VECTOR_PEAKS if row.words <= words and not words & {"ti", "super", "laptop", "mig"}]
     rate = getattr(rows[0], str(dtype).removeprefix("torch."), None) if len(rows) == 1 else None
-    return None if rate is None else rate * 1e12
+    return None if rate is None else round(rate * 1e12)

@@ -8,22 +8,6 @@ from mfu_callback.clock import Phase
 from mfu_callback.metrics import TAGS, Totals, Window, logged_values, step_totals, waterfall
 
 
-@pytest.mark.parametrize(
-    ("forward_flops", "tokens_per_sec", "mfu"),
-    # The benchmark that this project replaces: forward FLOPs of 2 x 1024 tokens by thop, its best row with
-    # backward on an A100, and the 77.97 TFLOP/s that it took for the peak.
-    [
-        (505_987_203_072, 62568.34, 0.5948),
-        (1_447_728_906_240, 22536.25, 0.6130),
-        (3_162_618_429_440, 12465.21, 0.7406),
-        (6_369_187_430_400, 6779.92, 0.8113),
-    ],
-)
-def test_the_replaced_benchmarks_mfu_follows_from_its_own_figures(forward_flops, tokens_per_sec, mfu):
-    flops_per_token = 3 * forward_flops / 2048
-    assert round(model_flops_utilization(tokens_per_sec, flops_per_token, 77.97e12), 4) == mfu
-
-
 def test_mfu_is_shared_among_devices():
     assert model_flops_utilization(1000.0, 6e9, 1e12, devices=8) == 0.75
 

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import TINY_FLOPS
+
+SCRIPT = Path(__file__).with_name("ddp_run.py")
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What both ranks end with, by how the run was made."""
+    directory = tmp_path_factory.mktemp("ddp")
+
+    def run(how):
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(directory), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return [torch.load(directory / f"{how}-{rank}.pt") for rank in (0, 1)]
+
+    return {how: run(how) for how in ("with", "without", "failing")}
+
+
+def test_every_rank_is_given_the_same_reduced_values(ends):
+    first, second = ends["with"]
+    assert first["metrics"] == second["metrics"]
+    assert first["summary"][:2] == (5, 2 * 5 * 32)
+    assert first["summary"][2:] == second["summary"][2:]
+    metrics = first["metrics"]
+    assert metrics["throughput/tokens_per_sec"] == pytest.approx(2 * metrics["throughput/device/tokens_per_sec"])
+    mfu = 3 * TINY_FLOPS / 32 * metrics["throughput/device/tokens_per_sec"] / 1e12
+    assert metrics["throughput/mfu"] == pytest.approx(mfu)
+
+
+def test_each_rank_counts_its_own_batch(ends):
+    assert [rank["flops"] for rank in ends["with"]] == [TINY_FLOPS, TINY_FLOPS]
+
+
+@pytest.mark.parametrize("how", ["with", "failing"])
+def test_the_weights_are_those_of_a_run_without_the_callback(ends, how):
+    for measured, plain in zip(ends[how], ends["without"], strict=True):
+        assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in plain["weights"])
+
+
+def test_a_count_that_fails_on_one_rank_leaves_mfu_out_on_both_and_hangs_none(ends):
+    for rank in ends["failing"]:
+        assert "throughput/tokens_per_sec" in rank["metrics"]
+        assert "throughput/mfu" not in rank["metrics"]
