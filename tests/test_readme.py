@@ -1,0 +1,52 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mfu_callback.metrics import TAGS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
+def test_the_python_in_the_readme_runs(block, tmp_path):
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_output_of_flops_only_is_that_of_the_readme(tmp_path):
+    arguments = ["--flops-only", "--batch-size", "2", "--context-length", "1024", "--output", str(tmp_path / "out")]
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    printed = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("rows in")]
+    assert "\n".join(printed) in README
+
+
+@pytest.mark.parametrize("target", ["bench", "test"])
+def test_the_two_commands_are_targets_of_make(target):
+    assert f"$ make {target} " in README
+    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_every_option_of_the_benchmark_and_no_other():
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), "--help"]
+    options = set(re.findall(r"--[a-z-]+", subprocess.run(command, capture_output=True, text=True).stdout))
+    section = README.split("## The benchmark")[1].split("## The code")[0]
+    assert set(re.findall(r"--[a-z-]+", section)) == options
+
+
+def test_the_readme_lists_every_tag():
+    section = README.split("## Use it")[1].split("## How MFU")[0]
+    assert re.findall(r"^\| `([a-z_/]+)`", section, re.MULTILINE) == [tag.name for tag in TAGS]
+
+
+def test_every_path_in_the_readmes_tour_exists():
+    tour = README.split("reading order")[1].split("## Limits")[0]
+    paths = re.findall(r"`([a-z_]+/[a-z_/.]*)`", tour)
+    assert len(paths) > 8
+    assert all((ROOT / path).exists() or (ROOT / "mfu_callback" / path).exists() for path in paths)
