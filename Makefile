@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 .PHONY: help bench test clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 bench: $(INSTALLED)
 	@echo "== Benchmark: four GPT sizes on this machine, a few minutes on a CPU"

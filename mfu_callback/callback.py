@@ -16,8 +16,7 @@ from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.flops import ForwardCounter
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, logged_values
-from mfu_callback.peaks import Peak, find_peak, measure_peak
-from mfu_callback.peaks.measure import device_name
+from mfu_callback.peaks import Peak, resolve_peak
 from mfu_callback.report import print_summary
 
 _COUNTERS = ("thop", "dispatch")
@@ -83,7 +82,7 @@ class MFUCallback(Callback):
         self._brackets = Brackets()
         self._meter: MFUMeter | None = None
         self._counter: ForwardCounter | None = None
-        self._counter_used = False
+        self._counter_placed = self._counter_used = False
         self._in_step = False
         self._steps_seen = 0
         self._warned: set[str] = set()
@@ -101,10 +100,15 @@ class MFUCallback(Callback):
             peak=self._find_peak(trainer, device),
             warmup_steps=self._warmup_steps,
         )
-        self._counter, self._counter_used = self._meter.counter(pl_module), False
+        self._counter = self._meter.counter(pl_module)
+        self._counter_placed = self._counter_used = False
         self._in_step, self._steps_seen = False, trainer.global_step
         self._put_brackets(trainer, pl_module, clock)
         clock.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget a step that the last epoch broke off."""
+        self._in_step = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step with its first micro-batch."""
@@ -115,8 +119,8 @@ class MFUCallback(Callback):
             self._in_step = True
         self._meter.clock.enter(Phase.OTHER)
         self._meter.add_batch(batch)
-        if self._counter is not None and not self._counter_used:
-            self._count_next_training_step(pl_module)
+        if self._counter is not None and not self._counter_placed:
+            self._count_next_training_step(pl_module, self._counter)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forward and backward are over, unless the module drives them itself."""
@@ -207,10 +211,7 @@ class MFUCallback(Callback):
             handle = optimizer.register_step_post_hook(lambda *_: clock.enter(after_optimizer))
             self._brackets.call_at_removal(handle.remove)
 
-    def _count_next_training_step(self, pl_module: LightningModule) -> None:
-        counter = self._counter
-        assert counter is not None
-
+    def _count_next_training_step(self, pl_module: LightningModule, counter: ForwardCounter) -> None:
         def wrap(training_step: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(training_step)
             def counted(*args: Any, **kwargs: Any) -> Any:
@@ -224,6 +225,7 @@ class MFUCallback(Callback):
             return counted
 
         take_off = self._brackets.put(pl_module, "training_step", wrap)
+        self._counter_placed = True
 
     def _take_count(self, counter: ForwardCounter) -> None:
         assert self._meter is not None
@@ -247,39 +249,12 @@ class MFUCallback(Callback):
             )
 
     def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
-        dtype = _lightning.matmul_dtype(trainer)
-        name = device_name(device)
-        if isinstance(self._peak, int | float):
-            return Peak(flops_per_sec=float(self._peak), name=name, dtype=dtype, source="given as peak=")
-        tf32 = torch.get_float32_matmul_precision() != "highest"
-        peak = find_peak(name, dtype, tf32=tf32) if self._peak is None else None
-        peak = peak or self._measure_peak(device, dtype, name)
-        if peak is not None:
-            rank_zero_info(
-                f"MFUCallback: MFU is measured against {peak.flops_per_sec / 1e12:.4g} TFLOP/s,"
-                f" {peak.name} in {str(dtype).removeprefix('torch.')} ({peak.source})."
-            )
-        return peak
-
-    def _measure_peak(self, device: torch.device, dtype: torch.dtype, name: str) -> Peak | None:
-        short_dtype = str(dtype).removeprefix("torch.")
-        try:
-            peak = measure_peak(device, dtype)
-        except RuntimeError as error:
-            self._warn_once(
-                "peak",
-                f"The peak of '{name}' in {short_dtype} could not be measured ({error}), so MFU is left out."
-                " Pass peak= in FLOP/s.",
-            )
-            return None
-        if self._peak is None and device.type != "cpu":
-            self._warn_once(
-                "peak",
-                f"No peak is known for '{name}' in {short_dtype}, so MFU is measured against this device's own best"
-                f" matmul ({peak.flops_per_sec / 1e12:.4g} TFLOP/s). Pass peak=, or add a row to"
-                " mfu_callback/peaks/table.py.",
-            )
-        return peak
+        found = resolve_peak(self._peak, device, _lightning.matmul_dtype(trainer))
+        if found.unexpected:
+            self._warn_once("peak", found.message)
+        else:
+            rank_zero_info(f"MFUCallback: {found.message}")
+        return found.peak
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:

@@ -401,6 +401,20 @@ def test_barebones_has_no_metrics_but_a_summary():
     assert callback.summary.steps == 5
 
 
+class SkipsAnEpoch(GPTModule):
+    """Breaks the first epoch off before its first training step."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if self.current_epoch == 0 else None
+
+
+def test_a_skipped_epoch_is_neither_counted_nor_measured():
+    callback = MFUCallback(peak=PEAK)
+    make_trainer(callback).fit(SkipsAnEpoch(TINY), datamodule=tiny_data())
+    assert callback.summary.flops.forward == TINY_FLOPS
+    assert (callback.summary.steps, callback.summary.tokens) == (5, 5 * 32)
+
+
 def test_a_second_fit_measures_anew():
     callback = MFUCallback(peak=PEAK)
     trainer, module = make_trainer(callback), GPTModule(TINY)
