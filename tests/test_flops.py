@@ -1,9 +1,11 @@
+import contextlib
 import copy
 
 import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -219,6 +221,30 @@ def test_a_backward_pass_inside_the_block_is_not_counted():
     with ForwardCounter(module) as counter:
         (module(A) @ torch.zeros(4, 3)).sum().backward()
     assert counter.result().forward == 2 * 15 * (28 + 12)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_what_checkpointing_runs_a_second_time_is_not_counted(use_reentrant):
+    module = nn.Sequential(nn.Linear(7, 7), Functional(lambda x: x @ torch.ones(7, 7)))
+    with ForwardCounter(module) as counter:
+        out = torch.utils.checkpoint.checkpoint(module, A.clone().requires_grad_(), use_reentrant=use_reentrant)
+        out.sum().backward()
+    assert counter.result().forward == 2 * 2 * 15 * 49
+
+
+def test_a_users_hook_that_fails_does_not_upset_the_count():
+    module = nn.Linear(7, 4)
+
+    def fail_once(module, args):
+        handle.remove()
+        raise ArithmeticError
+
+    handle = module.register_forward_pre_hook(fail_once)
+    with ForwardCounter(module) as counter:
+        with contextlib.suppress(ArithmeticError):
+            module(A)
+        module(A)
+    assert counter.result().forward == 2 * 15 * 28
 
 
 class Attention(nn.Module):

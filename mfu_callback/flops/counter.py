@@ -38,7 +38,7 @@ class ForwardCounter:
         self._module_rules = module_rules
         self._mode: Any = _OperatorMode(self)
         self._cleanup = ExitStack()
-        self._inside = 0  # how many counted modules and compiled regions are on the stack
+        self._inside: list[object] = []  # the counted modules and compiled functions that are running now
         self._thop = 0
         self._functional = 0
         self._uncounted: set[str] = set()
@@ -82,12 +82,12 @@ class ForwardCounter:
             **kwargs: Likewise.
         """
         self._guarded(lambda: self._count_replay(owner, method, args, kwargs))
-        self._inside += 1
+        self._inside.append(function)
         try:
             with _Suspended(self._mode):
                 return function(*args, **kwargs)
         finally:
-            self._inside -= 1
+            self._inside.pop()
 
     def _install(self) -> None:
         regions = compiled_regions(self._module)
@@ -112,11 +112,13 @@ class ForwardCounter:
             self._cleanup.callback(after.remove)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._inside += 1
+        self._inside.append(module)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._inside -= 1
-        if self._inside == 0 and output is not None:
+        if not self._inside or self._inside[-1] is not module:  # a hook before ours has failed
+            return
+        self._inside.pop()
+        if not self._inside and output is not None and not _in_backward():
             self._guarded(lambda: self._count_module(module, (*args, *kwargs.values()), output))
 
     def _count_module(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -138,8 +140,7 @@ class ForwardCounter:
 
     def count_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Add one operator's call, unless a module's rule or a backward pass accounts for it."""
-        in_backward = torch._C._current_graph_task_id() != -1
-        if not self._inside and not in_backward:
+        if not self._inside and not _in_backward():
             self._guarded(lambda: self._count_operator(func, args, kwargs, out))
 
     def _count_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -154,6 +155,11 @@ class ForwardCounter:
             action()
         except Exception as error:
             self.error = self.error or error
+
+
+def _in_backward() -> bool:
+    # Also true for what activation checkpointing runs a second time there.
+    return torch._C._current_graph_task_id() != -1
 
 
 class _OperatorMode(TorchDispatchMode):
