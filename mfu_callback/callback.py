@@ -190,7 +190,7 @@ class MFUCallback(Callback):
         for in_bar in (False, True):
             names = [tag.name for tag in TAGS if tag.in_progress_bar is in_bar and tag.name in values]
             chosen = {name: values[name] for name in names}
-            pl_module.log_dict(chosen, prog_bar=in_bar, on_step=True, on_epoch=False)
+            pl_module.log_dict(chosen, prog_bar=in_bar, on_step=True, on_epoch=False, batch_size=1)
 
     def _put_brackets(self, trainer: Trainer, pl_module: LightningModule, clock: StepClock) -> None:
         def before(phase: Phase) -> Callable[[Any], Any]:
@@ -208,6 +208,8 @@ class MFUCallback(Callback):
         self._brackets.put(trainer.strategy, "training_step", forward(Phase.FORWARD_BACKWARD))
         after_optimizer = Phase.OTHER if automatic else Phase.FORWARD_BACKWARD
         for optimizer in trainer.optimizers:
+            if not hasattr(optimizer, "register_step_post_hook"):
+                continue
             handle = optimizer.register_step_post_hook(lambda *_: clock.enter(after_optimizer))
             self._brackets.call_at_removal(handle.remove)
 

@@ -139,8 +139,8 @@ class MFUMeter:
     def tokens_of(self, batch: Any) -> int | None:
         """Tokens of a batch, or None where it has none."""
         if callable(self._tokens):
-            tokens: int | None = self._ask("tokens=", self._tokens, batch)
-            return tokens
+            tokens = self._ask("tokens=", self._tokens, batch)
+            return None if tokens is None else int(tokens)
         return count_tokens(batch) if self._tokens is None else self._tokens
 
     def take_window(self) -> Totals:
@@ -179,16 +179,17 @@ class MFUMeter:
 
     def _flops_of(self, batch: Any, tokens: int | None) -> float:
         if callable(self._flops):
-            flops: float | None = self._ask("flops=", self._flops, batch)
-            return math.nan if flops is None else float(flops)
+            flops = self._ask("flops=", self._flops, batch)
+            return math.nan if flops is None else flops
         if isinstance(self._flops, str):
             return self._training_flops_per_unit * self._units
         return math.nan if tokens is None else float(self._flops) * tokens
 
-    def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> Any:
+    def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
         # The user's own function must not end the user's run.
         try:
-            return function(batch)
+            value = function(batch)
+            return None if value is None else float(value)
         except Exception as error:
             if name not in self._failed:
                 self._failed.add(name)

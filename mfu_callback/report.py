@@ -29,7 +29,7 @@ def print_summary(summary: Summary, *, warmup_steps: int, console: Console | Non
         return
     console.print(_figures(summary))
     if summary.waterfall is not None:
-        console.print(_waterfall(summary.waterfall))
+        console.print(_waterfall(summary.waterfall, console.encoding))
 
 
 def _figures(summary: Summary) -> Table:
@@ -54,10 +54,11 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value is not None]
 
 
-def _waterfall(waterfall: dict[str, float]) -> Table:
+def _waterfall(waterfall: dict[str, float], encoding: str) -> Table:
     table = Table(title="Where the machine went", show_header=False, title_justify="left")
+    block = "█" if encoding.startswith("utf") else "#"
     for part, share in waterfall.items():
-        bar = "█" * round(_BAR_WIDTH * min(max(share, 0), 1))
+        bar = block * round(_BAR_WIDTH * min(max(share, 0), 1))
         table.add_row(part, f"{share:7.2%}", bar)
     return table
 

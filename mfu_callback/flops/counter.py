@@ -119,7 +119,7 @@ class ForwardCounter:
             return
         self._inside.pop()
         if not self._inside and output is not None and not _in_backward():
-            self._guarded(lambda: self._count_module(module, (*args, *kwargs.values()), output))
+            self._guarded(lambda: self._count_module(module, args or (kwargs["input"],), output))
 
     def _count_module(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2

@@ -37,8 +37,7 @@ def resolve_peak(asked: float | str | None, device: torch.device, dtype: torch.d
     name = device_name(device)
     if isinstance(asked, int | float):
         return _known(Peak(flops_per_sec=float(asked), name=name, dtype=dtype, source="given as peak="))
-    tf32 = torch.get_float32_matmul_precision() != "highest"
-    if asked is None and (peak := find_peak(name, dtype, tf32=tf32)) is not None:
+    if asked is None and (peak := find_peak(name, dtype, tf32=_uses_tf32())) is not None:
         return _known(peak)
     return _measured(device, dtype, is_surprise=asked is None and device.type != "cpu")
 
@@ -62,6 +61,13 @@ def _measured(device: torch.device, dtype: torch.dtype, *, is_surprise: bool) ->
         f" ({peak.flops_per_sec / 1e12:.4g} TFLOP/s). Pass peak=, or add a row to mfu_callback/peaks/table.py."
     )
     return Resolution(peak=peak, message=message, unexpected=True)
+
+
+def _uses_tf32() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # torch refuses to answer where its newer setting was used
+        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def _short(dtype: torch.dtype) -> str:
