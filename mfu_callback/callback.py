@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mfu_callback import _lightning
 from mfu_callback._brackets import Brackets
 from mfu_callback.clock import Phase, StepClock, timer_for
-from mfu_callback.flops import ForwardCounter
+from mfu_callback.flops import FlopCounter
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, logged_values
 from mfu_callback.peaks import Peak, resolve_peak
@@ -81,7 +81,7 @@ class MFUCallback(Callback):
         self._warmup_steps = warmup_steps
         self._brackets = Brackets()
         self._meter: MFUMeter | None = None
-        self._counter: ForwardCounter | None = None
+        self._counter: FlopCounter | None = None
         self._counter_placed = self._counter_used = False
         self._in_step = False
         self._steps_seen = 0
@@ -213,7 +213,7 @@ class MFUCallback(Callback):
             handle = optimizer.register_step_post_hook(lambda *_: clock.enter(after_optimizer))
             self._brackets.call_at_removal(handle.remove)
 
-    def _count_next_training_step(self, pl_module: LightningModule, counter: ForwardCounter) -> None:
+    def _count_next_training_step(self, pl_module: LightningModule, counter: FlopCounter) -> None:
         def wrap(training_step: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(training_step)
             def counted(*args: Any, **kwargs: Any) -> Any:
@@ -229,7 +229,7 @@ class MFUCallback(Callback):
         take_off = self._brackets.put(pl_module, "training_step", wrap)
         self._counter_placed = True
 
-    def _take_count(self, counter: ForwardCounter) -> None:
+    def _take_count(self, counter: FlopCounter) -> None:
         assert self._meter is not None
         self._counter = None
         try:

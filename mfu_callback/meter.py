@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mfu_callback.clock import StepClock
-from mfu_callback.flops import FlopCount, ForwardCounter
+from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.metrics import Totals, Window, step_totals
 from mfu_callback.peaks import Peak
 from mfu_callback.tokens import count_samples, count_tokens
@@ -125,9 +125,9 @@ class MFUMeter:
         self._run += step
         self._step_times.append(step.seconds)
 
-    def counter(self, module: nn.Module) -> ForwardCounter | None:
+    def counter(self, module: nn.Module) -> FlopCounter | None:
         """What counts the module's forward in a ``with`` block, or None where FLOPs are given."""
-        return ForwardCounter(module, module_rules=self._flops == "thop") if isinstance(self._flops, str) else None
+        return FlopCounter(module, counter=self._flops) if isinstance(self._flops, str) else None
 
     def set_count(self, count: FlopCount | None) -> None:
         """Take the count of the forward pass of the micro-batch that was added last; None where it failed."""

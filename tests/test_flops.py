@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from gpt import GPT, SIZES
 from mfu_callback import FlopCount, count_flops
-from mfu_callback.flops import ForwardCounter
+from mfu_callback.flops import FlopCounter
 
 
 def gpt_flops(*, width, layers, vocabulary, batch, length):
@@ -218,7 +218,7 @@ def test_counting_leaves_nothing_behind_also_when_the_forward_raises(fail):
 
 def test_a_backward_pass_inside_the_block_is_not_counted():
     module = nn.Linear(7, 4)
-    with ForwardCounter(module) as counter:
+    with FlopCounter(module) as counter:
         (module(A) @ torch.zeros(4, 3)).sum().backward()
     assert counter.result().forward == 2 * 15 * (28 + 12)
 
@@ -226,7 +226,7 @@ def test_a_backward_pass_inside_the_block_is_not_counted():
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_what_checkpointing_runs_a_second_time_is_not_counted(use_reentrant):
     module = nn.Sequential(nn.Linear(7, 7), Functional(lambda x: x @ torch.ones(7, 7)))
-    with ForwardCounter(module) as counter:
+    with FlopCounter(module) as counter:
         out = torch.utils.checkpoint.checkpoint(module, A.clone().requires_grad_(), use_reentrant=use_reentrant)
         out.sum().backward()
     assert counter.result().forward == 2 * 2 * 15 * 49
@@ -240,7 +240,7 @@ def test_a_users_hook_that_fails_does_not_upset_the_count():
         raise ArithmeticError
 
     handle = module.register_forward_pre_hook(fail_once)
-    with ForwardCounter(module) as counter:
+    with FlopCounter(module) as counter:
         with contextlib.suppress(ArithmeticError):
             module(A)
         module(A)
@@ -272,7 +272,7 @@ def train(how, *, counted):
     torch._dynamo.reset()
     graphs = []
     model = compiled_model(how, lambda graph, _: graphs.append(graph) or graph.forward)
-    losses, counter = [], ForwardCounter(model)
+    losses, counter = [], FlopCounter(model)
     for step in range(3):
         torch.manual_seed(step)
         x = torch.randn(2, 8, 32)
@@ -305,7 +305,7 @@ def test_a_whole_compiled_module_counts_like_the_eager_one():
 def test_a_failing_rule_is_kept_and_the_forward_goes_on(monkeypatch):
     monkeypatch.setattr("mfu_callback.flops.counter.thop_macs", lambda *_: 1 / 0)
     module = nn.Linear(7, 4)
-    with ForwardCounter(module) as counter:
+    with FlopCounter(module) as counter:
         out = module(A)
     assert out.shape == (3, 5, 4)
     with pytest.raises(RuntimeError, match="FLOPs could not be counted: division by zero"):

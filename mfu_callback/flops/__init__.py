@@ -1,6 +1,7 @@
-"""What the model computes: its FLOPs, counted once."""
+"""What the model computes: its FLOPs, counted while it runs."""
 
-from mfu_callback.flops.count import FlopCount, count_flops
-from mfu_callback.flops.counter import ForwardCounter
+from mfu_callback.flops.count import count_flops
+from mfu_callback.flops.counter import COUNTERS, FlopCounter
+from mfu_callback.flops.flop_count import FlopCount
 
-__all__ = ["FlopCount", "ForwardCounter", "count_flops"]
+__all__ = ["COUNTERS", "FlopCount", "FlopCounter", "count_flops"]

@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from mfu_callback.flops.counter import ForwardCounter
+from mfu_callback.flops.counter import FlopCounter
 from mfu_callback.flops.flop_count import FlopCount
-
-__all__ = ["FlopCount", "count_flops"]
 
 
 def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the model FLOPs of one forward pass of one batch.
 
     The forward runs once, on the module itself and without gradients; buffers and random state are put back. On
-    the meta device it needs neither memory nor time to speak of.
+    the meta device it needs neither memory nor time to speak of. For the backward, or another convention for
+    attention, use :class:`FlopCounter` around the calls themselves.
 
     Args:
         module: The module to call. It keeps its mode: what a module skips in eval mode is not counted in it.
@@ -36,7 +35,7 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
         >>> count_flops(nn.Linear(8, 4), torch.zeros(2, 8)).forward
         128
     """
-    counter = ForwardCounter(module)
+    counter = FlopCounter(module)
     with _state_put_back(module), torch.no_grad(), counter:
         module(*args, **kwargs)
     return counter.result()
@@ -44,14 +43,24 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
 
 @contextmanager
 def _state_put_back(module: nn.Module) -> Iterator[None]:
+    parts = [(part, dict(part._buffers)) for part in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         with torch.random.fork_rng(_accelerator_indices(module), device_type=_accelerator_type(module)):
             yield
     finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for part, own in parts:
+            part._buffers = own
+        for buffer, before in buffers:
+            _put_back(buffer, before)
+
+
+def _put_back(buffer: torch.Tensor, before: torch.Tensor) -> None:
+    with torch.no_grad():
+        if buffer.shape != before.shape:
+            buffer.set_(before)  # type: ignore[call-overload]
+        elif not buffer.is_meta and not torch.equal(buffer, before):
+            buffer.copy_(before)
 
 
 def _accelerator_type(module: nn.Module) -> str:

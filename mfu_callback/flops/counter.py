@@ -1,50 +1,89 @@
-"""Counting while a forward pass really runs: hooks on modules with a rule, a dispatch mode for all the rest."""
+"""Counting while a training step really runs: one dispatch mode that sees every operator, forward and backward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from mfu_callback.flops.compiled import CompiledRegion, compiled_regions, fake_replica
+from mfu_callback.flops.compiled import Replay, compiled_calls_watched
 from mfu_callback.flops.flop_count import FlopCount
-from mfu_callback.flops.module_rules import OWN_RULES, THOP_TYPES, has_rule, thop_macs
-from mfu_callback.flops.operator_rules import computes_without_rule, has_operator_rule, operator_flops
+from mfu_callback.flops.module_stack import Frame, ModuleStack
+from mfu_callback.flops.operator_mode import OperatorMode, mode_off
+from mfu_callback.flops.operator_rules import may_compute, operator_name, work_of
+from mfu_callback.flops.passes import Pass, current_pass, in_backward
+from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
+from mfu_callback.flops.unseen import BlankMemory
+
+COUNTERS = ("thop", "dispatch", "thop-modules")
 
 
-class ForwardCounter:
-    """Counts the model FLOPs of the forward work that runs inside its ``with`` block.
+class FlopCounter:
+    """Counts the model FLOPs of the forward and backward work that runs inside its ``with`` block.
 
-    Modules with a rule count themselves; a dispatch mode counts the operators that run outside of them, backward
-    passes left out. Compiled regions never see the mode or a hook: what goes into them is replayed, uncompiled, on a
-    replica of fake tensors, which takes no memory and computes nothing. All of it is gone when the block is left,
-    also by an exception, which passes through unchanged.
+    Every operator is counted by a dispatch mode. What runs inside a module whose rule thop has (Linear, Conv*) is
+    filed as thop's where thop's figure is the same, or where its operators have no rule. An optimizer's own matmuls
+    are left out. Compiled regions never see the mode or a hook: what goes into them is replayed, uncompiled, on
+    fake tensors, which takes no memory and computes nothing. Nothing is put on the user's objects, and all of it is
+    gone when the block is left, also by an exception, which passes through unchanged.
 
-    Counting never raises into the code that it watches: what goes wrong in it is kept in :attr:`error`.
+    Counting never raises into the code that it watches: what goes wrong in it is kept and raised by :meth:`result`.
 
     Args:
-        module: The module whose submodules' rules apply.
-        module_rules: False counts operators alone.
+        module: The module whose parts' names stand in the count.
+        counter: "thop" as above; "dispatch" files all as functional; "thop-modules" counts exactly what
+            `thop.profile` would return, times 2.
+        attention: "full" counts the whole T x S square of attention, "causal" only the pairs that attend.
+
+    Raises:
+        ValueError: If an argument is not one of these.
+
+    Example:
+        >>> model = nn.Linear(8, 4)
+        >>> with FlopCounter(model) as counter:
+        ...     model(torch.zeros(2, 8)).sum().backward()
+        >>> counter.result().forward, counter.result().backward
+        (128, 128)
     """
 
-    def __init__(self, module: nn.Module, *, module_rules: bool = True) -> None:
-        self.error: Exception | None = None
-        self._module = module
-        self._module_rules = module_rules
-        self._mode: Any = _OperatorMode(self)
+    def __init__(self, module: nn.Module, *, counter: str = "thop", attention: str = "full") -> None:
+        if counter not in COUNTERS:
+            raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
+        if attention not in ("full", "causal"):
+            raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
+        self.in_forward = True
+        self._counter = counter
+        self._attention = attention
+        self._error: Exception | None = None
+        self._modules = ModuleStack(module, self._leave_module)
+        self._mode: Any = OperatorMode(self._see)
         self._cleanup = ExitStack()
-        self._inside: list[object] = []  # the counted modules and compiled functions that are running now
+        self._thread = threading.get_ident()
+        self._optimizers = 0  # running now
+        self._hidden: list[range] = []  # sequence numbers of autograd nodes whose backward was replayed
+        self._compiled_from: int | None = None  # the first such number of the running compiled call
+        self._blank = BlankMemory()
+        self._profile = ThopProfile(module) if counter == "thop-modules" else None
+        self._flops: Counter[Pass] = Counter()
         self._thop = 0
-        self._functional = 0
+        self._per_module: Counter[str] = Counter()
         self._uncounted: set[str] = set()
+        self._notes: set[str] = set()
+        self._replaying = self._saw_backward = False
 
-    def __enter__(self) -> ForwardCounter:
-        self._guarded(self._install)
+    def __enter__(self) -> FlopCounter:
+        self._thread = threading.get_ident()
+        self._cleanup.enter_context(compiled_calls_watched(self._enter_compiled, self._leave_compiled))
+        self._cleanup.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
+        self._cleanup.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
+        self._cleanup.enter_context(self._modules)
         self._mode.__enter__()
         return self
 
@@ -54,153 +93,152 @@ class ForwardCounter:
         self._mode.__exit__(kind, error, trace)
         self._cleanup.close()
 
+    @property
+    def flops_so_far(self) -> int:
+        """Forward FLOPs counted until now."""
+        return self._flops[Pass.FORWARD]
+
+    @contextmanager
+    def forward_only_inside(self) -> Iterator[None]:
+        """Count forward work only while this context is open; backward work is always counted."""
+        before, self.in_forward = self.in_forward, True
+        try:
+            yield
+        finally:
+            self.in_forward = before
+
     def result(self) -> FlopCount:
         """The count so far.
 
         Raises:
             RuntimeError: If counting failed; the cause is attached.
         """
-        if self.error is not None:
-            raise RuntimeError(f"FLOPs could not be counted: {self.error}") from self.error
+        if self._error is not None:
+            raise RuntimeError(f"FLOPs could not be counted: {self._error}") from self._error
+        if self._profile is not None:
+            return self._as_thop_says(2 * self._profile.macs())
+        forward = self._flops[Pass.FORWARD]
         return FlopCount(
-            forward=self._thop + self._functional,
+            forward=forward,
             thop=self._thop,
-            functional=self._functional,
+            functional=forward - self._thop,
+            backward=self._flops[Pass.BACKWARD] if self._saw_backward else None,
+            recomputed=self._flops[Pass.RECOMPUTED] if self._saw_backward else None,
+            attention=self._attention,
             uncounted=tuple(sorted(self._uncounted)),
+            notes=tuple(sorted(self._notes)),
+            per_module={name: flops for name, flops in self._per_module.items() if flops},
         )
 
-    def call_compiled(
-        self, owner: nn.Module, method: str, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        """Call a compiled function and count the same method of an uncompiled replica of its owner.
+    def _as_thop_says(self, flops: int) -> FlopCount:
+        return FlopCount(forward=flops, thop=flops, functional=0, uncounted=tuple(sorted(self._uncounted)))
 
-        Args:
-            owner: The module that the function was compiled from.
-            method: The name of the owner's method that was compiled.
-            function: The compiled function.
-            *args: What it is called with.
-            **kwargs: Likewise.
-        """
-        self._guarded(lambda: self._count_replay(owner, method, args, kwargs))
-        self._inside.append(function)
+    # Operators
+
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         try:
-            with _Suspended(self._mode):
-                return function(*args, **kwargs)
-        finally:
-            self._inside.pop()
-
-    def _install(self) -> None:
-        regions = compiled_regions(self._module)
-        for region in regions:
-            self._cleanup.callback(region.intercept(self._around(region)))
-        if self._module_rules:
-            hidden = {inner for region in regions for inner in region.module.modules()}
-            self._hook([m for m in self._module.modules() if m not in hidden and has_rule(m)])
-
-    def _around(self, region: CompiledRegion) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self.call_compiled(region.module, "forward", region.function, *args, **kwargs)
-
-        return call
-
-    def _hook(self, modules: list[nn.Module]) -> None:
-        # Last before the forward and first after it, so that what users' own hooks compute is counted as outside.
-        for module in modules:
-            before = module.register_forward_pre_hook(self._before)
-            after = module.register_forward_hook(self._after, prepend=True, with_kwargs=True, always_call=True)
-            self._cleanup.callback(before.remove)
-            self._cleanup.callback(after.remove)
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._inside.append(module)
-
-    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self._inside or self._inside[-1] is not module:  # a hook before ours has failed
-            return
-        self._inside.pop()
-        if not self._inside and output is not None and not _in_backward():
-            self._guarded(lambda: self._count_module(module, args or (kwargs["input"],), output))
-
-    def _count_module(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
-        if type(module) in THOP_TYPES:
-            self._thop += flops_per_mac * thop_macs(module, inputs, output)
-        else:
-            self._functional += flops_per_mac * OWN_RULES[type(module)](module, inputs, output)
-
-    def _count_replay(self, owner: nn.Module, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        with _Suspended(self._mode):
-            replica = fake_replica(owner)
-            counter = ForwardCounter(replica.module, module_rules=self._module_rules)
-            replica.call(method, args, kwargs, within=counter)
-        count = counter.result()
-        self._thop += count.thop
-        self._functional += count.functional
-        self._uncounted.update(count.uncounted)
-
-    def count_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Add one operator's call, unless a module's rule or a backward pass accounts for it."""
-        if not self._inside and not _in_backward():
-            self._guarded(lambda: self._count_operator(func, args, kwargs, out))
-
-    def _count_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        flops = operator_flops(func, args, kwargs, out)
-        if flops is not None:
-            self._functional += flops
-        elif computes_without_rule(func):
-            self._uncounted.add(str(func.name()).split(".")[0])
-
-    def _guarded(self, action: Callable[[], None]) -> None:
-        try:
-            action()
+            self._see_operator(func, args, kwargs, out)
         except Exception as error:
-            self.error = self.error or error
+            self._uncounted.add(f"{operator_name(func)} ({error})")
 
+    def _see_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        running = self._running_pass()
+        self._saw_backward |= in_backward() and not self._replaying
+        if running is None:
+            return
+        if running is Pass.FORWARD:
+            for where in self._blank.filled_unseen(func, args, kwargs, out, self._modules.description):
+                self._leave_out(f"{where} (memory filled outside of torch's operators)")
+        work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._notes)
+        if work is not None:
+            self._add(running, work.flops, operator_name(func))
+            self._flops[Pass.BACKWARD] += work.backward
+            self._flops[Pass.RECOMPUTED] += work.recomputed
+        elif may_compute(func):
+            self._leave_out(operator_name(func))
 
-def _in_backward() -> bool:
-    # Also true for what activation checkpointing runs a second time there.
-    return torch._C._current_graph_task_id() != -1
+    def _running_pass(self) -> Pass | None:
+        if self._compiled_from is not None:
+            return None
+        running = current_pass(self._hidden)
+        if running is Pass.FORWARD:
+            own_thread = threading.get_ident() == self._thread
+            by_optimizer = self._optimizers > 0 and not torch.is_grad_enabled()
+            return running if self.in_forward and own_thread and not by_optimizer else None
+        return running
 
+    def _add(self, running: Pass, flops: int, operator: str) -> None:
+        self._flops[running] += flops
+        if running is not Pass.FORWARD:
+            return
+        self._per_module[self._modules.name] += flops
+        frame = self._modules.innermost
+        if frame is not None:
+            frame.flops += flops
+        if self._profile is not None and not self._modules.any_type(has_thop_rule):
+            self._uncounted.add(operator)
 
-class _OperatorMode(TorchDispatchMode):
-    supports_higher_order_operators = True
+    def _leave_out(self, what: str) -> None:
+        frame = self._modules.innermost
+        (self._uncounted if frame is None else frame.uncounted).add(what)
 
-    def __init__(self, counter: ForwardCounter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._counter = counter
+    # Modules
 
-    @classmethod
-    def is_infra_mode(cls) -> bool:
-        # Dynamo then compiles a function that is first called under this mode, instead of skipping it for good.
-        return True
+    def _leave_module(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
+        """File what ran in a module: as thop's where thop's rule fits, with its names given up if so."""
+        if self._profile is not None:
+            if output is not None and self._running_pass() is Pass.FORWARD:
+                self._profile.add(frame.module, inputs, output)
+            return
+        thops = self._thop_flops(frame, inputs, output)
+        if thops is not None and (frame.uncounted or thops == frame.flops):
+            self._thop += thops
+            self._flops[Pass.FORWARD] += thops - frame.flops
+            self._per_module[frame.name] += thops - frame.flops
+        else:
+            self._uncounted |= frame.uncounted
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if torch.is_inference_mode_enabled() and not has_operator_rule(func):
-            # Here composite operators (matmul, einsum) arrive whole; their own decomposition is what would run.
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        self._counter.count_operator(func, args, kwargs, out)
-        return out
+    def _thop_flops(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> int | None:
+        fits = self._counter == "thop" and type(frame.module) in THOP_TYPES and output is not None
+        if not fits or self._running_pass() is not Pass.FORWARD:
+            return None
+        try:
+            flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
+            return flops_per_mac * thop_macs(frame.module, inputs, output)
+        except Exception:  # a call that thop's rule does not understand; the operators tell
+            return None
 
+    # Optimizers
 
-class _Suspended:
-    """Takes a mode off the stack for the length of a block, where it is the innermost one."""
+    def _enter_optimizer(self, *_: Any) -> None:
+        self._optimizers += 1
 
-    def __init__(self, mode: Any) -> None:
-        self._mode = mode
-        self._taken_off = False
+    def _leave_optimizer(self, *_: Any) -> None:
+        self._optimizers -= 1
 
-    def __enter__(self) -> None:
-        self._taken_off = _get_current_dispatch_mode() is self._mode
-        if self._taken_off:
-            self._mode.__exit__(None, None, None)
+    # Compiled regions
 
-    def __exit__(self, *exception: object) -> None:
-        if self._taken_off:
-            self._mode.__enter__()
+    def _enter_compiled(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        if self._running_pass() is not None:
+            self._replay(function, args, kwargs)
+        self._modules.suspend()
+        self._compiled_from = torch.autograd._get_sequence_nr()
+
+    def _leave_compiled(self) -> None:
+        if self._compiled_from is not None:
+            self._hidden.append(range(self._compiled_from, torch.autograd._get_sequence_nr()))
+            self._compiled_from = None
+            self._modules.resume()
+
+    def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self._replaying = True
+        try:
+            with mode_off(self._mode):
+                replay = Replay(function, args, kwargs)
+                self._modules.also_known(replay.modules)
+                replay.run(self._mode)
+        except Exception as error:
+            name = getattr(function, "__qualname__", type(function).__name__)
+            self._uncounted.add(f"{name} (compiled; {type(error).__name__}: {error})")
+        finally:
+            self._replaying = False

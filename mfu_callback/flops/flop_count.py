@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
-    """Model FLOPs of one forward pass of one batch.
+    """Model FLOPs of one forward pass of one batch, and of its backward pass where that was watched.
 
     Model FLOPs are the multiplications and additions of matmuls, convolutions and recurrent cells that the model's
     mathematics needs (PaLM, appendix B, https://arxiv.org/abs/2204.02311): no norms, activations, embedding look-ups
     and no recomputation. One multiply-accumulate is 2 FLOPs.
+
+    Printed, it is a table of the modules (:func:`mfu_callback.flops.table.module_table`).
 
     Attributes:
         forward: All model FLOPs of the pass; ``thop + functional``.
         thop: The part that thop's module rules counted.
         functional: The part that ran outside those modules: attention, functional calls, and the modules for which
             thop's rule is wrong.
+        backward: Model FLOPs of the backward pass, or None where none was watched.
+        recomputed: FLOPs that ran a second time (activation checkpointing, the scores in a fused attention's
+            backward), or None where no backward was watched.
+        attention: The convention: "full" counts the whole T x S square, "causal" only what attends.
         uncounted: Names of compute operations that no rule covers; empty when the count is complete.
-        backward_ratio: Measured backward FLOPs over forward FLOPs, or None where it was not measured.
-        recomputed: FLOPs that ran a second time (activation checkpointing), or None where that was not measured.
+        notes: What has to be known about how some calls were counted.
+        per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
+            ``forward``.
     """
 
     forward: int
     thop: int
     functional: int
-    uncounted: tuple[str, ...] = ()
-    backward_ratio: float | None = None
+    backward: int | None = None
     recomputed: int | None = None
+    attention: str = "full"
+    uncounted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    per_module: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def complete(self) -> bool:
         """Whether every compute operation had a rule."""
         return not self.uncounted
 
-    def __add__(self, other: FlopCount) -> FlopCount:
-        """The count of two disjoint parts of one forward pass."""
-        return FlopCount(
-            forward=self.forward + other.forward,
-            thop=self.thop + other.thop,
-            functional=self.functional + other.functional,
-            uncounted=tuple(sorted({*self.uncounted, *other.uncounted})),
-        )
+    @property
+    def backward_ratio(self) -> float | None:
+        """Backward FLOPs over forward FLOPs, or None where no backward was watched."""
+        return None if self.backward is None or not self.forward else self.backward / self.forward
+
+    def __str__(self) -> str:
+        """The table of the modules, and what was left out."""
+        from mfu_callback.flops.table import as_text
+
+        return as_text(self)

@@ -1,94 +1,40 @@
-"""How many FLOPs an operator takes, for everything that runs outside the modules with a rule."""
+"""Which operators have a rule, and which of the others may hide model FLOPs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from functools import cache
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry
 
-OperatorRule = Callable[[tuple[Any, ...], dict[str, Any], Any], int]
+from mfu_callback.flops.attention_rules import ATTENTION_RULES
+from mfu_callback.flops.call import Call, Rule, Work, bind
+from mfu_callback.flops.convolution_rules import CONVOLUTION_RULES
+from mfu_callback.flops.matmul_rules import MATMUL_RULES
+from mfu_callback.flops.recurrent_rules import RECURRENT_RULES
 
-aten = torch.ops.aten
+RULES: dict[str, Rule] = {**MATMUL_RULES, **CONVOLUTION_RULES, **RECURRENT_RULES, **ATTENTION_RULES}
 
-
-def _attention(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    query, key, value = args[:3]  # (B, H, T, D), (B, H_kv, S, D), (B, H_kv, S, D_v)
-    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    return int(2 * scores * (query.shape[3] + value.shape[3]))
-
-
-def _linear(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    return int(2 * args[0].numel() * args[1].shape[0])  # (..., C) x (O, C)
-
-
-def _matrix_vector(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    return int(2 * args[-2].numel())  # mv(matrix, vector), addmv(input, matrix, vector)
-
-
-def _dot(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    return int(2 * args[0].numel())
-
-
-def _sum_of_matmuls(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    left, right = args[1], args[2]  # (B, M, K), (B, K, N)
-    return int(2 * left.numel() * right.shape[-1])
-
-
-def _grouped_matmul(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    rows, weights = args[0], args[1]  # (M, K), (G, K, N): each row meets one of the G matrices
-    return int(2 * rows.numel() * weights.shape[-1])
-
-
-def _trilinear(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    # nn.Bilinear: x1 (N, in1), W (out, in1, in2), x2 (N, in2); first x1 W, then its product with x2.
-    left, weight, right = args[:3]
-    batch = left.numel() // left.shape[-1] if left.dim() else 1
-    return int(2 * batch * (weight.numel() + weight.shape[0] * right.shape[-1]))
-
-
-_OWN_RULES: dict[Any, OperatorRule] = {
-    aten.linear: _linear,
-    aten.mv: _matrix_vector,
-    aten.addmv: _matrix_vector,
-    aten.dot: _dot,
-    aten.vdot: _dot,
-    aten.addbmm: _sum_of_matmuls,
-    aten._trilinear: _trilinear,
-    # torch's own attention formula refuses grouped queries and does not know the CPU's kernel.
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    aten._scaled_dot_product_flash_attention: _attention,
-    aten._scaled_dot_product_efficient_attention: _attention,
-    aten._scaled_dot_product_cudnn_attention: _attention,
-    aten._scaled_dot_product_fused_attention_overrideable: _attention,
-}
-if hasattr(aten, "_grouped_mm"):
-    _OWN_RULES[aten._grouped_mm] = _grouped_matmul
-
-# Operators that do compute what a model FLOP is, for which there is no formula yet.
-_KNOWN_WITHOUT_RULE = frozenset(
-    "aten::" + name
-    for name in (
-        "_cdist_forward",
-        "_cudnn_rnn",
-        "_int_mm",
-        "_native_multi_head_attention",
-        "_sparse_addmm",
-        "_transformer_encoder_layer_fwd",
-        "_weight_int4pack_mm",
-        "_weight_int8pack_mm",
-        "miopen_rnn",
-        "mkldnn_rnn_layer",
-    )
+# Libraries whose operators say by their names whether they hold a matmul. Any other library's are all suspect.
+_SPEAKING_LIBRARIES = frozenset(
+    "aten prim prims inductor profiler c10d _c10d_functional c10d_functional _c10d_functional_autograd _dtensor fsdp"
+    " rngprims mkl mkldnn mkldnn_prepacked onednn quantized _quantized quantization sparse symm_mem torch_nn torch_attn"
+    " torchvision torchaudio".split()
 )
-# Libraries of operators whose kernels are known to hold no matmul. Any other library's operators are named.
-_QUIET_LIBRARIES = frozenset(
-    {"aten", "prim", "prims", "inductor", "profiler", "c10d", "_c10d_functional", "c10d_functional", "fsdp", "rngprims"}
+_SPEAKS_OF_A_PRODUCT = re.compile(
+    r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"
+    r"|rnn|lstm|gru|einsum|bilinear|deform)(?:_|\d|$)"
+)
+# Names that speak of a product and hold none: conversions, packing, and the elementwise part of recurrent cells.
+_HOLDS_NO_PRODUCT = re.compile(
+    r"convert|conversion|pack(?!ed)|reorder|flatten_weight|_thnn_|grid_sampler|upsample|make_quantized|_unpack|search"
 )
 
 
-def operator_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
+def work_of(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, attention: str, notes: set[str]
+) -> Work | None:
     """FLOPs of one call of an operator, or None where it has no rule.
 
     Args:
@@ -96,25 +42,45 @@ def operator_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         out: What it returned.
+        attention: "full" or "causal".
+        notes: Takes what the user has to know about how this call was counted.
     """
-    packet = getattr(func, "_overloadpacket", func)  # a higher-order operator has no overloads
-    if (own := _OWN_RULES.get(packet)) is not None:
-        flops = own(args, kwargs, out)
-    elif (torchs := flop_registry.get(packet)) is not None:
-        flops = int(torchs(*args, **kwargs, out_val=out))
-    else:
+    rule = _rule_for(func)
+    if rule is None:
         return None
-    is_complex = isinstance(out, torch.Tensor) and out.is_complex()
-    return flops * 4 if is_complex else flops
+    found = rule(Call(bind(func, args, kwargs), out, attention, notes))
+    work = found if isinstance(found, Work) else Work(found)
+    return Work(*(4 * flops for flops in work)) if _is_complex(out) else work
 
 
-def has_operator_rule(func: Any) -> bool:
+def has_rule(func: Any) -> bool:
     """Whether this operator is counted as it is."""
-    packet = getattr(func, "_overloadpacket", func)
-    return packet in _OWN_RULES or packet in flop_registry
+    return _rule_for(func) is not None
 
 
-def computes_without_rule(func: Any) -> bool:
+@cache
+def may_compute(func: Any) -> bool:
     """Whether an operator without a rule may hide model FLOPs."""
-    name: str = func.name().split(".")[0]
-    return name in _KNOWN_WITHOUT_RULE or name.split("::")[0] not in _QUIET_LIBRARIES
+    library, _, name = operator_name(func).rpartition("::")
+    if isinstance(func, torch._ops.HigherOrderOperator):
+        return "triton" in name  # the others run their bodies operator by operator
+    if library not in _SPEAKING_LIBRARIES:
+        return True
+    return bool(_SPEAKS_OF_A_PRODUCT.search(name)) and not _HOLDS_NO_PRODUCT.search(name)
+
+
+@cache
+def operator_name(func: Any) -> str:
+    """The operator's name with its library, without its overload."""
+    return str(func.name()).split(".")[0]
+
+
+@cache
+def _rule_for(func: Any) -> Rule | None:
+    name = operator_name(func)
+    return RULES.get(name) or RULES.get(name.removesuffix("_"))  # an in-place operator's name ends so
+
+
+def _is_complex(out: Any) -> bool:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    return isinstance(first, torch.Tensor) and first.is_complex()

@@ -1,0 +1,80 @@
+"""One call of an operator, as the rules see it, and the work that a rule finds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Work(NamedTuple):
+    """FLOPs of one call.
+
+    Attributes:
+        flops: Those of the pass in which the operator runs.
+        backward: Gradients that a fused operator makes in its forward already.
+        recomputed: What a fused backward operator computes a second time.
+    """
+
+    flops: int
+    backward: int = 0
+    recomputed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an operator.
+
+    Attributes:
+        arguments: By the names of the operator's schema, defaults included.
+        out: What it returned.
+        attention: The convention for attention: "full" or "causal".
+        notes: Takes what the user has to know about how this call was counted.
+    """
+
+    arguments: Mapping[str, Any]
+    out: Any
+    attention: str = "full"
+    notes: set[str] = field(default_factory=set)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def get(self, *names: str) -> Any:
+        """The first of these arguments that there is, or None."""
+        return next((self.arguments[name] for name in names if name in self.arguments), None)
+
+
+Rule = Callable[[Call], int | Work]
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by name, as the operator's schema has them."""
+    names_and_defaults = _signature(func)
+    bound = {name: default for name, default in names_and_defaults if default is not _REQUIRED}
+    bound.update(zip((name for name, _ in names_and_defaults), args, strict=False))
+    return bound | kwargs
+
+
+_REQUIRED = object()
+# The operators that flex_attention calls have no schema; these are the first of their arguments.
+_WITHOUT_SCHEMA = {
+    "flex_attention": ("query", "key", "value", "score_mod", "block_mask"),
+    "flex_attention_backward": (
+        *("query", "key", "value", "out", "logsumexp", "grad_out", "grad_logsumexp"),
+        *("fw_graph", "joint_graph", "block_mask"),
+    ),
+}
+
+
+@cache
+def _signature(func: Any) -> tuple[tuple[str, Any], ...]:
+    if isinstance(func, torch._ops.OpOverload):
+        return tuple(
+            (argument.name, argument.default_value if argument.has_default_value() else _REQUIRED)
+            for argument in func._schema.arguments
+        )
+    return tuple((name, _REQUIRED) for name in _WITHOUT_SCHEMA.get(func.name(), ()))

@@ -1,0 +1,114 @@
+"""Which module is running now, by global hooks: nothing is put on the modules themselves."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from mfu_callback.flops.passes import in_backward
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One running call of a module, and what was counted directly in it."""
+
+    module: nn.Module
+    name: str
+    flops: int = 0
+    uncounted: set[str] = field(default_factory=set)
+
+
+class ModuleStack:
+    """Keeps the stack of running modules while its ``with`` block runs.
+
+    Args:
+        root: The module whose parts have names.
+        leave: Called when a module's call ends, with its frame, its inputs and its output (None if it raised).
+    """
+
+    def __init__(self, root: nn.Module, leave: Callable[[Frame, tuple[Any, ...], Any], None]) -> None:
+        self._names = {id(module): name for name, module in root.named_modules()}
+        self._leave = leave
+        self._frames: list[Frame] = []
+        self._handles: list[Any] = []
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> ModuleStack:
+        self._thread = threading.get_ident()
+        # torch warns where a compiled module meets a global hook; ours are out of the way before anything is compiled.
+        warnings.filterwarnings("ignore", "Using `torch.compile\\(module\\)` when there are global hooks", UserWarning)
+        self._filter = warnings.filters[0]
+        self.resume()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.suspend()
+        self._frames.clear()
+        if self._filter in warnings.filters:
+            warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Put the hooks in."""
+        self._handles = [
+            register_module_forward_pre_hook(self._before),
+            register_module_forward_hook(self._after, always_call=True),
+        ]
+
+    def suspend(self) -> None:
+        """Take the hooks out, for code that must not see them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def also_known(self, copies: dict[int, nn.Module]) -> None:
+        """Give copies of modules the names of their originals, whose ids are the keys."""
+        self._names.update({id(copy): self._names[i] for i, copy in copies.items() if i in self._names})
+
+    @property
+    def innermost(self) -> Frame | None:
+        """The call that is running now."""
+        return self._frames[-1] if self._frames else None
+
+    @property
+    def name(self) -> str:
+        """The name of the module that is running now; "" is the root."""
+        return self._frames[-1].name if self._frames else ""
+
+    @property
+    def description(self) -> str:
+        """The type and the name of the module that is running now."""
+        if not self._frames:
+            return "the training step"
+        frame = self._frames[-1]
+        return f"{type(frame.module).__name__} {frame.name}".rstrip()
+
+    def any_type(self, matches: Callable[[nn.Module], bool]) -> bool:
+        """Whether any running module matches."""
+        return any(matches(frame.module) for frame in self._frames)
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        if self._is_ours():
+            self._frames.append(Frame(module, self._name_of(module)))
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not self._is_ours() or not self._frames or self._frames[-1].module is not module:
+            return
+        self._leave(self._frames[-1], args, output)
+        self._frames.pop()
+
+    def _is_ours(self) -> bool:
+        # What checkpointing runs again may run in a thread of autograd's.
+        return threading.get_ident() == self._thread or in_backward()
+
+    def _name_of(self, module: nn.Module) -> str:
+        """A module that the root does not know (in a plain list, say) is called by its type, inside the known one."""
+        known = self._names.get(id(module))
+        if known is not None:
+            return known
+        return f"{self.name}.({type(module).__name__})".lstrip(".") if self._frames else ""

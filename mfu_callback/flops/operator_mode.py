@@ -1,0 +1,75 @@
+"""The dispatch mode that shows every operator to a counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
+
+_OPAQUE = torch._C._disabled_torch_dispatch_impl
+
+
+class OperatorMode(TorchDispatchMode):
+    """Runs every operator as it is and shows it afterwards.
+
+    Args:
+        see: Called with the operator, its arguments and what it returned.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, see: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._see = see
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Dynamo then compiles a function that is first called under this mode, instead of skipping it for good."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if any(_unwraps_itself(kind) for kind in types):
+            return NotImplemented  # a DTensor or a jagged tensor comes back as operators on its own local tensors
+        if torch.is_inference_mode_enabled() and not _has_nested(args):
+            # Here composite operators (matmul, einsum) arrive whole; their own decomposition is what would run.
+            with self:
+                out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        self._see(func, args, kwargs, out)
+        return out
+
+
+@contextmanager
+def mode_off(mode: OperatorMode) -> Iterator[None]:
+    """Take a mode off for the length of a block, where it is the innermost one."""
+    innermost = _get_current_dispatch_mode() is mode
+    if innermost:
+        mode.__exit__(None, None, None)
+    try:
+        yield
+    finally:
+        if innermost:
+            mode.__enter__()
+
+
+@cache
+def _unwraps_itself(kind: type) -> bool:
+    own = getattr(kind, "__torch_dispatch__", _OPAQUE)
+    return own is not _OPAQUE and own is not getattr(torch.Tensor, "__torch_dispatch__", None) and (
+        not issubclass(kind, FakeTensor)
+    )
+
+
+def _has_nested(args: tuple[Any, ...]) -> bool:
+    return any(isinstance(leaf, torch.Tensor) and leaf.is_nested for leaf in tree_leaves(args))

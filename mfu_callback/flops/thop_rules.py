@@ -1,0 +1,118 @@
+"""thop's own rules, applied to a call that really ran and without touching the module."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+# The modules whose matmul or convolution thop knows; its other rules count norms, activations and the like.
+THOP_TYPES: frozenset[type[nn.Module]] = frozenset(
+    {
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        *(nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell),
+    }
+)
+
+
+def has_thop_rule(module: nn.Module) -> bool:
+    """Whether thop has any rule for this module's exact type."""
+    return type(module) in _thop_rules()
+
+
+def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+    """The MACs that thop's own rule for this type of module counts.
+
+    thop's rules add to ``module.total_ops``. They are handed a stand-in that has the module's attributes and takes
+    that sum, so that the module itself is never touched.
+
+    Args:
+        module: A module whose exact type has a rule in thop.
+        inputs: The positional inputs of the call.
+        output: What the call returned.
+
+    Raises:
+        Exception: Whatever thop's rule raises for a call that it does not understand.
+    """
+    stand_in = _StandIn(module)
+    _thop_rules()[type(module)](stand_in, inputs, output)
+    return int(stand_in.total_ops)
+
+
+class ThopProfile:
+    """What `thop.profile` returns for a module, from the calls of one forward pass.
+
+    thop hooks a module once for each of its places in the tree and sums over the places, so that one with two
+    parents counts four times; a module with a rule hides its children. All of that is kept.
+
+    Args:
+        module: The module that would be profiled.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        places = (part for _, part in module.named_modules(remove_duplicate=False))
+        self._places = Counter(id(part) for part in places)
+        self._macs: Counter[int] = Counter()
+
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Add one call of a module."""
+        if id(module) in self._places and has_thop_rule(module):
+            self._macs[id(module)] += self._places[id(module)] * thop_macs(module, inputs, output)
+
+    def macs(self) -> int:
+        """The MACs that `thop.profile` would return."""
+        return self._of(self._module)
+
+    def _of(self, module: nn.Module) -> int:
+        own = self._macs[id(module)]
+        return own + sum(self._of_child(child) for _, child in module.named_children())
+
+    def _of_child(self, child: nn.Module) -> int:
+        hides_children = has_thop_rule(child) and not isinstance(child, nn.Sequential | nn.ModuleList)
+        return self._macs[id(child)] if hides_children else self._of(child)
+
+
+def conflicting_packages(installed: Iterable[str] | None = None) -> str | None:
+    """A sentence about two packages installed over one another, or None if thop is as its authors made it.
+
+    `ultralytics-thop` (AGPL-3.0) installs a module that is called thop too. Its rules count the same; which of the
+    two licences is in force is for the user to know.
+
+    Args:
+        installed: Names of the installed distributions; asked of the interpreter by default.
+    """
+    if installed is None:
+        installed = importlib.metadata.packages_distributions().get("thop", [])
+    names = {name.lower().replace("_", "-") for name in installed}
+    if "ultralytics-thop" not in names:
+        return None
+    return (
+        "ultralytics-thop (AGPL-3.0) is installed and provides or overwrites the module `thop`. FLOPs are counted by its"
+        " rules. To have thop itself: pip uninstall ultralytics-thop thop, then pip install thop."
+    )
+
+
+@cache
+def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
+        import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop's function of that name hides
+
+    rules: dict[type[nn.Module], Callable[..., None]] = sys.modules["thop.profile"].register_hooks
+    return rules
+
+
+class _StandIn:
+    def __init__(self, module: nn.Module) -> None:
+        self.total_ops: Any = 0
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)

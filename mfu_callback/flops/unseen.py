@@ -1,0 +1,80 @@
+"""Finding compute that no dispatch mode sees: kernels of other libraries, launched past torch's operators."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+_ALLOCATES = frozenset(
+    f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+)
+# These take a tensor for its shape or its place, not for what is in it.
+_READS_NOTHING = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones"),
+        *("new_full", "set_", "resize_", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type"),
+    )
+)
+
+
+class BlankMemory:
+    """Watches the tensors that are allocated blank, to see who fills them.
+
+    A kernel launched past torch's operators (Triton, a C extension) cannot be seen, but what it writes to can: memory
+    that an operator allocated blank, that no operator has written, and that an operator then reads.
+    """
+
+    def __init__(self) -> None:
+        self._blank: dict[int, str] = {}  # storage -> where it was allocated
+
+    def filled_unseen(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str
+    ) -> list[str]:
+        """Take note of one operator's call.
+
+        Args:
+            func: The operator's overload.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+            out: What it returned.
+            where: The module that it ran in.
+
+        Returns:
+            Where the memory was allocated that it reads and that nobody was seen to fill.
+        """
+        allocates, reads_nothing, written = _effects(func)
+        if allocates:
+            self._blank.update((storage, where) for storage in _storages(out))
+            return []
+        if not self._blank or reads_nothing:
+            return []
+        arguments = list(enumerate(args)) + list(kwargs.items())
+        read = [value for place, value in arguments if written is not None and place not in written]
+        found = [self._blank.pop(storage) for storage in _storages(read) if storage in self._blank]
+        for storage in _storages([out, *(value for _, value in arguments)]):
+            self._blank.pop(storage, None)
+        return found
+
+
+@cache
+def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
+    """Whether an operator allocates, whether it reads nothing, and which arguments it writes; None is any of them."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return False, False, None
+    name = func.name().split(".")[0]
+    if not name.startswith("aten::"):
+        return False, False, None
+    written: set[int | str] = set()
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written |= {place, argument.name}
+    return name in _ALLOCATES, name in _READS_NOTHING or func.is_view, frozenset(written)
+
+
+def _storages(values: Any) -> list[int]:
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    return [t.untyped_storage()._cdata for t in tensors if t.layout is torch.strided and not t.is_nested and t.numel()]
