@@ -40,6 +40,12 @@ def training_epoch_loop(trainer: Trainer) -> Any:
     return trainer.fit_loop.epoch_loop
 
 
+def optimization_loop(trainer: Trainer) -> Any:
+    """The loop whose ``run`` is one batch's forward, backward and, where it is due, the optimizer's step."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop.automatic_optimization if trainer.lightning_module.automatic_optimization else loop.manual_optimization
+
+
 def validation_loop(trainer: Trainer) -> Any:
     """The loop whose ``run`` is all of a validation inside fit, the start of its loader's workers included."""
     return trainer.fit_loop.epoch_loop.val_loop

@@ -13,21 +13,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from mfu_callback import _lightning
 from mfu_callback._brackets import Brackets
 from mfu_callback.clock import Phase, StepClock, timer_for
-from mfu_callback.flops import FlopCounter
+from mfu_callback._counting import Counting
+from mfu_callback.flops import COUNTERS
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, logged_values
 from mfu_callback.peaks import Peak, resolve_peak
 from mfu_callback.report import print_summary
 
-_COUNTERS = ("thop", "dispatch")
-
 
 class MFUCallback(Callback):
     """Logs tokens/sec, MFU and where the rest of the machine went, for any LightningModule.
 
-    Counts the forward FLOPs once, in the first training batch (that step and the warm-up are left out of the
-    timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step with the device
-    synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's own metrics:
+    Counts the forward FLOPs in the first training batch of every shape (those steps and the warm-up are left out of
+    the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step with the
+    device synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's own metrics:
 
     ==================================== ============================== =====================================
     tag                                  unit                           absent when
@@ -38,6 +37,7 @@ class MFUCallback(Callback):
     ``throughput/device/tflops_per_sec`` 1e12 model FLOP/s, one device  FLOPs are unknown
     ``throughput/mfu``                   fraction of peak               FLOPs or the peak are unknown
     ``throughput/mfu_achievable``        fraction of the measured peak  no peak was measured
+    ``throughput/hfu``                   fraction of peak               nothing is recomputed in the backward
     ``time/step_sec``                    s                              never
     ``waterfall/*`` (six)                fraction; they sum to 1        MFU is unknown
     ``memory/peak_gib``                  GiB                            the device does not report it
@@ -46,10 +46,14 @@ class MFUCallback(Callback):
     After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed.
 
     Args:
-        flops: "thop" counts with thop's module rules (ours where thop's are wrong) plus all operators outside those
-            modules; "dispatch" counts operators alone; a number is the model FLOPs of forward and backward per
-            token; a callable gets the batch and returns the model FLOPs of its forward and backward.
-        backward_factor: FLOPs of a backward pass over those of its forward pass.
+        flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules; "dispatch" counts
+            operators alone; "thop-modules" takes exactly what `thop.profile` would return, times 2; a number is the
+            model FLOPs of forward and backward per token; a callable gets the batch and returns the model FLOPs of
+            its forward and backward.
+        backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" takes the backward
+            FLOPs that really ran with the counted batch.
+        attention: "full" counts the whole T x S square of attention, as the field does; "causal" only the pairs that
+            attend: half the square for a causal kernel, exactly those of a window or a mask.
         peak: Dense peak of one device in FLOP/s; None looks the device up, and measures it where it is unknown;
             "measured" always measures it.
         tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
@@ -66,24 +70,25 @@ class MFUCallback(Callback):
         self,
         *,
         flops: FlopsArgument = "thop",
-        backward_factor: float = 2.0,
+        backward_factor: float | str = 2.0,
+        attention: str = "full",
         peak: float | str | None = None,
         tokens: TokensArgument = None,
         warmup_steps: int = 3,
     ) -> None:
         super().__init__()
-        _check_arguments(flops, backward_factor, peak, tokens, warmup_steps)
+        _check_arguments(flops, backward_factor, attention, peak, tokens, warmup_steps)
         self.summary: Summary | None = None
         self._flops = flops
         self._backward_factor = backward_factor
+        self._attention = attention
         self._peak = peak
         self._tokens = tokens
         self._warmup_steps = warmup_steps
         self._brackets = Brackets()
         self._meter: MFUMeter | None = None
-        self._counter: FlopCounter | None = None
-        self._counter_placed = self._counter_used = False
-        self._in_step = False
+        self._counting: Counting | None = None
+        self._in_step = self._stepped = self._is_new_batch = False
         self._steps_seen = 0
         self._warned: set[str] = set()
 
@@ -96,19 +101,21 @@ class MFUCallback(Callback):
             device=device,
             flops=self._flops,
             backward_factor=self._backward_factor,
+            attention=self._attention,
             tokens=self._tokens,
             peak=self._find_peak(trainer, device),
             warmup_steps=self._warmup_steps,
         )
-        self._counter = self._meter.counter(pl_module)
-        self._counter_placed = self._counter_used = False
-        self._in_step, self._steps_seen = False, trainer.global_step
+        self._counting = Counting(self._meter, pl_module, self._warn_once)
+        self._in_step = self._stepped = self._is_new_batch = False
+        self._steps_seen = trainer.global_step
         self._put_brackets(trainer, pl_module, clock)
         clock.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget a step that the last epoch broke off."""
-        self._in_step = False
+        """Parts of the model may be frozen or thawed between epochs."""
+        if self._counting is not None:
+            self._counting.forget_state()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step with its first micro-batch."""
@@ -118,9 +125,8 @@ class MFUCallback(Callback):
             self._meter.begin_step()
             self._in_step = True
         self._meter.clock.enter(Phase.OTHER)
-        self._meter.add_batch(batch)
-        if self._counter is not None and not self._counter_placed:
-            self._count_next_training_step(pl_module, self._counter)
+        self._meter.look_at(batch)
+        self._is_new_batch = True
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forward and backward are over, unless the module drives them itself."""
@@ -140,13 +146,11 @@ class MFUCallback(Callback):
         """End the step if an optimizer stepped, and log where the Trainer logs."""
         if self._meter is None:
             return
-        if self._counter_used and self._counter is not None:
-            self._take_count(self._counter)
-        if trainer.global_step == self._steps_seen:
+        if not self._stepped and trainer.global_step == self._steps_seen:
             return
         self._steps_seen = trainer.global_step
         self._meter.end_step()
-        self._in_step = False
+        self._in_step = self._stepped = False
         if _lightning.is_logging_step(trainer) and not trainer.barebones:
             self._log(trainer, pl_module, self._meter)
 
@@ -199,56 +203,40 @@ class MFUCallback(Callback):
         def during(phase: Phase) -> Callable[[Any], Any]:
             return lambda function: functools.wraps(function)(clock.during(phase)(function))
 
+        assert self._counting is not None
         self._brackets.put(_lightning.training_epoch_loop(trainer), _lightning.FETCH, before(Phase.DATA))
         self._brackets.put(_lightning.validation_loop(trainer), "run", during(Phase.VALIDATION))
         self._brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
         # With manual optimization the backward passes are inside the training step, and the optimizers too.
         automatic = pl_module.automatic_optimization
         forward = before if automatic else during
+        self._brackets.put(trainer.strategy, "training_step", self._training_step)
         self._brackets.put(trainer.strategy, "training_step", forward(Phase.FORWARD_BACKWARD))
+        self._brackets.put(_lightning.optimization_loop(trainer), "run", self._counting.around_step)
         after_optimizer = Phase.OTHER if automatic else Phase.FORWARD_BACKWARD
         for optimizer in trainer.optimizers:
-            if not hasattr(optimizer, "register_step_post_hook"):
-                continue
-            handle = optimizer.register_step_post_hook(lambda *_: clock.enter(after_optimizer))
-            self._brackets.call_at_removal(handle.remove)
+            if hasattr(optimizer, "register_step_post_hook"):
+                handle = optimizer.register_step_post_hook(lambda *_: self._end_of_optimizer(clock, after_optimizer))
+                self._brackets.call_at_removal(handle.remove)
 
-    def _count_next_training_step(self, pl_module: LightningModule, counter: FlopCounter) -> None:
-        def wrap(training_step: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(training_step)
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                take_off()
-                self._counter_used = True
-                with counter:
-                    if hasattr(training_step, "_torchdynamo_orig_callable"):
-                        return counter.call_compiled(pl_module, "training_step", training_step, *args, **kwargs)
-                    return training_step(*args, **kwargs)
+    def _training_step(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._meter is None or self._counting is None:
+                return function(*args, **kwargs)
+            if self._is_new_batch:  # an optimizer may run its closure several times
+                self._is_new_batch = False
+                self._meter.add_batch()
+            with self._counting.forward():
+                out = function(*args, **kwargs)
+            self._meter.add_forward()
+            return out
 
-            return counted
+        return call
 
-        take_off = self._brackets.put(pl_module, "training_step", wrap)
-        self._counter_placed = True
-
-    def _take_count(self, counter: FlopCounter) -> None:
-        assert self._meter is not None
-        self._counter = None
-        try:
-            count = counter.result()
-        except RuntimeError as error:
-            self._meter.set_count(None)
-            self._warn_once("count", f"{error}. MFU is left out, tokens/sec goes on. Pass flops= per token to get MFU.")
-            return
-        self._meter.set_count(count)
-        rank_zero_info(
-            f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
-            f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside its modules)."
-        )
-        if count.uncounted:
-            self._warn_once(
-                "uncounted",
-                f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
-                " Pass flops= per token to get it right.",
-            )
+    def _end_of_optimizer(self, clock: StepClock, after: Phase) -> None:
+        self._stepped = True
+        clock.enter(after)
 
     def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
         found = resolve_peak(self._peak, device, _lightning.matmul_dtype(trainer))
@@ -284,14 +272,21 @@ def _all_ranks(trainer: Trainer, totals: Totals) -> list[Totals]:
 
 
 def _check_arguments(
-    flops: FlopsArgument, backward_factor: float, peak: float | str | None, tokens: TokensArgument, warmup_steps: int
+    flops: FlopsArgument,
+    backward_factor: float | str,
+    attention: str,
+    peak: float | str | None,
+    tokens: TokensArgument,
+    warmup_steps: int,
 ) -> None:
-    if isinstance(flops, str) and flops not in _COUNTERS:
-        raise ValueError(f"flops={flops!r} is not known. Use one of {_COUNTERS}, FLOPs per token, or a callable.")
+    if isinstance(flops, str) and flops not in COUNTERS:
+        raise ValueError(f"flops={flops!r} is not known. Use one of {COUNTERS}, FLOPs per token, or a callable.")
     if isinstance(flops, int | float) and flops <= 0:
         raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
-    if backward_factor < 0:
-        raise ValueError(f"backward_factor={backward_factor!r} must not be negative; 2.0 is the usual one.")
+    if backward_factor != "measured" and (isinstance(backward_factor, str) or backward_factor < 0):
+        raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or not negative; 2.0 is the usual one.")
+    if attention not in ("full", "causal"):
+        raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
     if isinstance(peak, str) and peak != "measured":
         raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', or FLOP/s as a number.")
     if isinstance(peak, int | float) and peak <= 0:

@@ -16,6 +16,7 @@ from torch import nn
 
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
+from mfu_callback.flops.per_shape import BatchShape, CountsByShape, TrainingFlops, shape_of
 from mfu_callback.metrics import Totals, Window, step_totals
 from mfu_callback.peaks import Peak
 from mfu_callback.tokens import count_samples, count_tokens
@@ -39,7 +40,7 @@ class Summary:
         step_time_sec: Median seconds of a step.
         mfu: Model FLOPs utilization, a fraction of the peak.
         mfu_achievable: The same against the measured peak.
-        hfu: The same with recomputed FLOPs; None, since recomputation is not measured yet.
+        hfu: The same with recomputed FLOPs; None where nothing was recomputed.
         flops: The count of one forward pass of the first batch.
         peak: What MFU is measured against.
         waterfall: Where the machine went; sums to 1.
@@ -58,16 +59,28 @@ class Summary:
     waterfall: dict[str, float] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """What is known of the micro-batch that is running: its shape where FLOPs are counted, its FLOPs where given."""
+
+    tokens: int | None = None
+    samples: int | None = None
+    shape: BatchShape | None = None
+    flops: TrainingFlops = TrainingFlops()
+
+
 class MFUMeter:
     """Measures one training run on one device, step by step.
 
     A step is begun, given its micro-batches, and ended; the first ones are warm-up and leave no trace in the totals.
+    A micro-batch is looked at first, counted if its FLOPs are not known yet, and added once it runs.
 
     Args:
         clock: What times the steps; its phases are entered by whoever drives the run.
         device: Whose memory is reported.
-        flops: "thop", "dispatch", training FLOPs per token, or a callable from a batch to its training FLOPs.
-        backward_factor: FLOPs of a backward pass over those of its forward pass.
+        flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
+        backward_factor: FLOPs of a backward pass over those of its forward pass, or "measured".
+        attention: The convention for attention, "full" or "causal".
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
         peak: What MFU is measured against.
         warmup_steps: How many steps to leave out.
@@ -79,7 +92,8 @@ class MFUMeter:
         clock: StepClock,
         device: torch.device,
         flops: FlopsArgument = "thop",
-        backward_factor: float = 2.0,
+        backward_factor: float | str = 2.0,
+        attention: str = "full",
         tokens: TokensArgument = None,
         peak: Peak | None = None,
         warmup_steps: int = 3,
@@ -87,14 +101,15 @@ class MFUMeter:
         self.clock = clock
         self.peak = peak
         self.flop_count: FlopCount | None = None
+        self.counts = CountsByShape(self._training_flops)
         self._device = device
         self._flops = flops
-        self._training_factor = 1 + backward_factor
+        self._backward_factor = backward_factor
+        self._attention = attention
         self._tokens = tokens
         self._steps_to_skip = warmup_steps
-        self._training_flops_per_unit = math.nan
-        self._units = 1  # of the micro-batch that was added last
-        self._step_tokens = self._step_samples = self._step_flops = 0.0
+        self._batch = _Batch()
+        self._step = Totals()
         self._failed: set[str] = set()
         self._window = Totals()
         self._run = Totals()
@@ -102,17 +117,72 @@ class MFUMeter:
 
     def begin_step(self) -> None:
         """Start a step; the device is synchronized, so that what it still does is not this step's."""
-        self._step_tokens = self._step_samples = self._step_flops = 0.0
+        self._step = Totals()
         self.clock.synchronize()
 
-    def add_batch(self, batch: Any) -> None:
-        """Add a micro-batch to the step."""
-        tokens, samples = self.tokens_of(batch), count_samples(batch)
-        # FLOPs follow a batch's size: its tokens where it has them, else its samples.
-        self._units = tokens or samples or 1
-        self._step_tokens += math.nan if tokens is None else tokens
-        self._step_samples += math.nan if samples is None else samples
-        self._step_flops += self._flops_of(batch, tokens)
+    def look_at(self, batch: Any) -> None:
+        """Take the micro-batch that is next; it is not kept."""
+        tokens = self.tokens_of(batch)
+        self._batch = _Batch(
+            tokens=tokens,
+            samples=count_samples(batch),
+            shape=shape_of(batch) if isinstance(self._flops, str) else None,
+            flops=self._given_flops(batch, tokens),
+        )
+
+    @property
+    def needs_count(self) -> bool:
+        """Whether the FLOPs of the micro-batch that was looked at have to be counted."""
+        return self._batch.shape is not None and self.counts.needs_count(self._batch.shape)
+
+    def counter(self, module: nn.Module) -> FlopCounter:
+        """What counts the module's forward and backward in a ``with`` block; the step is left out of the totals.
+
+        Raises:
+            ValueError: If FLOPs are given, so that there is nothing to count.
+        """
+        if not isinstance(self._flops, str):
+            raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
+        self._steps_to_skip = max(self._steps_to_skip, 1)
+        return FlopCounter(module, counter=self._flops, attention=self._attention)
+
+    def set_count(self, count: FlopCount | None) -> bool:
+        """Take the count of the micro-batch that was looked at; None where it failed.
+
+        Returns:
+            Whether its FLOPs are known now, or will be counted once more.
+        """
+        assert self._batch.shape is not None
+        if count is None:
+            self.counts.give_up(self._batch.shape)
+            return False
+        if self.flop_count is None or not self.flop_count.forward:
+            self.flop_count = count
+        return self.counts.add(self._batch.shape, count)
+
+    @property
+    def conventions(self) -> str:
+        """The conventions of the count, in words."""
+        factor = self._backward_factor if isinstance(self._backward_factor, str) else f"{self._backward_factor:g} x"
+        return f"attention {self._attention}, backward {factor}"
+
+    def factor_error(self, count: FlopCount) -> float | None:
+        """By which share the training FLOPs are off by taking a constant factor; None where that is not known."""
+        if isinstance(self._backward_factor, str) or not count.backward:
+            return None
+        return count.forward * (1 + self._backward_factor) / (count.forward + count.backward) - 1
+
+    def add_batch(self) -> None:
+        """Add the micro-batch that was looked at to the step: once, however often its forward runs."""
+        tokens, samples = self._batch.tokens, self._batch.samples
+        self._step += Totals(
+            tokens=math.nan if tokens is None else tokens, samples=math.nan if samples is None else samples
+        )
+
+    def add_forward(self) -> None:
+        """Add the FLOPs of one forward and backward of that micro-batch."""
+        flops = self._batch.flops if self._batch.shape is None else self.counts.flops(self._batch.shape)
+        self._step += Totals(flops=flops.model, recomputed_flops=flops.recomputed)
 
     def end_step(self) -> None:
         """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
@@ -120,21 +190,10 @@ class MFUMeter:
         if self._steps_to_skip > 0:
             self._steps_to_skip -= 1
             return
-        step = step_totals(seconds, samples=self._step_samples, tokens=self._step_tokens, flops=self._step_flops)
+        step = step_totals(self._step, seconds)
         self._window += step
         self._run += step
         self._step_times.append(step.seconds)
-
-    def counter(self, module: nn.Module) -> FlopCounter | None:
-        """What counts the module's forward in a ``with`` block, or None where FLOPs are given."""
-        return FlopCounter(module, counter=self._flops) if isinstance(self._flops, str) else None
-
-    def set_count(self, count: FlopCount | None) -> None:
-        """Take the count of the forward pass of the micro-batch that was added last; None where it failed."""
-        self._steps_to_skip = max(self._steps_to_skip, 1)
-        if count is not None:
-            self.flop_count = count
-            self._training_flops_per_unit = self._training_factor * count.forward / self._units
 
     def tokens_of(self, batch: Any) -> int | None:
         """Tokens of a batch, or None where it has none."""
@@ -172,18 +231,27 @@ class MFUMeter:
             step_time_sec=median(self._step_times),
             mfu=run.mfu,
             mfu_achievable=run.mfu_achievable,
+            hfu=run.hfu,
             flops=self.flop_count,
             peak=self.peak,
             waterfall=run.waterfall,
         )
 
-    def _flops_of(self, batch: Any, tokens: int | None) -> float:
+    def _training_flops(self, count: FlopCount) -> TrainingFlops | None:
+        if not count.forward:
+            return None
+        recomputed = math.nan if count.recomputed is None else count.recomputed
+        if not isinstance(self._backward_factor, str):
+            return TrainingFlops(count.forward * (1 + self._backward_factor), recomputed)
+        return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
+
+    def _given_flops(self, batch: Any, tokens: int | None) -> TrainingFlops:
+        if isinstance(self._flops, str):
+            return TrainingFlops()
         if callable(self._flops):
             flops = self._ask("flops=", self._flops, batch)
-            return math.nan if flops is None else flops
-        if isinstance(self._flops, str):
-            return self._training_flops_per_unit * self._units
-        return math.nan if tokens is None else float(self._flops) * tokens
+            return TrainingFlops() if flops is None else TrainingFlops(flops)
+        return TrainingFlops() if tokens is None else TrainingFlops(float(self._flops) * tokens)
 
     def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
         # The user's own function must not end the user's run.

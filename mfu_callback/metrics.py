@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
 from mfu_callback.clock import Phase
 
@@ -48,6 +48,7 @@ class Totals:
         samples: Samples of all their micro-batches.
         tokens: Tokens likewise; NaN where the batch has none.
         flops: Model FLOPs of forward and backward; NaN where they were not counted.
+        recomputed_flops: FLOPs that ran a second time; NaN where they were not counted.
         data_sec: Seconds of training time spent waiting for data.
         forward_backward_sec: In forward and backward.
         optimizer_sec: In clipping and the optimizer.
@@ -59,6 +60,7 @@ class Totals:
     samples: float = 0
     tokens: float = 0
     flops: float = 0
+    recomputed_flops: float = 0
     data_sec: float = 0
     forward_backward_sec: float = 0
     optimizer_sec: float = 0
@@ -85,13 +87,11 @@ class Totals:
         return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
 
 
-def step_totals(seconds: Mapping[Phase, float], *, samples: float, tokens: float, flops: float) -> Totals:
-    """The totals of one step from its phases, in seconds, and its amounts."""
-    return Totals(
+def step_totals(amounts: Totals, seconds: Mapping[Phase, float]) -> Totals:
+    """The totals of one step from its amounts and its phases, in seconds."""
+    return replace(
+        amounts,
         steps=1,
-        samples=samples,
-        tokens=tokens,
-        flops=flops,
         data_sec=seconds[Phase.DATA],
         forward_backward_sec=seconds[Phase.FORWARD_BACKWARD],
         optimizer_sec=seconds[Phase.OPTIMIZER],
@@ -153,6 +153,14 @@ class Window:
     def mfu_achievable(self) -> float | None:
         """Model FLOPs utilization against the measured peak."""
         return self._share_of(self.achievable_flops_per_sec)
+
+    @property
+    def hfu(self) -> float | None:
+        """Hardware FLOPs utilization: MFU with what was recomputed; None where nothing was."""
+        recomputed = self._rate([rank.recomputed_flops for rank in self.ranks])
+        if not recomputed or self.mfu is None or self.peak_flops_per_sec is None:
+            return None
+        return self.mfu + recomputed / len(self.ranks) / self.peak_flops_per_sec
 
     @property
     def peak_memory_gib(self) -> float | None:
@@ -252,6 +260,7 @@ TAGS: tuple[Tag, ...] = (
     Tag(name="throughput/device/tflops_per_sec", unit="1e12 FLOP/s", value=lambda w: w.device_tflops_per_sec),
     Tag(name="throughput/mfu", unit="fraction of peak", value=lambda w: w.mfu, in_progress_bar=True),
     Tag(name="throughput/mfu_achievable", unit="fraction of the measured peak", value=lambda w: w.mfu_achievable),
+    Tag(name="throughput/hfu", unit="fraction of peak", value=lambda w: w.hfu),
     Tag(name="time/step_sec", unit="s", value=lambda w: w.step_time_sec),
     *map(_waterfall_part, ("mfu", "data", "optimizer", "other", "kernels", "unreachable")),
     Tag(name="memory/peak_gib", unit="GiB", value=lambda w: w.peak_memory_gib),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
+
+from mfu_callback.nested import parts_of, tensors_in
 
 _TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
 
@@ -13,9 +16,9 @@ _TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
 def count_tokens(batch: Any) -> int | None:
     """Count the tokens of a batch, padding included.
 
-    Token ids are the elements of ``input_ids`` (or ``tokens``, ``token_ids``) in a mapping, or of an integer tensor
-    of shape (B, T). In a tuple or list, the first item is the model's input; the others (targets, masks) are not
-    looked at.
+    Token ids are the elements of ``input_ids`` (or ``tokens``, ``token_ids``) in a mapping or a dataclass, or of an
+    integer tensor of shape (B, T). In a tuple or list, the first item is the model's input; the others (targets,
+    masks) are not looked at.
 
     Args:
         batch: What the dataloader yields.
@@ -27,14 +30,13 @@ def count_tokens(batch: Any) -> int | None:
         >>> count_tokens((torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, 16, dtype=torch.long)))
         32
     """
-    if isinstance(batch, Mapping):
-        named = next((batch[key] for key in _TOKEN_KEYS if key in batch), None)
-        return named.numel() if named is not None and _is_integer(named) else None
     if isinstance(batch, torch.Tensor):
         return batch.numel() if _is_integer(batch) and batch.dim() == 2 else None
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) > 0:
-        return count_tokens(batch[0])
-    return None
+    parts = dict(parts_of(batch) or ())
+    if isinstance(batch, Mapping) or is_dataclass(batch):
+        named = next((parts[key] for key in _TOKEN_KEYS if key in parts), None)
+        return named.numel() if named is not None and _is_integer(named) else None
+    return count_tokens(parts["0"]) if "0" in parts else None
 
 
 def count_samples(batch: Any) -> int | None:
@@ -46,13 +48,7 @@ def count_samples(batch: Any) -> int | None:
     Returns:
         The batch size, or None where no tensor with a dimension is found.
     """
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.dim() else None
-    if isinstance(batch, str) or not isinstance(batch, Mapping | Sequence):
-        return None
-    items = batch.values() if isinstance(batch, Mapping) else batch
-    counts = (count_samples(item) for item in items)
-    return next((count for count in counts if count is not None), None)
+    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()), None)
 
 
 def _is_integer(value: Any) -> bool:

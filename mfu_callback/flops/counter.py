@@ -34,7 +34,7 @@ class FlopCounter:
     fake tensors, which takes no memory and computes nothing. Nothing is put on the user's objects, and all of it is
     gone when the block is left, also by an exception, which passes through unchanged.
 
-    Counting never raises into the code that it watches: what goes wrong in it is kept and raised by :meth:`result`.
+    Counting never raises into the code that it watches: a rule that fails leaves its operator's name in ``uncounted``.
 
     Args:
         module: The module whose parts' names stand in the count.
@@ -61,7 +61,6 @@ class FlopCounter:
         self.in_forward = True
         self._counter = counter
         self._attention = attention
-        self._error: Exception | None = None
         self._modules = ModuleStack(module, self._leave_module)
         self._mode: Any = OperatorMode(self._see)
         self._cleanup = ExitStack()
@@ -80,23 +79,23 @@ class FlopCounter:
 
     def __enter__(self) -> FlopCounter:
         self._thread = threading.get_ident()
-        self._cleanup.enter_context(compiled_calls_watched(self._enter_compiled, self._leave_compiled))
-        self._cleanup.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
-        self._cleanup.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
-        self._cleanup.enter_context(self._modules)
+        with ExitStack() as entered:
+            self._enter(entered)
+            self._cleanup = entered.pop_all()
         self._mode.__enter__()
         return self
+
+    def _enter(self, stack: ExitStack) -> None:
+        stack.enter_context(compiled_calls_watched(self._enter_compiled, self._leave_compiled))
+        stack.callback(register_optimizer_step_pre_hook(self._enter_optimizer).remove)
+        stack.callback(register_optimizer_step_post_hook(self._leave_optimizer).remove)
+        stack.enter_context(self._modules)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._mode.__exit__(kind, error, trace)
         self._cleanup.close()
-
-    @property
-    def flops_so_far(self) -> int:
-        """Forward FLOPs counted until now."""
-        return self._flops[Pass.FORWARD]
 
     @contextmanager
     def forward_only_inside(self) -> Iterator[None]:
@@ -108,13 +107,7 @@ class FlopCounter:
             self.in_forward = before
 
     def result(self) -> FlopCount:
-        """The count so far.
-
-        Raises:
-            RuntimeError: If counting failed; the cause is attached.
-        """
-        if self._error is not None:
-            raise RuntimeError(f"FLOPs could not be counted: {self._error}") from self._error
+        """The count so far."""
         if self._profile is not None:
             return self._as_thop_says(2 * self._profile.macs())
         forward = self._flops[Pass.FORWARD]

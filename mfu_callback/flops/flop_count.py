@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,20 @@ class FlopCount:
     def backward_ratio(self) -> float | None:
         """Backward FLOPs over forward FLOPs, or None where no backward was watched."""
         return None if self.backward is None or not self.forward else self.backward / self.forward
+
+    def of_one(self, calls: int) -> FlopCount:
+        """The count of one call, from that of several alike."""
+        if calls <= 1:
+            return self
+        return replace(
+            self,
+            forward=self.forward // calls,
+            thop=self.thop // calls,
+            functional=self.functional // calls,
+            backward=None if self.backward is None else self.backward // calls,
+            recomputed=None if self.recomputed is None else self.recomputed // calls,
+            per_module={name: flops // calls for name, flops in self.per_module.items()},
+        )
 
     def __str__(self) -> str:
         """The table of the modules, and what was left out."""

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
 _ALLOCATES = frozenset(
@@ -29,7 +30,8 @@ class BlankMemory:
     """
 
     def __init__(self) -> None:
-        self._blank: dict[int, str] = {}  # storage -> where it was allocated
+        # Where each blank storage was allocated. A weak reference keeps its address from being given to another.
+        self._blank: dict[int, tuple[str, StorageWeakRef]] = {}
 
     def filled_unseen(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str
@@ -48,15 +50,15 @@ class BlankMemory:
         """
         allocates, reads_nothing, written = _effects(func)
         if allocates:
-            self._blank.update((storage, where) for storage in _storages(out))
+            self._blank.update((storage._cdata, (where, StorageWeakRef(storage))) for storage in _storages(out))
             return []
         if not self._blank or reads_nothing:
             return []
         arguments = list(enumerate(args)) + list(kwargs.items())
         read = [value for place, value in arguments if written is not None and place not in written]
-        found = [self._blank.pop(storage) for storage in _storages(read) if storage in self._blank]
+        found = [self._blank.pop(s._cdata)[0] for s in _storages(read) if s._cdata in self._blank]
         for storage in _storages([out, *(value for _, value in arguments)]):
-            self._blank.pop(storage, None)
+            self._blank.pop(storage._cdata, None)
         return found
 
 
@@ -75,6 +77,6 @@ def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
     return name in _ALLOCATES, name in _READS_NOTHING or func.is_view, frozenset(written)
 
 
-def _storages(values: Any) -> list[int]:
+def _storages(values: Any) -> list[torch.UntypedStorage]:
     tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
-    return [t.untyped_storage()._cdata for t in tensors if t.layout is torch.strided and not t.is_nested and t.numel()]
+    return [t.untyped_storage() for t in tensors if t.layout is torch.strided and not t.is_nested and t.numel()]

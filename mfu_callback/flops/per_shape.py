@@ -1,0 +1,127 @@
+"""Training FLOPs by the shape of the batch: each shape is counted once, and the number of counts is bounded."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.nested import parts_of
+
+_MOST_COUNTS = 32  # for one state of the model
+_MOST_TRIES = 3  # for one shape, where a count comes to nothing (a training_step that returns None)
+
+
+class TrainingFlops(NamedTuple):
+    """FLOPs of one call of ``training_step``; unknown is NaN.
+
+    Attributes:
+        model: Model FLOPs of forward and backward.
+        recomputed: What runs a second time.
+    """
+
+    model: float = math.nan
+    recomputed: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class BatchShape:
+    """What the FLOPs of a batch depend on.
+
+    Attributes:
+        structure: How tensors of which rank are nested, with their names.
+        sizes: All their dimensions in order.
+        elements: How many numbers they hold.
+        samples: The first dimension of the first tensor.
+    """
+
+    structure: Hashable
+    sizes: tuple[int, ...]
+    elements: int
+    samples: int
+
+    @property
+    def elements_per_sample(self) -> float:
+        """Grows with the length of a sequence or the size of an image, not with the batch."""
+        return self.elements / max(self.samples, 1)
+
+
+def shape_of(batch: Any) -> BatchShape:
+    """The shape of a batch: whatever a dataloader yields."""
+    shapes: list[tuple[int, ...]] = []
+    structure = _structure(batch, shapes)
+    samples = next((shape[0] for shape in shapes if shape), 1)
+    return BatchShape(structure, sum(shapes, ()), sum(map(math.prod, shapes)), samples)
+
+
+def _structure(value: Any, shapes: list[tuple[int, ...]]) -> Hashable:
+    if isinstance(value, torch.Tensor):
+        # A nested tensor has a number for its values only.
+        shape = tuple(value.values().shape) if value.is_nested else tuple(value.shape)
+        shapes.append(shape)
+        return len(shape)
+    parts = parts_of(value)
+    return None if parts is None else tuple((name, _structure(part, shapes)) for name, part in parts)
+
+
+class CountsByShape:
+    """Keeps the training FLOPs of every shape of batch that was counted.
+
+    Args:
+        training_flops: What a count comes to, or None where it came to nothing.
+    """
+
+    def __init__(self, training_flops: Callable[[FlopCount], TrainingFlops | None]) -> None:
+        self.model_state: Hashable = None  # counts of one state (frozen parts, say) do not hold for another
+        self._training_flops = training_flops
+        self._known: dict[tuple[Hashable, BatchShape], TrainingFlops] = {}
+        self._tries: Counter[tuple[Hashable, BatchShape]] = Counter()
+
+    def needs_count(self, shape: BatchShape) -> bool:
+        """Whether a batch of this shape is to be counted."""
+        return (self.model_state, shape) not in self._known and not self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further shape is counted in this state of the model."""
+        return sum(state == self.model_state for state, _ in self._known) >= _MOST_COUNTS
+
+    def add(self, shape: BatchShape, count: FlopCount) -> bool:
+        """Take the count of a batch of this shape; a count that came to nothing is tried a few times.
+
+        Returns:
+            False if it came to nothing for the last time, and the FLOPs stay unknown.
+        """
+        key = self.model_state, shape
+        found = self._training_flops(count)
+        if found is None:
+            self._tries[key] += 1
+            if self._tries[key] < _MOST_TRIES:
+                return True
+        self._known[key] = found or TrainingFlops()
+        return found is not None
+
+    def give_up(self, shape: BatchShape) -> None:
+        """Leave the FLOPs of this shape unknown."""
+        self._known[self.model_state, shape] = TrainingFlops()
+
+    def flops(self, shape: BatchShape) -> TrainingFlops:
+        """FLOPs of a batch: as counted, or scaled from the most similar one counted where there were too many."""
+        known = self._known.get((self.model_state, shape))
+        return self._scaled(shape) if known is None else known
+
+    def _scaled(self, shape: BatchShape) -> TrainingFlops:
+        alike = [
+            (known, flops)
+            for (state, known), flops in self._known.items()
+            if state == self.model_state and known.structure == shape.structure and known.elements
+        ]
+        if not alike:
+            return TrainingFlops()
+        nearest, flops = min(alike, key=lambda row: abs(row[0].elements_per_sample - shape.elements_per_sample))
+        return TrainingFlops(*(value * shape.elements / nearest.elements for value in flops))
