@@ -119,10 +119,10 @@ class Counting:
         if off is not None and abs(off) > _TOLERANCE:
             self._warn_once(
                 "backward factor",
-                f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward (frozen"
-                " parts and the input take no gradients; gradients taken inside the step add some), so model FLOPs and MFU"
-                f" are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass backward_factor='measured' to take what"
-                " runs.",
+                f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward"
+                " (frozen parts and the input take no gradients; gradients taken inside the step add some), so model"
+                f" FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass backward_factor='measured'"
+                " to take what runs.",
             )
         if self._meter.counts.is_full:
             self._warn_once(

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback import _lightning
 from mfu_callback._brackets import Brackets
-from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback._counting import Counting
+from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.flops import COUNTERS
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, logged_values
@@ -26,7 +26,7 @@ class MFUCallback(Callback):
 
     Counts the forward FLOPs in the first training batch of every shape (those steps and the warm-up are left out of
     the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step with the
-    device synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's own metrics:
+    device synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's metrics:
 
     ==================================== ============================== =====================================
     tag                                  unit                           absent when
@@ -284,7 +284,9 @@ def _check_arguments(
     if isinstance(flops, int | float) and flops <= 0:
         raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
     if backward_factor != "measured" and (isinstance(backward_factor, str) or backward_factor < 0):
-        raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or not negative; 2.0 is the usual one.")
+        raise ValueError(
+            f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one."
+        )
     if attention not in ("full", "causal"):
         raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
     if isinstance(peak, str) and peak != "measured":

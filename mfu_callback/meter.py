@@ -16,7 +16,7 @@ from torch import nn
 
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.per_shape import BatchShape, CountsByShape, TrainingFlops, shape_of
+from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, shape_of
 from mfu_callback.metrics import Totals, Window, step_totals
 from mfu_callback.peaks import Peak
 from mfu_callback.tokens import count_samples, count_tokens
@@ -66,7 +66,7 @@ class _Batch:
     tokens: int | None = None
     samples: int | None = None
     shape: BatchShape | None = None
-    flops: TrainingFlops = TrainingFlops()
+    flops: TrainingFlops = UNKNOWN
 
 
 class MFUMeter:
@@ -247,11 +247,11 @@ class MFUMeter:
 
     def _given_flops(self, batch: Any, tokens: int | None) -> TrainingFlops:
         if isinstance(self._flops, str):
-            return TrainingFlops()
+            return UNKNOWN
         if callable(self._flops):
             flops = self._ask("flops=", self._flops, batch)
-            return TrainingFlops() if flops is None else TrainingFlops(flops)
-        return TrainingFlops() if tokens is None else TrainingFlops(float(self._flops) * tokens)
+            return UNKNOWN if flops is None else TrainingFlops(flops)
+        return UNKNOWN if tokens is None else TrainingFlops(float(self._flops) * tokens)
 
     def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
         # The user's own function must not end the user's run.

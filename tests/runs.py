@@ -81,3 +81,13 @@ class Manual(LightningModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of four."""
         return DataLoader(torch.linspace(-1.0, 1.0, 320).reshape(40, 8), batch_size=4)
+
+
+class FakeNow:
+    """A clock that stands still until it is moved."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        """The time, in seconds."""
+        return self.seconds

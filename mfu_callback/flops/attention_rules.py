@@ -23,7 +23,7 @@ _UNREADABLE = "the values of an attention mask could not be read, so its attenti
 
 
 def _forward(pairs: int, query: Any, value: Any) -> int:
-    return 2 * pairs * (query.shape[-1] + value.shape[-1])
+    return int(2 * pairs * (query.shape[-1] + value.shape[-1]))
 
 
 def _backward(pairs: int, query: Any, value: Any) -> Work:
@@ -142,9 +142,9 @@ def _pairs_of_blocks(query: Any, block_mask: Sequence[Any], queries: int, keys: 
         columns = torch.arange(keys, device=query.device)
         for batch, head in product(range(batches), range(heads)):
             place = columns.new_tensor(batch), columns.new_tensor(head)
-            for rows in torch.arange(queries, device=query.device).split(128):
+            for rows in torch.split(torch.arange(queries, device=query.device), 128):
                 visible += int(each_pair(*place, rows, columns).sum())
-    return visible * (query.shape[0] // batches) * (query.shape[1] // heads)
+    return visible * int(query.shape[0] // batches) * int(query.shape[1] // heads)
 
 
 def _flex(call: Call) -> int:

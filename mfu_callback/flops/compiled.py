@@ -151,9 +151,7 @@ class _Fakes:
             return function
         fakes = [self._of_leaf(v) if isinstance(v, nn.Module | MethodType) else v for v in contents]
         cells = tuple(CellType() if fake is _EMPTY else CellType(fake) for fake in fakes)
-        rebuilt = FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
-        )
+        rebuilt = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
         rebuilt.__kwdefaults__ = function.__kwdefaults__
         return rebuilt
 

@@ -28,7 +28,7 @@ def _transposed_convolution(call: Call) -> int:
 def _convolution_backward(call: Call) -> int:
     """The gradients of the input and of the weight each take as much as the forward."""
     meets_a_filter = call.get("input", "self") if call.get("transposed") else call["grad_output"]
-    return _one_pass(meets_a_filter, call["weight"]) * sum(call["output_mask"][:2])
+    return _one_pass(meets_a_filter, call["weight"]) * int(sum(call["output_mask"][:2]))
 
 
 def _time_first_convolution(call: Call) -> int:

@@ -18,7 +18,7 @@ from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_mode import OperatorMode, mode_off
 from mfu_callback.flops.operator_rules import may_compute, operator_name, work_of
-from mfu_callback.flops.passes import Pass, current_pass, in_backward
+from mfu_callback.flops.passes import Pass, current_pass, in_backward, next_node_number
 from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.unseen import BlankMemory
 
@@ -215,11 +215,11 @@ class FlopCounter:
         if self._running_pass() is not None:
             self._replay(function, args, kwargs)
         self._modules.suspend()
-        self._compiled_from = torch.autograd._get_sequence_nr()
+        self._compiled_from = next_node_number()
 
     def _leave_compiled(self) -> None:
         if self._compiled_from is not None:
-            self._hidden.append(range(self._compiled_from, torch.autograd._get_sequence_nr()))
+            self._hidden.append(range(self._compiled_from, next_node_number()))
             self._compiled_from = None
             self._modules.resume()
 

@@ -16,7 +16,7 @@ from mfu_callback.flops.call import Call, Rule, Work
 def _product(left: Any, right: Any) -> int:
     """(..., M, K) x (..., K, N), batched alike, or nested tensors of such matrices."""
     if is_nested(left) or is_nested(right):
-        return sum(2 * prod(a) * b[-1] for a, b in zip(sizes(left), sizes(right), strict=True))
+        return sum(int(2 * prod(a) * b[-1]) for a, b in zip(sizes(left), sizes(right), strict=True))
     if _is_sparse(left):
         return int(2 * _stored(left) * right.shape[-1])
     if _is_sparse(right):
@@ -39,11 +39,11 @@ def _linear(call: Call) -> int:
 
 def _linear_backward(call: Call) -> int:
     weight, mask = call["weight"], call["output_mask"]
-    return int(2 * call["self"].numel() * weight.shape[0]) * sum(mask[:2])
+    return int(2 * call["self"].numel() * weight.shape[0]) * int(sum(mask[:2]))
 
 
 def _matmul_backward(call: Call) -> int:
-    return _product(call["self"], call["other"]) * sum(call["mask"])
+    return _product(call["self"], call["other"]) * int(sum(call["mask"]))
 
 
 def _rows_times_columns(call: Call) -> int:
@@ -84,7 +84,7 @@ def _trilinear(call: Call) -> int:
 
 
 def _distances(call: Call) -> int:
-    """cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate."""
+    """Cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate."""
     return int(2 * call["x1"].numel() * call["x2"].shape[-2])
 
 

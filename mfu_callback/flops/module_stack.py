@@ -33,7 +33,7 @@ class ModuleStack:
     """
 
     def __init__(self, root: nn.Module, leave: Callable[[Frame, tuple[Any, ...], Any], None]) -> None:
-        self._names = {id(module): name for name, module in root.named_modules()}
+        self._names: dict[int, str] = {id(module): name for name, module in root.named_modules()}
         self._leave = leave
         self._frames: list[Frame] = []
         self._handles: list[Any] = []
@@ -111,4 +111,5 @@ class ModuleStack:
         known = self._names.get(id(module))
         if known is not None:
             return known
-        return f"{self.name}.({type(module).__name__})".lstrip(".") if self._frames else ""
+        inside = f"{self.name}." if self.name else ""
+        return f"{inside}({type(module).__name__})" if self._frames else ""

@@ -55,19 +55,21 @@ def mode_off(mode: OperatorMode) -> Iterator[None]:
     """Take a mode off for the length of a block, where it is the innermost one."""
     innermost = _get_current_dispatch_mode() is mode
     if innermost:
-        mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if innermost:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
 
 
 @cache
 def _unwraps_itself(kind: type) -> bool:
     own = getattr(kind, "__torch_dispatch__", _OPAQUE)
-    return own is not _OPAQUE and own is not getattr(torch.Tensor, "__torch_dispatch__", None) and (
-        not issubclass(kind, FakeTensor)
+    return (
+        own is not _OPAQUE
+        and own is not getattr(torch.Tensor, "__torch_dispatch__", None)
+        and (not issubclass(kind, FakeTensor))
     )
 
 

@@ -18,9 +18,33 @@ RULES: dict[str, Rule] = {**MATMUL_RULES, **CONVOLUTION_RULES, **RECURRENT_RULES
 
 # Libraries whose operators say by their names whether they hold a matmul. Any other library's are all suspect.
 _SPEAKING_LIBRARIES = frozenset(
-    "aten prim prims inductor profiler c10d _c10d_functional c10d_functional _c10d_functional_autograd _dtensor fsdp"
-    " rngprims mkl mkldnn mkldnn_prepacked onednn quantized _quantized quantization sparse symm_mem torch_nn torch_attn"
-    " torchvision torchaudio".split()
+    [
+        "aten",
+        "prim",
+        "prims",
+        "inductor",
+        "profiler",
+        "c10d",
+        "_c10d_functional",
+        "c10d_functional",
+        "_c10d_functional_autograd",
+        "_dtensor",
+        "fsdp",
+        "rngprims",
+        "mkl",
+        "mkldnn",
+        "mkldnn_prepacked",
+        "onednn",
+        "quantized",
+        "_quantized",
+        "quantization",
+        "sparse",
+        "symm_mem",
+        "torch_nn",
+        "torch_attn",
+        "torchvision",
+        "torchaudio",
+    ]
 )
 _SPEAKS_OF_A_PRODUCT = re.compile(
     r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"

@@ -21,6 +21,11 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def next_node_number() -> int:
+    """The sequence number that the next autograd node of this thread gets."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
 def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
     """The pass that is running now in this thread.
 

@@ -29,6 +29,9 @@ class TrainingFlops(NamedTuple):
     recomputed: float = math.nan
 
 
+UNKNOWN = TrainingFlops()
+
+
 @dataclass(frozen=True, slots=True)
 class BatchShape:
     """What the FLOPs of a batch depend on.
@@ -103,12 +106,12 @@ class CountsByShape:
             self._tries[key] += 1
             if self._tries[key] < _MOST_TRIES:
                 return True
-        self._known[key] = found or TrainingFlops()
+        self._known[key] = found or UNKNOWN
         return found is not None
 
     def give_up(self, shape: BatchShape) -> None:
         """Leave the FLOPs of this shape unknown."""
-        self._known[self.model_state, shape] = TrainingFlops()
+        self._known[self.model_state, shape] = UNKNOWN
 
     def flops(self, shape: BatchShape) -> TrainingFlops:
         """FLOPs of a batch: as counted, or scaled from the most similar one counted where there were too many."""
@@ -122,6 +125,6 @@ class CountsByShape:
             if state == self.model_state and known.structure == shape.structure and known.elements
         ]
         if not alike:
-            return TrainingFlops()
+            return UNKNOWN
         nearest, flops = min(alike, key=lambda row: abs(row[0].elements_per_sample - shape.elements_per_sample))
         return TrainingFlops(*(value * shape.elements / nearest.elements for value in flops))

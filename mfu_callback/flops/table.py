@@ -51,9 +51,10 @@ def as_text(count: FlopCount, *, width: int = 100) -> str:
     """
     console = Console(file=io.StringIO(), width=width)
     console.print(module_table(count))
+    ratio = count.backward_ratio
     lines = [
         f"by thop's rules {count.thop:.4e}, outside of them {count.functional:.4e}; attention: {count.attention}",
-        None if count.backward_ratio is None else f"backward {count.backward:.4e}, {count.backward_ratio:.3f} x forward",
+        None if ratio is None else f"backward {count.backward:.4e}, {ratio:.3f} x forward",
         None if not count.recomputed else f"recomputed {count.recomputed:.4e}",
         None if count.complete else f"not counted: {', '.join(count.uncounted)}",
         *(f"note: {note}" for note in count.notes),

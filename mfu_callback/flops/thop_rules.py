@@ -94,8 +94,8 @@ def conflicting_packages(installed: Iterable[str] | None = None) -> str | None:
     if "ultralytics-thop" not in names:
         return None
     return (
-        "ultralytics-thop (AGPL-3.0) is installed and provides or overwrites the module `thop`. FLOPs are counted by its"
-        " rules. To have thop itself: pip uninstall ultralytics-thop thop, then pip install thop."
+        "ultralytics-thop (AGPL-3.0) is installed and provides or overwrites the module `thop`. FLOPs are counted with"
+        " its rules. To have thop itself: pip uninstall ultralytics-thop thop, then pip install thop."
     )
 
 

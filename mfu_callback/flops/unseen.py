@@ -9,6 +9,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from mfu_callback.flops.operator_rules import operator_name
+
 _ALLOCATES = frozenset(
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 )
@@ -31,7 +33,7 @@ class BlankMemory:
 
     def __init__(self) -> None:
         # Where each blank storage was allocated. A weak reference keeps its address from being given to another.
-        self._blank: dict[int, tuple[str, StorageWeakRef]] = {}
+        self._blank: dict[int, tuple[str, Any]] = {}
 
     def filled_unseen(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str
@@ -50,7 +52,7 @@ class BlankMemory:
         """
         allocates, reads_nothing, written = _effects(func)
         if allocates:
-            self._blank.update((storage._cdata, (where, StorageWeakRef(storage))) for storage in _storages(out))
+            self._blank.update((storage._cdata, (where, _weak(storage))) for storage in _storages(out))
             return []
         if not self._blank or reads_nothing:
             return []
@@ -67,7 +69,7 @@ def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
     """Whether an operator allocates, whether it reads nothing, and which arguments it writes; None is any of them."""
     if not isinstance(func, torch._ops.OpOverload):
         return False, False, None
-    name = func.name().split(".")[0]
+    name = operator_name(func)
     if not name.startswith("aten::"):
         return False, False, None
     written: set[int | str] = set()
@@ -75,6 +77,10 @@ def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             written |= {place, argument.name}
     return name in _ALLOCATES, name in _READS_NOTHING or func.is_view, frozenset(written)
+
+
+def _weak(storage: torch.UntypedStorage) -> Any:
+    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:

@@ -1,0 +1,343 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.demos import Transformer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from runs import TINY, TINY_FLOPS, FakeNow, Images, Manual, make_trainer, tiny_data
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt import GPTModule
+from mfu_callback import MFUCallback
+from mfu_callback.clock import HostTimer
+from mfu_callback.metrics import TAGS
+
+ALL_TAGS = {tag.name for tag in TAGS}
+ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "memory/peak_gib"}
+TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
+PEAK = 1e12
+# The first layer's share of a model of two layers: its input takes no gradient.
+SMALL_MODEL = "ignore:The backward pass of this model takes"
+
+
+def fit(module, *callbacks, **arguments):
+    """Fit with MFUCallback and return it with the Trainer."""
+    callback = MFUCallback(peak=PEAK, warmup_steps=1)
+    trainer = make_trainer(callback, *callbacks, **arguments)
+    trainer.fit(module)
+    return callback, trainer
+
+
+class LanguageModel(LightningModule):
+    """Someone else's module around a Hugging Face model, with a dictionary for a batch."""
+
+    def __init__(self):
+        super().__init__()
+        config = GPT2Config(
+            vocab_size=64, n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+        self.network = GPT2LMHeadModel(config)
+
+    def training_step(self, batch):
+        return self.network(**batch, labels=batch["input_ids"]).loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self):
+        return DataLoader([{"input_ids": torch.arange(8) + index % 50} for index in range(80)], batch_size=4)
+
+
+class DemoLanguageModel(LightningModule):
+    """Lightning's demo Transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Transformer(vocab_size=64, nlayers=1, ninp=16, nhead=2, nhid=32)
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        return torch.nn.functional.nll_loss(self.model(inputs, targets), targets.view(-1))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self):
+        tokens = torch.arange(9) % 64
+        return DataLoader([(tokens[:-1], tokens[1:])] * 80, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("module", "flops", "absent"),
+    [
+        (LanguageModel, TINY_FLOPS, set()),
+        (BoringModel, 2 * 1 * 32 * 2, TOKEN_TAGS),
+        (Images, 2 * 2 * (4 * 36 * 27 + 4 * 36 * 5), TOKEN_TAGS),
+        (Manual, 2 * 2 * 4 * 8 * (8 + 4), TOKEN_TAGS),
+    ],
+)
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_any_lightning_module_without_an_argument_from_the_user(module, flops, absent):
+    callback, trainer = fit(module(), limit_val_batches=0)
+    assert callback.summary.flops.forward == flops
+    assert callback.summary.flops.complete
+    expected = ALL_TAGS - ABSENT_TAGS - absent
+    assert {name for name in trainer.callback_metrics if "/" in name} == expected
+
+
+def test_lightnings_demo_transformer():
+    module = DemoLanguageModel()
+    layers = module.model.transformer
+    encoder, decoder = len(layers.encoder.layers), len(layers.decoder.layers)
+    callback, _ = fit(module)
+    tokens, width, hidden, length = 32, 16, 32, 8
+    attention = 2 * tokens * 4 * width**2 + 4 * tokens * length * width
+    mlp = 2 * tokens * 2 * width * hidden
+    head = 2 * tokens * width * 64
+    expected = encoder * (attention + mlp) + decoder * (2 * attention + mlp) + head
+    assert callback.summary.flops.forward == expected
+
+
+@pytest.mark.parametrize("how", ["in place", "whole"])
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_a_compiled_model_counts_like_the_eager_one(how):
+    torch._dynamo.reset()
+    callback = MFUCallback(peak=PEAK)
+    if how == "in place":
+        module = GPTModule(TINY)
+        module.model.compile(backend="aot_eager")
+        make_trainer(callback).fit(module, datamodule=tiny_data())
+    else:
+        make_trainer(callback).fit(torch.compile(Images(), backend="eager"))
+    expected = TINY_FLOPS if how == "in place" else 2 * 2 * (4 * 36 * 27 + 4 * 36 * 5)
+    assert callback.summary.flops.forward == expected
+
+
+def test_a_count_that_cannot_begin_is_said_once_and_the_rest_goes_on(monkeypatch):
+    monkeypatch.setattr("mfu_callback.flops.counter.compiled_calls_watched", lambda *_: 1 / 0)
+    callback = MFUCallback(peak=PEAK)
+    trainer = make_trainer(callback)
+    with pytest.warns(UserWarning, match="FLOPs could not be counted .ZeroDivisionError.*tokens/sec goes on"):
+        trainer.fit(GPTModule(TINY), datamodule=tiny_data())
+    assert "throughput/tokens_per_sec" in trainer.callback_metrics
+    assert "throughput/mfu" not in trainer.callback_metrics
+    assert callback.summary.mfu is None
+
+
+class Opaque(Images):
+    """Computes in a library that torch does not know."""
+
+    def training_step(self, batch, batch_idx):
+        image = batch[0].flatten(1)
+        product = torch.empty(2, 2)
+        np.matmul(image.numpy(), image.numpy().T, out=product.numpy())
+        return super().training_step(batch, batch_idx) + 0 * product.sum()
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_a_partial_count_is_never_passed_off_as_whole(capsys):
+    callback = MFUCallback(peak=PEAK)
+    with pytest.warns(UserWarning, match="No FLOP rule covers .*outside of torch's operators.*so the count"):
+        make_trainer(callback).fit(Opaque())
+    assert not callback.summary.flops.complete
+    assert "not counted" in capsys.readouterr().out
+
+
+class Step(LightningModule):
+    """Any network, loss and data; four samples a batch."""
+
+    def __init__(self, network, sizes=((4, 8),) * 40, wrap=lambda batch: batch):
+        super().__init__()
+        self.network, self.sizes, self.wrap = network, sizes, wrap
+
+    def training_step(self, batch, batch_idx):
+        return self.network(self.unwrap(batch)).square().mean()
+
+    def unwrap(self, batch):
+        return batch
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        return DataLoader(
+            [self.wrap(torch.randn(*size, generator=generator)) for size in self.sizes],
+            batch_size=None,
+            collate_fn=lambda batch: batch,
+        )
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+
+
+@dataclass
+class Sample:
+    features: torch.Tensor
+    name: str = "a sample"
+
+
+class FromDataclass(Step):
+    def unwrap(self, batch):
+        return batch.features
+
+
+class FromDict(Step):
+    def unwrap(self, batch):
+        return batch["inner"][0]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: Step(two_layers()),
+        lambda: FromDataclass(two_layers(), wrap=Sample),
+        lambda: FromDict(two_layers(), wrap=lambda x: {"inner": (x, "a string"), "weight": 1.5}),
+    ],
+)
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_batches_of_any_kind_have_samples_and_flops(module):
+    callback, _ = fit(module())
+    assert callback.summary.flops.forward == 2 * 4 * (64 + 32)
+    assert callback.summary.samples_per_sec > 0
+    assert callback.summary.mfu > 0
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_flops_follow_the_shape_of_every_batch(monkeypatch):
+    now = FakeNow()
+    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
+
+    class Slow(Step):
+        def training_step(self, batch, batch_idx):
+            now.seconds += 1.0
+            return super().training_step(batch, batch_idx)
+
+    # Steps 1 (warm-up too), 2 and 5 are counted: their shapes are new. What is measured is 4 + 2 + 6 + 4 rows.
+    rows = (4, 2, 4, 2, 6, 6, 4)
+    callback, _ = fit(Slow(two_layers(), sizes=[(n, 8) for n in rows]), max_steps=len(rows))
+    assert callback.summary.steps == 4
+    assert callback.summary.mfu * PEAK * 4.0 == pytest.approx(3 * 2 * (4 + 2 + 6 + 4) * (64 + 32))
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_the_number_of_counted_shapes_is_bounded():
+    callback = MFUCallback(peak=PEAK, warmup_steps=0)
+    sizes = [(n, 8) for n in range(1, 41)]
+    with pytest.warns(UserWarning, match="Many shapes of batches were counted"):
+        make_trainer(callback, max_steps=40).fit(Step(two_layers(), sizes=sizes))
+    assert callback.summary.steps == 40 - 32
+    rows = sum(range(33, 41))  # a network without attention is linear in them, so scaling is exact
+    seconds = callback.summary.steps * rows / callback.summary.samples_per_sec / callback.summary.steps
+    assert callback.summary.mfu * PEAK * seconds == pytest.approx(3 * 2 * rows * (64 + 32))
+
+
+class SometimesNothing(Step):
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx < 2 else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .*None")
+def test_a_first_step_that_returns_none_is_counted_again():
+    callback, _ = fit(SometimesNothing(two_layers()))
+    assert callback.summary.flops.forward == 2 * 4 * (64 + 32)
+    assert callback.summary.mfu > 0
+
+
+def test_a_model_without_any_matmul_has_no_mfu_and_says_so():
+    callback = MFUCallback(peak=PEAK)
+    with pytest.warns(UserWarning, match="No model FLOPs were seen in three batches"):
+        make_trainer(callback).fit(Step(nn.LayerNorm(8)))
+    assert callback.summary.mfu is None
+    assert callback.summary.steps == 5
+
+
+class ManyClosures(Step):
+    """LBFGS calls the closure up to three times a step."""
+
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), max_iter=2, max_eval=3, tolerance_grad=0, tolerance_change=0)
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_every_closure_of_an_optimizer_is_counted_and_its_tokens_once(monkeypatch):
+    now, calls = FakeNow(), []
+    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
+
+    class Counted(ManyClosures):
+        def training_step(self, batch, batch_idx):
+            now.seconds += 1.0
+            calls.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    callback, _ = fit(Counted(two_layers()), max_steps=3)
+    measured = len([batch_idx for batch_idx in calls if batch_idx > 0])
+    assert measured > callback.summary.steps == 2
+    assert callback.summary.flops.forward == 2 * 4 * (64 + 32)
+    assert callback.summary.mfu * PEAK * measured == pytest.approx(3 * 2 * 4 * (64 + 32) * measured)
+    assert callback.summary.samples_per_sec * measured == pytest.approx(4 * 2)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalizes its gradients with matmuls, as Muon does."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.dim() == 2 and parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad @ parameter.grad.T @ parameter.grad
+        return loss
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_an_optimizers_own_matmuls_are_not_the_models(automatic):
+    class WithMuon(Step):
+        automatic_optimization = automatic
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if not automatic:
+                self.optimizers().zero_grad()
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+        def configure_optimizers(self):
+            return Muon(self.parameters())
+
+    callback, _ = fit(WithMuon(two_layers()))
+    assert callback.summary.flops.forward == 2 * 4 * (64 + 32)
+    assert callback.summary.flops.backward == 2 * 4 * (64 + 2 * 32)
+
+
+class PastLightning(Step):
+    """Steps its optimizer past Lightning, which then sees no step at all."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        super().training_step(batch, batch_idx).backward()
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_an_optimizer_stepped_past_lightning_still_ends_a_step():
+    callback, trainer = fit(PastLightning(two_layers()), max_epochs=1, max_steps=-1, limit_train_batches=6)
+    assert trainer.global_step == 0
+    assert callback.summary.steps == 5
