@@ -284,9 +284,7 @@ def _check_arguments(
     if isinstance(flops, int | float) and flops <= 0:
         raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
     if backward_factor != "measured" and (isinstance(backward_factor, str) or backward_factor < 0):
-        raise ValueError(
-            f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one."
-        )
+        raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one.")
     if attention not in ("full", "causal"):
         raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
     if isinstance(peak, str) and peak != "measured":

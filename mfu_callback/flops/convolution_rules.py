@@ -13,7 +13,16 @@ from mfu_callback.flops.call import Call, Rule
 
 def _one_pass(small: Any, weight: Any) -> int:
     """The elements that meet a filter, times the filter's: output elements, or input ones if transposed."""
-    return int(2 * small.numel() * (weight.numel() // weight.shape[0]))
+    return int(2 * small.numel() * (weight.numel() // weight.shape[0])) * _part_of_complex(weight) // 2
+
+
+def _part_of_complex(weight: Any) -> int:
+    """2, or 3 for the real or the imaginary part of a complex filter.
+
+    torch runs a complex convolution as three real ones: on the real parts, the imaginary parts, and the sums of both
+    (Gauss's trick). The first two standing for three halves make that the 8 FLOPs of a complex multiply-accumulate.
+    """
+    return 3 if weight._base is not None and weight._base.is_complex() else 2
 
 
 def _convolution(call: Call) -> int:

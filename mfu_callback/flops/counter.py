@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from mfu_callback.flops.compiled import Replay, compiled_calls_watched
@@ -135,7 +137,7 @@ class FlopCounter:
             self._uncounted.add(f"{operator_name(func)} ({error})")
 
     def _see_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        running = self._running_pass()
+        running = self._running_pass() if not self._modules.innermost_is(_SpectralNorm) else None
         self._saw_backward |= in_backward() and not self._replaying
         if running is None:
             return
@@ -184,7 +186,7 @@ class FlopCounter:
                 self._profile.add(frame.module, inputs, output)
             return
         thops = self._thop_flops(frame, inputs, output)
-        if thops is not None and (frame.uncounted or thops == frame.flops):
+        if thops is not None and (frame.uncounted or thops == frame.flops or _has_spectral_norm(frame.module)):
             self._thop += thops
             self._flops[Pass.FORWARD] += thops - frame.flops
             self._per_module[frame.name] += thops - frame.flops
@@ -235,3 +237,8 @@ class FlopCounter:
             self._uncounted.add(f"{name} (compiled; {type(error).__name__}: {error})")
         finally:
             self._replaying = False
+
+
+def _has_spectral_norm(module: nn.Module) -> bool:
+    """Whether a hook divides the weight by its spectral norm first, by matmuls that are not the model's own."""
+    return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())

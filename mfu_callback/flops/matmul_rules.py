@@ -84,13 +84,22 @@ def _trilinear(call: Call) -> int:
 
 
 def _distances(call: Call) -> int:
-    """Cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate."""
+    """Cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate, where p is 2."""
+    if call.get("p") not in (None, 2):
+        return 0
     return int(2 * call["x1"].numel() * call["x2"].shape[-2])
 
 
 def _own_distances(call: Call) -> int:
+    if call["p"] != 2:
+        return 0
     points, coordinates = call["self"].shape
     return int(points * (points - 1) * coordinates)
+
+
+def _affine_grid(call: Call) -> int:
+    """Each point of a grid (N, H, W, 2) is theta (N, 2, 3) times its homogeneous coordinates; likewise in 3-d."""
+    return int(2 * call.out.numel() * call["theta"].shape[-1])
 
 
 def _sampled_product(call: Call) -> int:
@@ -149,6 +158,7 @@ MATMUL_RULES: dict[str, Rule] = {
     "aten::_trilinear": _trilinear,
     **dict.fromkeys(("aten::_euclidean_dist", "aten::_cdist_forward", "aten::_cdist_backward"), _distances),
     "aten::_pdist_forward": _own_distances,
+    "aten::affine_grid_generator": _affine_grid,
     "aten::sparse_sampled_addmm": _sampled_product,
     "torch_nn::_linear_cross_entropy_batch_chunked": _linear_cross_entropy,
     "torch_nn::_linear_cross_entropy_batch_chunked_no_reduction": _linear_cross_entropy,

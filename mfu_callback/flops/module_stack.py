@@ -88,6 +88,10 @@ class ModuleStack:
         frame = self._frames[-1]
         return f"{type(frame.module).__name__} {frame.name}".rstrip()
 
+    def innermost_is(self, kind: type[nn.Module]) -> bool:
+        """Whether the module that is running now is of a type."""
+        return bool(self._frames) and isinstance(self._frames[-1].module, kind)
+
     def any_type(self, matches: Callable[[nn.Module], bool]) -> bool:
         """Whether any running module matches."""
         return any(matches(frame.module) for frame in self._frames)

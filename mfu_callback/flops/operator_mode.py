@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
+from mfu_callback.flops.operator_rules import has_rule
+
 _OPAQUE = torch._C._disabled_torch_dispatch_impl
 
 
@@ -39,7 +41,7 @@ class OperatorMode(TorchDispatchMode):
         kwargs = kwargs or {}
         if any(_unwraps_itself(kind) for kind in types):
             return NotImplemented  # a DTensor or a jagged tensor comes back as operators on its own local tensors
-        if torch.is_inference_mode_enabled() and not _has_nested(args):
+        if torch.is_inference_mode_enabled() and not (has_rule(func) and _has_nested(args)):
             # Here composite operators (matmul, einsum) arrive whole; their own decomposition is what would run.
             with self:
                 out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented

@@ -1,0 +1,37 @@
+"""The contexts in which a forward pass may run; none of them changes what the model computes."""
+
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+
+class Within(nn.Module):
+    """A module that is always called inside a context."""
+
+    def __init__(self, context, module):
+        super().__init__()
+        self.context, self.module = context, module
+
+    def forward(self, *args, **kwargs):
+        with self.context():
+            return self.module(*args, **kwargs)
+
+
+CONTEXTS = {"as it is": nullcontext, "with gradients": torch.enable_grad, "in inference mode": torch.inference_mode}
+autocast = partial(torch.autocast, "cpu", torch.bfloat16)
+without_autocast = pytest.mark.parametrize("context", CONTEXTS.values(), ids=CONTEXTS)
+in_every_context = pytest.mark.parametrize("context", [*CONTEXTS.values(), autocast], ids=[*CONTEXTS, "autocast"])
+
+
+class Functional(nn.Module):
+    """A function that passes for a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
