@@ -2,7 +2,7 @@
 
 from mfu_callback.callback import MFUCallback
 from mfu_callback.finder import BatchSizeFinder
-from mfu_callback.flops import FlopCount, count_flops
+from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
 from mfu_callback.metrics import model_flops_utilization
 from mfu_callback.peaks import Peak, find_peak, measure_peak
 from mfu_callback.tokens import count_tokens
@@ -10,6 +10,7 @@ from mfu_callback.tokens import count_tokens
 __all__ = [
     "BatchSizeFinder",
     "FlopCount",
+    "FlopCounter",
     "MFUCallback",
     "Peak",
     "count_flops",
@@ -17,4 +18,5 @@ __all__ = [
     "find_peak",
     "measure_peak",
     "model_flops_utilization",
+    "palm_flops_per_token",
 ]

@@ -7,18 +7,11 @@ speed changes it for both.
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
-import sys
 from collections.abc import Callable
-from time import perf_counter
 
-import numpy as np
 import torch
 import transformers
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from in_turns import print_comparison, time_in_turns
 
 from gpt import GPT, SIZES, get_config
 from gpt.model import next_token_loss
@@ -33,8 +26,9 @@ def main() -> None:
     torch.set_default_dtype(DTYPES[arguments.dtype])
     torch.set_default_device(arguments.device)
     steps = {"ours": our_step(arguments), "Hugging Face": hugging_face_step(arguments)}
-    seconds = time_in_turns(steps, warmup=arguments.warmup, pairs=arguments.pairs)
-    print_comparison(seconds, arguments)
+    seconds = time_in_turns(steps, warmup=arguments.warmup, rounds=arguments.pairs)
+    print_comparison(seconds, over="ours", tokens=arguments.batch_size * arguments.context_length)
+    print(f"transformers {transformers.__version__}; above 1: ours is faster")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -95,36 +89,6 @@ def random_batch(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Ten
     """Inputs and targets, both (B, T)."""
     tokens = torch.randint(50257, (arguments.batch_size, arguments.context_length + 1))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-
-def time_in_turns(steps: dict[str, Callable[[], None]], *, warmup: int, pairs: int) -> dict[str, np.ndarray]:
-    """Seconds of each step; who goes first changes with every pair."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for pair in track(range(warmup + pairs), description="pairs of steps", console=Console(stderr=True)):
-        for name in sorted(steps, reverse=bool(pair % 2)):
-            start = perf_counter()
-            steps[name]()
-            if pair >= warmup:
-                seconds[name].append(perf_counter() - start)
-    return {name: np.array(values) for name, values in seconds.items()}
-
-
-def print_comparison(seconds: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
-    """Print what ran where, each model's step times, and their ratio."""
-    print(shlex.join(["python", *sys.argv]))
-    print(f"{platform.platform()}, Python {platform.python_version()}, {torch.get_num_threads()} threads")
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}")
-    table = Table("model", "median s", "mean s", "min s", "max s", "tokens/s")
-    tokens = arguments.batch_size * arguments.context_length
-    for name, values in seconds.items():
-        median = float(np.median(values))
-        row = (median, values.mean(), values.min(), values.max())
-        table.add_row(name, *(f"{value:.3f}" for value in row), f"{tokens / median:,.1f}")
-    Console().print(table)
-    ours, theirs = seconds["ours"], seconds["Hugging Face"]
-    low, middle, high = np.quantile(theirs / ours, [0.25, 0.5, 0.75])
-    print(f"ratio of medians, Hugging Face over ours: {np.median(theirs) / np.median(ours):.3f}")
-    print(f"ratio pair by pair: median {middle:.3f}, quartiles {low:.3f} to {high:.3f} (above 1: ours is faster)")
 
 
 if __name__ == "__main__":

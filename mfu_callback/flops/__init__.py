@@ -3,5 +3,6 @@
 from mfu_callback.flops.count import count_flops
 from mfu_callback.flops.counter import COUNTERS, FlopCounter
 from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.palm import palm_flops_per_token
 
-__all__ = ["COUNTERS", "FlopCount", "FlopCounter", "count_flops"]
+__all__ = ["COUNTERS", "FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token"]

@@ -1,0 +1,37 @@
+"""The closed form of a dense transformer's FLOPs, from the paper that defines MFU."""
+
+from __future__ import annotations
+
+
+def palm_flops_per_token(*, parameters: int, layers: int, heads: int, head_dim: int, length: int) -> int:
+    """Model FLOPs of forward and backward for one token of a dense decoder: 6 N + 12 L H Q T.
+
+    Attention is the full square of the sequence, causal or not, and the backward pass is twice the forward pass.
+    Divide by 3 for the forward pass alone, which `count_flops` counts.
+
+    Source: Chowdhery et al., 2022, appendix B, https://arxiv.org/abs/2204.02311.
+
+    Args:
+        parameters: N, the parameters that every token is multiplied with: the matrices of all blocks and of the
+            output head. The embedding look-up is no multiplication; where the head uses its matrix, that is counted
+            once. Biases, norms and position embeddings belong to N only approximately: they are no matrices.
+        layers: L, the transformer blocks.
+        heads: H, the query heads of one block.
+        head_dim: Q, the channels of one head.
+        length: T, the tokens of a sequence.
+
+    Returns:
+        FLOPs per token, 2 for each multiply-accumulate.
+
+    Raises:
+        ValueError: If an argument is below 1.
+
+    Example:
+        >>> palm_flops_per_token(parameters=1000, layers=2, heads=4, head_dim=8, length=16)
+        18288
+    """
+    arguments = {"parameters": parameters, "layers": layers, "heads": heads, "head_dim": head_dim, "length": length}
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give 1 or more.")
+    return 6 * parameters + 12 * layers * heads * head_dim * length
