@@ -64,7 +64,10 @@ class ThopProfile:
     def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Add one call of a module."""
         if id(module) in self._places and has_thop_rule(module):
-            self._macs[id(module)] += self._places[id(module)] * thop_macs(module, inputs, output)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # thop's rules for norms call what it deprecates
+                macs = thop_macs(module, inputs, output)
+            self._macs[id(module)] += self._places[id(module)] * macs
 
     def macs(self) -> int:
         """The MACs that `thop.profile` would return."""
@@ -112,6 +115,7 @@ def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
 class _StandIn:
     def __init__(self, module: nn.Module) -> None:
         self.total_ops: Any = 0
+        self.training = False  # thop switches the model to eval() for its count
         self._module = module
 
     def __getattr__(self, name: str) -> Any:
