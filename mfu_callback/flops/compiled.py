@@ -119,7 +119,7 @@ class _Fakes:
 
     def _of_leaf(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return self.mode.from_tensor(value)
+            return self._of_tensor(value)
         if isinstance(value, nn.Module):
             return self._of_module(value)
         if isinstance(value, MethodType):
@@ -127,6 +127,13 @@ class _Fakes:
         if isinstance(value, FunctionType) and value.__closure__:
             return self._of_closure(value)
         return value
+
+    def _of_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_leaf or not tensor.requires_grad:
+            return self.mode.from_tensor(tensor)
+        # Fakes of what autograd has made refuse a backward, and a leaf refuses to be changed in place.
+        with torch.enable_grad(), self.mode:
+            return self.mode.from_tensor(tensor.detach()).requires_grad_().clone()
 
     def _of_module(self, module: nn.Module) -> nn.Module:
         for part in module.modules():

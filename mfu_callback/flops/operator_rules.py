@@ -47,7 +47,7 @@ _SPEAKING_LIBRARIES = frozenset(
     ]
 )
 _SPEAKS_OF_A_PRODUCT = re.compile(
-    r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"
+    r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp?)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"
     r"|rnn|lstm|gru|einsum|bilinear|deform)(?:_|\d|$)"
 )
 # Names that speak of a product and hold none: conversions, packing, and the elementwise part of recurrent cells.

@@ -1,0 +1,132 @@
+"""Compiled code counts as the eager code does, forward and backward, and is compiled as it would be without us."""
+
+import warnings
+
+import pytest
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.checkpoint import checkpoint
+
+from mfu_callback import FlopCounter
+
+WIDTH, ROWS = 32, 64
+pytestmark = [
+    # Dynamo's, of the inputs that it is given, and inductor's, of what it imports.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
+]
+
+
+class Network(nn.Module):
+    """A network with a state that a second forward would move, attention, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = F.dropout(F.relu(self.norm(self.first(x))), 0.1)
+        heads = x.view(4, 16, 2, 16).transpose(1, 2)
+        return self.last(F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).reshape(ROWS, WIDTH))
+
+
+def by_function(network, backend):
+    return torch.compile(lambda x: network(x), backend=backend)
+
+
+def in_place(network, backend):
+    network.compile(backend=backend)
+    return network
+
+
+def in_part(network, backend):
+    network.last = torch.compile(network.last, backend=backend)
+    return network
+
+
+def with_a_break(network, backend):
+    def broken(x):
+        x = network.first(x)
+        torch._dynamo.graph_break()
+        return network(x)
+
+    return torch.compile(broken, backend=backend)
+
+
+def checkpointed(network, backend):
+    layers = nn.Sequential(network.first, nn.ReLU(), network.last)
+    return torch.compile(lambda x: checkpoint(layers, x, use_reentrant=False), backend=backend)
+
+
+WAYS = {
+    "wrapped": lambda network, backend: torch.compile(network, backend=backend),
+    "in place": in_place,
+    "in part": in_part,
+    "a function": by_function,
+    "with a graph break": with_a_break,
+    "checkpointed": checkpointed,
+}
+
+
+def train(way, backend, *, counted, eager=False):
+    """Train three steps; returns what was compiled, what came out, and the count of the first step."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    network = Network()
+    step = WAYS[way](network, backend)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    counter = FlopCounter(network)
+    with torch.compiler.set_stance("force_eager" if eager else "default"):
+        for index in range(3):
+            x = torch.randn(ROWS, WIDTH)
+            context = counter if counted and index == 0 else torch.enable_grad()
+            with context:
+                step(x).square().mean().backward()
+                optimizer.step()
+            optimizer.zero_grad()
+    ends_with = [tensor.tolist() for tensor in network.state_dict().values()]
+    return dict(counters["stats"]), (ends_with, network.calls, torch.get_rng_state().tolist()), counter.result()
+
+
+@pytest.mark.parametrize(
+    ("way", "backend"), [*((way, "aot_eager") for way in WAYS), ("wrapped", "eager"), ("wrapped", "inductor")]
+)
+def test_compiled_code_counts_like_eager_code_and_is_left_alone(way, backend):
+    plain_graphs, plain_end, _ = train(way, backend, counted=False)
+    graphs, end, count = train(way, backend, counted=True)
+    assert graphs == plain_graphs
+    assert graphs["unique_graphs"] >= 1
+    assert end == plain_end
+    eager = train(way, backend, counted=True, eager=True)[2]
+    assert (count.forward, count.thop, count.backward) == (eager.forward, eager.thop, eager.backward)
+    assert count.recomputed == eager.recomputed
+    assert count.complete
+    assert sum(count.per_module.values()) == count.forward
+
+
+def test_a_compiled_function_that_cannot_be_replayed_is_named():
+    def reads_a_value(x):
+        return x @ x if x.sum().item() > 0 else x
+
+    torch._dynamo.reset()
+    with FlopCounter(nn.Identity()) as counter:
+        torch.compile(reads_a_value, backend="eager")(torch.ones(3, 3))
+    (name,) = counter.result().uncounted
+    assert "reads_a_value (compiled; DataDependentOutputException" in name
+
+
+def test_compiled_flex_attention():
+    torch._dynamo.reset()
+    q = torch.randn(1, 2, 128, 16)
+    with FlopCounter(nn.Identity()) as counter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # inductor's of this processor
+        out = torch.compile(flex_attention)(q, q, q)
+    assert counter.result().forward == 4 * 2 * 128 * 128 * 16
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, q, q))
