@@ -41,7 +41,8 @@ class Summary:
         mfu: Model FLOPs utilization, a fraction of the peak.
         mfu_achievable: The same against the measured peak.
         hfu: The same with recomputed FLOPs; None where nothing was recomputed.
-        flops: The count of one forward pass of the first batch.
+        flops: The count of the first batch.
+        conventions: How attention and the backward are counted; None where FLOPs are given.
         peak: What MFU is measured against.
         waterfall: Where the machine went; sums to 1.
     """
@@ -55,6 +56,7 @@ class Summary:
     mfu_achievable: float | None = None
     hfu: float | None = None
     flops: FlopCount | None = None
+    conventions: str | None = None
     peak: Peak | None = None
     waterfall: dict[str, float] | None = None
 
@@ -233,6 +235,7 @@ class MFUMeter:
             mfu_achievable=run.mfu_achievable,
             hfu=run.hfu,
             flops=self.flop_count,
+            conventions=self.conventions if self.flop_count is not None else None,
             peak=self.peak,
             waterfall=run.waterfall,
         )

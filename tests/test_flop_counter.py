@@ -154,3 +154,29 @@ def test_a_users_hook_that_fails_does_not_upset_the_count():
             module(A)
         module(A)
     assert counter.result().forward == 2 * 15 * 28
+
+
+def test_an_optimizers_own_matmuls_are_left_out_and_those_of_its_closure_are_not():
+    module = nn.Linear(7, 7)
+
+    class Orthogonal(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            torch.ones(7, 7) @ torch.ones(7, 7)
+            return super().step(closure)
+
+    optimizer = Orthogonal(module.parameters(), lr=0.1)
+
+    def closure():
+        with torch.no_grad():
+            module(A)  # a teacher, say: nothing tells it from the optimizer's own work
+        loss = module(A).sum()
+        loss.backward()
+        return loss
+
+    with FlopCounter(module) as counter:
+        optimizer.step(closure)
+    assert counter.result().forward == 2 * 15 * 49
+    with FlopCounter(module) as counter, counter.forward_only_inside():
+        optimizer.step()
+    assert counter.result().forward == 0

@@ -12,6 +12,7 @@ from mfu_callback.metrics import logged_values
 CPU = torch.device("cpu")
 PEAK = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="given")
 COUNT = FlopCount(forward=32_000, thop=30_000, functional=2_000)
+SMALL_COUNT = FlopCount(forward=7_000, thop=7_000, functional=0)
 TOKENS = torch.zeros(4, 8, dtype=torch.long)
 
 
@@ -34,9 +35,12 @@ def make_meter(now, **arguments):
 def run_step(meter, now, batches, phases=((Phase.FORWARD_BACKWARD, 1.0),), count=None):
     meter.begin_step()
     for batch in batches:
-        meter.add_batch(batch)
-    if count is not None:
-        meter.set_count(count)
+        meter.look_at(batch)
+        if count is not None:
+            meter.counter(nn.Identity())
+            meter.set_count(count)
+        meter.add_batch()
+        meter.add_forward()
     for phase, seconds in phases:
         meter.clock.enter(phase)
         now.seconds += seconds
@@ -76,28 +80,62 @@ def test_warm_up_and_the_counting_step_leave_no_trace(now):
 def test_without_warm_up_the_step_that_counts_or_fails_to_is_left_out_all_the_same(now, count):
     meter = make_meter(now)
     meter.begin_step()
-    meter.add_batch(TOKENS)
+    meter.look_at(TOKENS)
+    meter.counter(nn.Identity())
     meter.set_count(count)
     meter.end_step()
     assert meter.run_totals().steps == 0
 
 
-def test_all_micro_batches_of_a_step_are_its_own_and_flops_follow_their_size(now):
+def test_all_micro_batches_of_a_step_are_its_own_and_each_shape_has_its_flops(now):
     meter = make_meter(now)
     run_step(meter, now, [TOKENS], count=COUNT)
+    run_step(meter, now, [TOKENS[:1]], count=SMALL_COUNT)
     run_step(meter, now, [TOKENS, TOKENS[:1]])
     totals = meter.take_window()
-    assert (totals.tokens, totals.samples, totals.flops) == (40, 5, 3 * 32_000 * 40 / 32)
+    assert (totals.tokens, totals.samples, totals.flops) == (40, 5, 3 * (32_000 + 7_000))
 
 
-def test_flops_follow_the_samples_where_there_are_no_tokens(now):
+def test_tokens_and_images_in_turns_have_each_their_own_flops(now):
     meter = make_meter(now)
     images = torch.zeros(8, 3, 4, 4)
-    run_step(meter, now, [images], count=COUNT)
-    run_step(meter, now, [images[:2]])
+    run_step(meter, now, [images], count=SMALL_COUNT)
+    run_step(meter, now, [TOKENS], count=COUNT)
+    for batch in (images, TOKENS, images):
+        run_step(meter, now, [batch])
     totals = meter.take_window()
     assert math.isnan(totals.tokens)
-    assert (totals.samples, totals.flops) == (2, 3 * 32_000 / 4)
+    assert (totals.samples, totals.flops) == (8 + 4 + 8, 3 * (2 * 7_000 + 32_000))
+
+
+def test_a_forward_that_runs_again_adds_flops_and_no_tokens(now):
+    meter = make_meter(now)
+    run_step(meter, now, [TOKENS], count=COUNT)
+    meter.begin_step()
+    meter.look_at(TOKENS)
+    meter.add_batch()
+    meter.add_forward()
+    meter.add_forward()
+    meter.end_step()
+    assert (meter.take_window().tokens, meter.run_totals().flops) == (32, 2 * 3 * 32_000)
+
+
+def test_the_measured_backward_and_what_is_recomputed(now):
+    count = FlopCount(forward=32_000, thop=0, functional=32_000, backward=50_000, recomputed=8_000)
+    meter = make_meter(now, backward_factor="measured")
+    run_step(meter, now, [TOKENS], count=count)
+    run_step(meter, now, [TOKENS])
+    window = meter.window([meter.take_window()])
+    assert window.mfu == pytest.approx(0.082)
+    assert logged_values(window)["throughput/hfu"] == pytest.approx(0.090)
+    assert meter.summary([meter.run_totals()]).hfu == pytest.approx(0.090)
+
+
+@pytest.mark.parametrize(("factor", "error"), [(2.0, 96 / 82 - 1), (50 / 32, 0.0), ("measured", None)])
+def test_how_far_a_constant_factor_is_off(now, factor, error):
+    count = FlopCount(forward=32_000, thop=0, functional=32_000, backward=50_000, recomputed=0)
+    found = make_meter(now, backward_factor=factor).factor_error(count)
+    assert found == (None if error is None else pytest.approx(error))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +153,7 @@ def test_flops_follow_the_samples_where_there_are_no_tokens(now):
 def test_flops_and_tokens_can_be_given(now, arguments, flops):
     meter = make_meter(now, **arguments)
     run_step(meter, now, [TOKENS])
-    assert meter.counter(nn.Linear(1, 1)) is None
+    assert not meter.needs_count
     assert meter.take_window().flops == pytest.approx(flops, nan_ok=True)
 
 

@@ -23,6 +23,7 @@ RANK = Totals(
     samples=32,
     tokens=4096,
     flops=6e12,
+    recomputed_flops=1e12,
     data_sec=1.0,
     forward_backward_sec=6.0,
     optimizer_sec=2.0,
@@ -39,6 +40,7 @@ def test_every_tag_of_a_window_on_one_device():
         "throughput/device/tflops_per_sec": 0.6,
         "throughput/mfu": 0.3,
         "throughput/mfu_achievable": 0.4,
+        "throughput/hfu": pytest.approx(0.35),
         "time/step_sec": 2.5,
         "waterfall/mfu": 0.3,
         "waterfall/data": 0.1,
@@ -55,7 +57,13 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
     two = logged_values(Window(ranks=(RANK, RANK), peak_flops_per_sec=2e12))
     assert two["throughput/tokens_per_sec"] == 2 * one["throughput/tokens_per_sec"]
     assert two["throughput/samples_per_sec"] == 2 * one["throughput/samples_per_sec"]
-    same = ("throughput/device/tokens_per_sec", "throughput/device/tflops_per_sec", "throughput/mfu", "time/step_sec")
+    same = (
+        "throughput/device/tokens_per_sec",
+        "throughput/device/tflops_per_sec",
+        "throughput/mfu",
+        "throughput/hfu",
+        "time/step_sec",
+    )
     assert {tag: two[tag] for tag in same} == {tag: one[tag] for tag in same}
 
 
@@ -64,9 +72,10 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
     [
         ("tokens", {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}),
         ("samples", {"throughput/samples_per_sec"}),
+        ("recomputed_flops", {"throughput/hfu"}),
         (
             "flops",
-            {"throughput/device/tflops_per_sec", "throughput/mfu", "throughput/mfu_achievable"}
+            {"throughput/device/tflops_per_sec", "throughput/mfu", "throughput/mfu_achievable", "throughput/hfu"}
             | {tag.name for tag in TAGS if tag.name.startswith("waterfall/")},
         ),
     ],
@@ -115,4 +124,4 @@ def test_totals_survive_the_way_through_a_row_and_add_up():
 
 def test_validation_and_checkpoints_are_not_training_time():
     seconds = dict.fromkeys(Phase, 1.0) | {Phase.VALIDATION: 50.0, Phase.CHECKPOINT: 70.0}
-    assert step_totals(seconds, samples=1, tokens=1, flops=1).seconds == 4.0
+    assert step_totals(Totals(samples=1, tokens=1, flops=1), seconds).seconds == 4.0

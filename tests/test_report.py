@@ -16,6 +16,7 @@ SUMMARY = Summary(
     samples_per_sec=12.0,
     step_time_sec=0.25,
     mfu=0.5,
+    conventions="attention full, backward 2 x",
     flops=FlopCount(forward=1_000_000, thop=900_000, functional=100_000, uncounted=("lab::mix",)),
     peak=Peak(flops_per_sec=312e12, name="A100", dtype=torch.bfloat16, source="https://example.org/a100.pdf"),
     waterfall=WATERFALL,
@@ -30,9 +31,19 @@ def printed(summary):
 
 def test_the_summary_shows_every_known_figure_and_what_was_not_counted():
     text = printed(SUMMARY)
-    for expected in ("MFU over 7 steps", "12,345.6", "0.25 s", "1.0000e+06", "lab::mix", "312 TFLOP/s", "a100.pdf"):
+    for expected in (
+        "MFU over 7 steps",
+        "12,345.6",
+        "0.25 s",
+        "1.0000e+06",
+        "lab::mix",
+        "backward 2 x",
+        "312 TFLOP/s",
+        "a100.pdf",
+    ):
         assert expected in text
     assert "MFU of the achievable" not in text
+    assert "HFU" not in text
 
 
 def test_the_bars_are_as_long_as_their_shares():

@@ -68,6 +68,7 @@ class FlopCounter:
         self._cleanup = ExitStack()
         self._thread = threading.get_ident()
         self._optimizers = 0  # running now
+        self._optimizers_outside = 0  # of those, around the forward: they run it as their closure
         self._hidden: list[range] = []  # sequence numbers of autograd nodes whose backward was replayed
         self._compiled_from: int | None = None  # the first such number of the running compiled call
         self._blank = BlankMemory()
@@ -102,11 +103,12 @@ class FlopCounter:
     @contextmanager
     def forward_only_inside(self) -> Iterator[None]:
         """Count forward work only while this context is open; backward work is always counted."""
-        before, self.in_forward = self.in_forward, True
+        before = self.in_forward, self._optimizers_outside
+        self.in_forward, self._optimizers_outside = True, self._optimizers
         try:
             yield
         finally:
-            self.in_forward = before
+            self.in_forward, self._optimizers_outside = before
 
     def result(self) -> FlopCount:
         """The count so far."""
@@ -158,7 +160,7 @@ class FlopCounter:
         running = current_pass(self._hidden)
         if running is Pass.FORWARD:
             own_thread = threading.get_ident() == self._thread
-            by_optimizer = self._optimizers > 0 and not torch.is_grad_enabled()
+            by_optimizer = self._optimizers > self._optimizers_outside and not torch.is_grad_enabled()
             return running if self.in_forward and own_thread and not by_optimizer else None
         return running
 

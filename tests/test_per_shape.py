@@ -1,0 +1,88 @@
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from mfu_callback import FlopCount
+from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, shape_of
+
+
+@dataclass
+class Batch:
+    ids: torch.Tensor
+    name: str
+
+
+def count(forward):
+    return FlopCount(forward=forward, thop=forward, functional=0)
+
+
+def counts(**arguments):
+    return CountsByShape(lambda c: TrainingFlops(3.0 * c.forward, 0.0) if c.forward else None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (torch.zeros(2, 3), torch.ones(2, 3), True),
+        (torch.zeros(2, 3), torch.zeros(3, 2), False),
+        ({"a": torch.zeros(2)}, {"a": torch.zeros(2)}, True),
+        ({"a": torch.zeros(2)}, {"b": torch.zeros(2)}, False),
+        ((torch.zeros(2), "x", 3), (torch.zeros(2), "y", 4), True),
+        ([torch.zeros(2), torch.zeros(2)], [torch.zeros(4)], False),
+        (Batch(torch.zeros(2), "x"), Batch(torch.zeros(2), "y"), True),
+        (Batch(torch.zeros(2), "x"), Batch(torch.zeros(3), "x"), False),
+        (None, "nothing with a shape", True),
+    ],
+)
+def test_batches_are_alike_if_their_tensors_have_the_same_names_and_shapes(one, other, same):
+    assert (shape_of(one) == shape_of(other)) is same
+    assert (hash(shape_of(one)) == hash(shape_of(other))) is same
+
+
+def test_a_jagged_batch_has_the_shape_of_its_values():
+    jagged = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(5, 8)], layout=torch.jagged)
+    assert shape_of(jagged).sizes == (8, 8)
+
+
+def test_a_shape_is_counted_once():
+    known, shape = counts(), shape_of(torch.zeros(2, 3))
+    assert known.needs_count(shape)
+    assert math.isnan(known.flops(shape).model)
+    assert known.add(shape, count(10))
+    assert not known.needs_count(shape)
+    assert known.flops(shape) == (30.0, 0.0)
+
+
+def test_a_count_that_comes_to_nothing_is_tried_three_times():
+    known, shape = counts(), shape_of(torch.zeros(2, 3))
+    assert known.add(shape, count(0))
+    assert known.add(shape, count(0))
+    assert known.needs_count(shape)
+    assert not known.add(shape, count(0))
+    assert not known.needs_count(shape)
+    assert math.isnan(known.flops(shape).model)
+
+
+def test_further_shapes_are_scaled_from_the_most_similar_length():
+    known = counts()
+    for length in range(1, 33):
+        shape = shape_of(torch.zeros(2, length))
+        assert known.needs_count(shape)
+        known.add(shape, count(2 * length**2))
+    assert known.is_full
+    assert not known.needs_count(shape_of(torch.zeros(2, 40)))
+    assert known.flops(shape_of(torch.zeros(4, 40))).model == pytest.approx(3 * 2 * 32**2 * (4 * 40) / (2 * 32))
+    assert math.isnan(known.flops(shape_of({"other": torch.zeros(2, 8)})).model)
+
+
+def test_another_state_of_the_model_is_counted_anew():
+    known, shape = counts(), shape_of(torch.zeros(2, 3))
+    known.add(shape, count(10))
+    known.model_state = "thawed"
+    assert known.needs_count(shape)
+    known.add(shape, count(20))
+    assert known.flops(shape).model == 60.0
+    known.model_state = None
+    assert known.flops(shape).model == 30.0
