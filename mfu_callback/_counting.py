@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.thop_rules import conflicting_packages
+from mfu_callback.flops.thop_rules import conflict_with_thop
 from mfu_callback.meter import MFUMeter
 
 # From here on a wrong backward factor is worth a warning: the share by which the training FLOPs are off.
@@ -103,7 +103,7 @@ class Counting:
             f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside its modules),"
             f" {self._meter.conventions}."
         )
-        if (conflict := conflicting_packages()) is not None:
+        if (conflict := conflict_with_thop()) is not None:
             self._warn_once("thop", conflict)
 
     def _warn_of(self, count: FlopCount) -> None:

@@ -18,6 +18,12 @@ def test_the_python_in_the_readme_runs(block, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("block", "output"), re.findall(r"```python\n([^`]*)```\n\n```text\n([^`]*)```", README))
+def test_what_a_block_prints_is_what_stands_below_it(block, output):
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=600)
+    assert [line.rstrip() for line in done.stdout.splitlines()] == output.splitlines()
+
+
 def test_the_output_of_flops_only_is_that_of_the_readme(tmp_path):
     arguments = ["--flops-only", "--batch-size", "2", "--context-length", "1024", "--output", str(tmp_path / "out")]
     command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *arguments]

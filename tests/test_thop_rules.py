@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, GPTConfig
 from mfu_callback import FlopCount, FlopCounter, count_flops
-from mfu_callback.flops.thop_rules import conflicting_packages
+from mfu_callback.flops.thop_rules import conflict_with_thop
 
 with pytest.warns(DeprecationWarning, match="distutils Version classes are deprecated"):
     import thop
@@ -92,12 +92,14 @@ def test_a_wrong_argument_names_itself(arguments, message):
         FlopCounter(nn.Identity(), **arguments)
 
 
-def test_thop_alone_is_no_conflict_and_ultralytics_one_is_said():
-    assert conflicting_packages() is None
-    assert conflicting_packages(["thop"]) is None
-    message = conflicting_packages(["thop", "ultralytics_thop"])
-    assert "ultralytics-thop (AGPL-3.0)" in message
-    assert "pip install thop" in message
+def test_thop_alone_is_no_conflict_and_ultralytics_one_is_said(tmp_path, monkeypatch):
+    assert conflict_with_thop() is None
+    metadata = tmp_path / "ultralytics_thop-2.0.18.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: ultralytics-thop\nVersion: 2.0.18\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "ultralytics-thop (AGPL-3.0) is installed" in conflict_with_thop()
+    assert "pip install thop" in conflict_with_thop()
 
 
 def test_the_count_is_right_under_whichever_rules_thops_name_gives(monkeypatch):

@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -82,19 +82,16 @@ class ThopProfile:
         return self._macs[id(child)] if hides_children else self._of(child)
 
 
-def conflicting_packages(installed: Iterable[str] | None = None) -> str | None:
-    """A sentence about two packages installed over one another, or None if thop is as its authors made it.
+def conflict_with_thop() -> str | None:
+    """A sentence about another package that provides the module `thop`, or None if there is none.
 
-    `ultralytics-thop` (AGPL-3.0) installs a module that is called thop too. Its rules count the same; which of the
-    two licences is in force is for the user to know.
-
-    Args:
-        installed: Names of the installed distributions; asked of the interpreter by default.
+    `ultralytics-thop` (AGPL-3.0) installs a module of that name, over thop's own if both are there. Where its rules
+    differ from the operators that run, they are not taken; which of the two licences is in force is for the user to
+    know.
     """
-    if installed is None:
-        installed = importlib.metadata.packages_distributions().get("thop", [])
-    names = {name.lower().replace("_", "-") for name in installed}
-    if "ultralytics-thop" not in names:
+    try:
+        importlib.metadata.distribution("ultralytics-thop")
+    except importlib.metadata.PackageNotFoundError:
         return None
     return (
         "ultralytics-thop (AGPL-3.0) is installed and provides or overwrites the module `thop`. FLOPs are counted with"
