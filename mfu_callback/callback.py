@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -167,16 +168,18 @@ class MFUCallback(Callback):
             self._finish(trainer, [self._meter.run_totals()])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the brackets off."""
+        """Take the brackets off and let the run go."""
         self._brackets.remove()
+        self._meter = self._counting = None
 
     def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
         if self._meter is None:
             return
         self.summary = self._meter.summary(ranks)
-        self._meter = None
+        self._meter = self._counting = None
         if trainer.is_global_zero:
-            print_summary(self.summary, warmup_steps=self._warmup_steps)
+            with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding
+                print_summary(self.summary, warmup_steps=self._warmup_steps)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> None:
         ranks = _all_ranks(trainer, meter.take_window())
@@ -239,7 +242,14 @@ class MFUCallback(Callback):
         clock.enter(after)
 
     def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
-        found = resolve_peak(self._peak, device, _lightning.matmul_dtype(trainer))
+        try:
+            found = resolve_peak(self._peak, device, _lightning.matmul_dtype(trainer))
+        except Exception as error:  # what a driver may say is not for us to foresee
+            self._warn_once(
+                "peak",
+                f"No peak was found ({type(error).__name__}: {error}), so MFU is left out. Pass peak= in FLOP/s.",
+            )
+            return None
         if found.unexpected:
             self._warn_once("peak", found.message)
         else:

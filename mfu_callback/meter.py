@@ -124,8 +124,19 @@ class MFUMeter:
 
     def look_at(self, batch: Any) -> None:
         """Take the micro-batch that is next; it is not kept."""
+        try:
+            self._batch = self._known_of(batch)
+        except Exception as error:  # whatever an object of the user's may do when it is looked at
+            self._batch = _Batch()
+            self._warn_once(
+                "batch",
+                f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
+                " out. Pass tokens= and flops= as functions of the batch.",
+            )
+
+    def _known_of(self, batch: Any) -> _Batch:
         tokens = self.tokens_of(batch)
-        self._batch = _Batch(
+        return _Batch(
             tokens=tokens,
             samples=count_samples(batch),
             shape=shape_of(batch) if isinstance(self._flops, str) else None,
@@ -262,14 +273,17 @@ class MFUMeter:
             value = function(batch)
             return None if value is None else float(value)
         except Exception as error:
-            if name not in self._failed:
-                self._failed.add(name)
-                warnings.warn(
-                    f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
-                    " Training goes on. It is called with the batch that training_step gets.",
-                    stacklevel=2,
-                )
+            self._warn_once(
+                name,
+                f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
+                " Training goes on. It is called with the batch that training_step gets.",
+            )
             return None
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._failed:
+            self._failed.add(subject)
+            warnings.warn(message, stacklevel=2)
 
     def _peak_memory_bytes(self) -> float:
         if self._device.type == "cpu":

@@ -30,7 +30,9 @@ def ones(mebibytes: int) -> torch.Tensor:
 def test_allocations_fail_beyond_the_budget_less_its_margin(limit: ProcessLimit) -> None:
     with limit.enforced():
         ones(80)
-    with pytest.raises(RuntimeError) as caught, limit.enforced():
+    limit.free()
+    # The kernel refuses it, or, where the heap had a hole of that size, its pages are counted afterwards.
+    with pytest.raises((RuntimeError, MemoryError)) as caught, limit.enforced():
         ones(100)
     assert is_out_of_memory(caught.value)
 
@@ -47,6 +49,7 @@ def test_the_limit_is_lifted_whatever_happens(limit: ProcessLimit) -> None:
 def test_the_peak_is_what_was_taken_above_the_use_before(limit: ProcessLimit) -> None:
     peaks = []
     for size in (20, 60):
+        limit.free()
         with limit.enforced():
             ones(size)
         peaks.append(limit.peak_bytes() or 0)

@@ -1,8 +1,10 @@
 """Counting what `torch.compile` has compiled, without touching it.
 
-A dispatch mode or a module hook inside a compiled region changes what Dynamo compiles (it may skip the frame for the
-rest of the run). So a region is called exactly as it would be without us, and its inputs are replayed through an
-uncompiled copy of the function whose parameters, buffers and inputs are fake tensors: shapes without storage.
+A module hook inside a compiled region changes what Dynamo compiles, and so does a dispatch mode that does not declare
+itself infrastructure (Dynamo may skip the frame for the rest of the run). Nor would either see what a compiled kernel
+computes. So the hooks are taken out while compiled code runs, what the mode sees of it is not counted, and the inputs
+are replayed through an uncompiled copy of the function whose parameters, buffers and inputs are fake tensors: shapes
+without storage.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ class FlopCounter:
 
     Every operator is counted by a dispatch mode. What runs inside a module whose rule thop has (Linear, Conv*) is
     filed as thop's where thop's figure is the same, or where its operators have no rule. An optimizer's own matmuls
-    are left out. Compiled regions never see the mode or a hook: what goes into them is replayed, uncompiled, on
-    fake tensors, which takes no memory and computes nothing. Nothing is put on the user's objects, and all of it is
-    gone when the block is left, also by an exception, which passes through unchanged.
+    are left out. What goes into compiled code is replayed, uncompiled, on fake tensors, which takes no memory and
+    computes nothing; the code itself is compiled and run as it would be without us. Nothing is put on the user's
+    objects, and all of it is gone when the block is left, also by an exception, which passes through unchanged.
 
     Counting never raises into the code that it watches: a rule that fails leaves its operator's name in ``uncounted``.
 
@@ -149,7 +149,7 @@ class FlopCounter:
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._notes)
         if work is not None:
             self._add(running, work.flops, operator_name(func))
-            self._flops[Pass.BACKWARD] += work.backward
+            self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
             self._flops[Pass.RECOMPUTED] += work.recomputed
         elif may_compute(func):
             self._leave_out(operator_name(func))

@@ -101,8 +101,11 @@ class ModuleStack:
             self._frames.append(Frame(module, self._name_of(module)))
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._is_ours() or not self._frames or self._frames[-1].module is not module:
+        if not self._is_ours() or all(frame.module is not module for frame in self._frames):
             return
+        while self._frames[-1].module is not module:  # torch does not tell of every call that was broken off
+            self._leave(self._frames[-1], (), None)
+            self._frames.pop()
         self._leave(self._frames[-1], args, output)
         self._frames.pop()
 
