@@ -12,10 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback import _lightning
+from mfu_callback._arguments import check_arguments
 from mfu_callback._brackets import Brackets
 from mfu_callback._counting import Counting
 from mfu_callback.clock import Phase, StepClock, timer_for
-from mfu_callback.flops import COUNTERS
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, logged_values
 from mfu_callback.peaks import Peak, resolve_peak
@@ -78,7 +78,7 @@ class MFUCallback(Callback):
         warmup_steps: int = 3,
     ) -> None:
         super().__init__()
-        _check_arguments(flops, backward_factor, attention, peak, tokens, warmup_steps)
+        check_arguments(flops, backward_factor, attention, peak, tokens, warmup_steps)
         self.summary: Summary | None = None
         self._flops = flops
         self._backward_factor = backward_factor
@@ -279,29 +279,3 @@ def _all_ranks(trainer: Trainer, totals: Totals) -> list[Totals]:
     dtype = torch.float32 if device.type == "mps" else torch.float64
     rows = trainer.strategy.all_gather(torch.tensor(totals.as_row(), dtype=dtype, device=device))
     return [Totals.from_row(row) for row in rows.tolist()]
-
-
-def _check_arguments(
-    flops: FlopsArgument,
-    backward_factor: float | str,
-    attention: str,
-    peak: float | str | None,
-    tokens: TokensArgument,
-    warmup_steps: int,
-) -> None:
-    if isinstance(flops, str) and flops not in COUNTERS:
-        raise ValueError(f"flops={flops!r} is not known. Use one of {COUNTERS}, FLOPs per token, or a callable.")
-    if isinstance(flops, int | float) and flops <= 0:
-        raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
-    if backward_factor != "measured" and (isinstance(backward_factor, str) or backward_factor < 0):
-        raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one.")
-    if attention not in ("full", "causal"):
-        raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
-    if isinstance(peak, str) and peak != "measured":
-        raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', or FLOP/s as a number.")
-    if isinstance(peak, int | float) and peak <= 0:
-        raise ValueError(f"peak={peak!r} must be above 0, in FLOP/s of one device: 312e12, say.")
-    if isinstance(tokens, int) and tokens < 1:
-        raise ValueError(f"tokens={tokens!r} must be at least 1: the tokens of every batch.")
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps={warmup_steps!r} must not be negative; 0 leaves only the counting step out.")

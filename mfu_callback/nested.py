@@ -10,17 +10,18 @@ import torch
 
 
 def parts_of(value: Any) -> list[tuple[str, Any]] | None:
-    """The named parts of a mapping, a sequence, a dataclass or an object with tensors; None for anything else."""
+    """The named parts of a mapping, a sequence or a dataclass, or an object's tensors; None for anything else."""
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [(str(index), part) for index, part in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in fields(value)]
-    attributes = getattr(value, "__dict__", None) if not isinstance(value, torch.Tensor | type) else None
-    if attributes and any(isinstance(part, torch.Tensor) for part in attributes.values()):
-        return list(attributes.items())
-    return None
+    if isinstance(value, torch.Tensor | type):
+        return None
+    # Of any other object the tensors alone: what else it refers to may lead back to it.
+    tensors = [(name, part) for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, torch.Tensor)]
+    return tensors or None
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

@@ -1,4 +1,5 @@
 import csv
+import io
 import logging
 
 import pytest
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from gpt import GPTModule, TextFile
+from gpt.model import next_token_loss
 from mfu_callback import MFUCallback
 from mfu_callback.metrics import TAGS
 
@@ -165,3 +167,45 @@ def test_a_run_on_a_real_accelerator():
     callback = MFUCallback()
     train_tiny(callback, accelerator="auto", precision="bf16-true")
     assert 0 < callback.summary.mfu < 1
+
+
+class ClosedPipe(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_closed_pipe_does_not_end_the_run(monkeypatch):
+    callback = MFUCallback(peak=PEAK)
+    trainer = make_trainer(callback)
+    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    trainer.fit(GPTModule(TINY), datamodule=tiny_data())
+    assert callback.summary.steps == 5
+
+
+class TakesTheIterator(GPTModule):
+    """Fetches its batches itself."""
+
+    def training_step(self, dataloader_iter):
+        (inputs, targets), _, _ = next(dataloader_iter)
+        return next_token_loss(self.model(inputs), targets)
+
+
+# Lightning warns of its own feature.
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor", "ignore:Found `dataloader_iter`")
+def test_a_training_step_that_takes_the_iterator_is_counted():
+    callback = MFUCallback(peak=PEAK)
+    make_trainer(callback).fit(TakesTheIterator(TINY), datamodule=tiny_data())
+    assert callback.summary.flops.forward == TINY_FLOPS
+    assert callback.summary.steps == 5
+    assert callback.summary.mfu > 0
+
+
+def test_a_driver_that_fails_leaves_the_peak_out_and_says_so(monkeypatch):
+    def fail(*_):
+        raise OSError("the driver is gone")
+
+    monkeypatch.setattr("mfu_callback.callback.resolve_peak", fail)
+    callback = MFUCallback()
+    with pytest.warns(UserWarning, match=r"No peak was found \(OSError: the driver is gone\).*Pass peak="):
+        train_tiny(callback)
+    assert (callback.summary.mfu, callback.summary.steps) == (None, 5)

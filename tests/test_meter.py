@@ -145,6 +145,8 @@ def test_how_far_a_constant_factor_is_off(now, factor, error):
         ({"flops": lambda batch: 5 * batch.numel()}, 160),
         ({"flops": 600, "tokens": 10}, 6000),
         ({"flops": 600, "tokens": lambda batch: 7}, 4200),
+        ({"flops": 600, "tokens": lambda batch: torch.tensor(7)}, 4200),
+        ({"flops": lambda batch: torch.tensor(160.0)}, 160),
         ({"flops": 600, "tokens": lambda batch: 1 / 0}, math.nan),
         ({"flops": lambda batch: 1 / 0}, math.nan),
     ],
@@ -193,3 +195,19 @@ def test_a_run_without_a_measured_step_has_a_summary_that_says_so(now):
     meter = make_meter(now)
     summary = meter.summary([meter.run_totals()])
     assert (summary.steps, summary.mfu, summary.peak) == (0, None, PEAK)
+
+
+class Unreadable(dict):
+    """A batch that cannot even be looked at."""
+
+    def items(self):
+        raise OSError("the file is gone")
+
+
+def test_a_batch_that_cannot_be_read_is_said_once_and_the_step_goes_on(now):
+    meter = make_meter(now)
+    with pytest.warns(UserWarning, match=r"The batch could not be read \(OSError.*Pass tokens= and flops="):
+        run_step(meter, now, [Unreadable()])
+    run_step(meter, now, [Unreadable()])  # a second warning would be an error
+    assert meter.run_totals().steps == 2
+    assert math.isnan(meter.run_totals().flops)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -60,3 +63,15 @@ def test_without_a_peak_the_message_says_what_to_do(monkeypatch):
     found = resolve_peak(None, CPU, torch.float16)
     assert (found.peak, found.unexpected) == (None, True)
     assert "could not be measured (no such matmul), so MFU is left out. Pass peak= in FLOP/s." in found.message
+
+
+def test_torchs_newer_setting_of_the_precision_of_float32_is_understood():
+    """torch refuses its older question about it from then on."""
+    code = (
+        "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32';"
+        "from mfu_callback.peaks import resolve_peak;"
+        "print(resolve_peak(1e12, torch.device('cpu'), torch.float32).peak.flops_per_sec);"
+        "from mfu_callback.peaks.resolve import _uses_tf32; print(_uses_tf32())"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["1000000000000.0", "True"], done.stderr

@@ -46,6 +46,18 @@ def test_a_jagged_batch_has_the_shape_of_its_values():
     assert shape_of(jagged).sizes == (8, 8)
 
 
+class Graph:
+    """An object whose parts lead back to it."""
+
+    def __init__(self, nodes):
+        self.nodes, self.itself = torch.zeros(nodes), self
+
+
+def test_an_object_has_the_shapes_of_its_tensors():
+    assert shape_of(Graph(3)) == shape_of(Graph(3)) != shape_of(Graph(4))
+    assert shape_of(Graph(3)).sizes == (3,)
+
+
 def test_a_shape_is_counted_once():
     known, shape = counts(), shape_of(torch.zeros(2, 3))
     assert known.needs_count(shape)

@@ -59,3 +59,10 @@ def test_an_impossible_share_does_not_run_off_the_page(mfu):
 
 def test_a_run_without_a_measured_step_says_why():
     assert "measured no step: the first 3 are warm-up" in printed(Summary(steps=0))
+
+
+def test_a_console_without_unicode_gets_plain_bars():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_summary(SUMMARY, warmup_steps=3, console=Console(file=file, width=100))
+    file.seek(0)
+    assert "#" * 15 in file.read()
