@@ -1,5 +1,6 @@
 """Compiled code counts as the eager code does, forward and backward, and is compiled as it would be without us."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -8,10 +9,12 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
+from mfu_callback.flops.compiled import Replay
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -130,3 +133,28 @@ def test_compiled_flex_attention():
         out = torch.compile(flex_attention)(q, q, q)
     assert counter.result().forward == 4 * 2 * 128 * 128 * 16
     torch.testing.assert_close(out, F.scaled_dot_product_attention(q, q, q))
+
+
+def test_a_replay_holds_no_memory_and_leaves_the_module_alone():
+    network = Network()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    replay = Replay(network.forward, (torch.randn(ROWS, WIDTH),), {})
+    copied = replay.modules[id(network)]
+    assert all(isinstance(tensor, FakeTensor) for tensor in (*copied.parameters(), *copied.buffers()))
+    replay.run(contextlib.nullcontext())
+    assert (copied.calls, network.calls) == (1, 0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_module_that_cannot_be_copied_is_named():
+    class Uncopyable(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise NotImplementedError("sharded modules cannot be copied")
+
+    torch._dynamo.reset()
+    module = Uncopyable(4, 4)
+    with FlopCounter(module) as counter:
+        torch.compile(module, backend="eager")(torch.ones(3, 4))
+    (name,) = counter.result().uncounted
+    assert "sharded modules cannot be copied" in name

@@ -61,6 +61,16 @@ PUBLISHED = {
         "mfu": 0.302,
         "without_attention": 0.297,
     },
+    # 0.0152 steps/s on 4096 TPU v3 of 123 TFLOP/s; 80 layers, 128 heads of 128. The batch is published as "six million
+    # tokens" only: 3,072 sequences of 2,048 give the printed MFU, six million to the token give 31.0 %.
+    "Gopher 280B": {
+        "tokens_per_sec": 0.0152 * 3072 * 2048,
+        "chips": 4096,
+        "peak": 123e12,
+        "shape": {"parameters": 280 * 10**9, "layers": 80, "heads": 128, "head_dim": 128, "length": 2048},
+        "mfu": 0.325,
+        "without_attention": None,
+    },
 }
 # The paper prints tenths of a percentage point; some of its figures are rounded down (29.77 % is printed as 29.7 %).
 TOLERANCE = 0.001
@@ -72,7 +82,8 @@ def test_published_mfu(run):
         return model_flops_utilization(run["tokens_per_sec"], flops_per_token, run["peak"], run["chips"])
 
     assert mfu(palm_flops_per_token(**run["shape"])) == pytest.approx(run["mfu"], abs=TOLERANCE)
-    assert mfu(6 * run["shape"]["parameters"]) == pytest.approx(run["without_attention"], abs=TOLERANCE)
+    if run["without_attention"] is not None:
+        assert mfu(6 * run["shape"]["parameters"]) == pytest.approx(run["without_attention"], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
