@@ -1,7 +1,7 @@
 """Trains a tiny GPT on two CPU processes: `distributed_run.py DIRECTORY HOW`; each rank writes what it ends with.
 
-HOW is the strategy, ddp or fsdp2, with "-without" for a run without the callback or "-failing" for one whose count
-fails on the second rank.
+HOW is the strategy, ddp or fsdp2, with "-without" for a run without the callback, "-failing" for one whose count
+fails on the second rank, or "-compiled" for compiled blocks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from mfu_callback import MFUCallback
 
 
 class Sharded(GPTModule):
-    """The GPT with each block and the rest of it sharded by FSDP2."""
+    """The GPT with each block and the rest of it sharded by FSDP2, and the blocks compiled where that is asked for."""
+
+    compiled = False
 
     def configure_model(self) -> None:
         """Shard over the ranks."""
         mesh = self.device_mesh["data_parallel"]
+        if self.compiled:
+            for block in self.model.blocks:
+                block.compile(backend="aot_eager")
         for part in (*self.model.blocks, self.model):
             fully_shard(part, mesh=mesh)
 
@@ -46,6 +51,7 @@ def main() -> None:
     if "failing" in how and trainer.global_rank == 1:
         mfu_callback.flops.counter.compiled_calls_watched = lambda *_: 1 / 0
     module = (Sharded if how.startswith("fsdp2") else GPTModule)(TINY)
+    module.compiled = "compiled" in how
     trainer.fit(module, datamodule=tiny_data())
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"}
     summary = callback.summary

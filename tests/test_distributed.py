@@ -22,7 +22,18 @@ def ends(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         return [torch.load(directory / f"{how}-{rank}.pt") for rank in (0, 1)]
 
-    return {how: run(how) for how in ("ddp", "ddp-without", "ddp-failing", "fsdp2", "fsdp2-without")}
+    return {
+        how: run(how)
+        for how in (
+            "ddp",
+            "ddp-without",
+            "ddp-failing",
+            "fsdp2",
+            "fsdp2-without",
+            "fsdp2-compiled",
+            "fsdp2-compiled-without",
+        )
+    }
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,7 @@ def test_every_rank_is_given_the_same_reduced_values(ends, strategy):
     assert metrics["throughput/mfu"] == pytest.approx(mfu)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "fsdp2-compiled"])
 def test_each_rank_counts_its_own_batch_as_one_process_does(ends, strategy, plain_count):
     assert plain_count.forward == TINY_FLOPS
     for rank in ends[strategy]:
@@ -53,9 +64,9 @@ def test_each_rank_counts_its_own_batch_as_one_process_does(ends, strategy, plai
         assert rank["uncounted"] == ()
 
 
-@pytest.mark.parametrize("how", ["ddp", "ddp-failing", "fsdp2"])
+@pytest.mark.parametrize("how", ["ddp", "ddp-failing", "fsdp2", "fsdp2-compiled"])
 def test_the_weights_are_those_of_a_run_without_the_callback(ends, how):
-    for measured, plain in zip(ends[how], ends[f"{how.split('-')[0]}-without"], strict=True):
+    for measured, plain in zip(ends[how], ends[f"{how.removesuffix('-failing')}-without"], strict=True):
         assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in plain["weights"])
 
 

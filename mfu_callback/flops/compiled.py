@@ -26,6 +26,14 @@ from torch.utils._pytree import tree_map
 
 from mfu_callback.nested import tensors_in
 
+_SHARDED_MODULES: tuple[type, ...] = ()
+_SHARDED_TENSORS: tuple[type, ...] = ()
+if torch.distributed.is_available():  # some builds of torch are made without
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    _SHARDED_MODULES, _SHARDED_TENSORS = (FSDPModule,), (DTensor,)
+
 # What a module may refer to that must be neither copied nor faked: its trainer and the like.
 _SHARED_ATTRIBUTES = ("_trainer", "_fabric")
 # Methods of a LightningModule that reach out of it.
@@ -145,13 +153,34 @@ class _Fakes:
             shared = (vars(part).get(name) for name in _SHARED_ATTRIBUTES)
             self._memo.update((id(value), value) for value in shared if value is not None)
         for tensor in (*module.parameters(), *module.buffers()):
-            self._memo.setdefault(id(tensor), self.mode.from_tensor(tensor))
+            self._memo.setdefault(id(tensor), self._of_state(tensor))
+        for part in reversed([*module.modules()]):  # the inner ones first
+            if isinstance(part, _SHARDED_MODULES):
+                self._memo[id(part)] = self._unsharded(part)
         replica = copy.deepcopy(module, self._memo)
         for original in module.modules():
             self.modules[id(original)] = self._memo[id(original)]
         for part in replica.modules():
             _detach_from_its_surroundings(part)
         return replica
+
+    def _of_state(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, _SHARDED_TENSORS):
+            return self.mode.from_tensor(tensor)
+        with self.mode:  # the whole of a shard, as FSDP gathers it for the forward
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        return whole.requires_grad_(tensor.requires_grad)
+
+    def _unsharded(self, module: nn.Module) -> nn.Module:
+        """A copy of a module under FSDP2, which refuses to be copied, as it was before."""
+        plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
+        twin: nn.Module = plain.__new__(plain)
+        for name, value in vars(module).items():
+            if name.startswith("__composable_api"):
+                continue
+            kept = _without_hooks_of_fsdp(value) if name.endswith(("_hooks", "_hooks_with_kwargs")) else value
+            vars(twin)[name] = copy.deepcopy(kept, self._memo)
+        return twin
 
     def _of_closure(self, function: FunctionType) -> FunctionType:
         """The function with the modules that it closes over replaced; others may be recursive and stay."""
@@ -163,6 +192,11 @@ class _Fakes:
         rebuilt = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
         rebuilt.__kwdefaults__ = function.__kwdefaults__
         return rebuilt
+
+
+def _without_hooks_of_fsdp(hooks: Any) -> Any:
+    kept = ((key, hook) for key, hook in hooks.items() if "fsdp" not in getattr(hook, "__module__", ""))
+    return type(hooks)(kept)
 
 
 _EMPTY = object()
