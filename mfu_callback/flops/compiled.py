@@ -173,7 +173,7 @@ class _Fakes:
 
     def _unsharded(self, module: nn.Module) -> nn.Module:
         """A copy of a module under FSDP2, which refuses to be copied, as it was before."""
-        plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
+        plain: type[Any] = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
         twin: nn.Module = plain.__new__(plain)
         for name, value in vars(module).items():
             if name.startswith("__composable_api"):
