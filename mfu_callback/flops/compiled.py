@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import CellType, FrameType, FunctionType, MethodType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -173,8 +173,8 @@ class _Fakes:
 
     def _unsharded(self, module: nn.Module) -> nn.Module:
         """A copy of a module under FSDP2, which refuses to be copied, as it was before."""
-        plain: type[Any] = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
-        twin: nn.Module = plain.__new__(plain)
+        plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
+        twin = cast(nn.Module, object.__new__(plain))
         for name, value in vars(module).items():
             if name.startswith("__composable_api"):
                 continue
