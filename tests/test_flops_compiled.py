@@ -1,5 +1,6 @@
 """Compiled code counts as the eager code does, forward and backward, and is compiled as it would be without us."""
 
+import collections
 import contextlib
 import warnings
 
@@ -14,7 +15,8 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
-from mfu_callback.flops.compiled import Replay
+from mfu_callback.flops.operator_mode import mode_off
+from mfu_callback.flops.replay import Replay
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -145,6 +147,50 @@ def test_a_replay_holds_no_memory_and_leaves_the_module_alone():
     assert (copied.calls, network.calls) == (1, 0)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+GLOBAL = Network()
+
+
+def test_modules_found_among_globals_or_in_other_places_are_left_alone():
+    stray = {"hidden": Network()}
+
+    def forward(x):
+        return GLOBAL(stray["hidden"](x))
+
+    torch._dynamo.reset()
+    modules = (GLOBAL, stray["hidden"])
+    before = [[tensor.clone() for tensor in module.state_dict().values()] for module in modules]
+    x = torch.randn(ROWS, WIDTH)
+    replay = Replay(forward, (x,), {})
+    with FlopCounter(GLOBAL) as counter, mode_off(counter._mode):
+        replay.run(counter._mode)
+    count = counter.result()
+    assert count.forward == 2 * train("wrapped", "eager", counted=True, eager=True)[2].forward
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), state, strict=True))
+        assert not any(isinstance(tensor, FakeTensor) for tensor in module.state_dict().values())
+        assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_backward_inside_compiled_code_leaves_real_gradients_alone():
+    layer = {"hidden": nn.Linear(WIDTH, WIDTH)}
+    layer["hidden"].weight.grad = gradient = torch.ones(WIDTH, WIDTH)
+
+    def step(x):
+        layer["hidden"](x).sum().backward()
+
+    Replay(step, (torch.randn(ROWS, WIDTH),), {}).run(contextlib.nullcontext())
+    assert layer["hidden"].weight.grad is gradient
+    assert torch.equal(gradient, torch.ones(WIDTH, WIDTH))
+    assert layer["hidden"].bias.grad is None
+
+
+def test_a_large_state_outside_of_the_parameters_is_not_copied():
+    network = Network()
+    network.memory = collections.deque(torch.ones(10) for _ in range(3))
+    copied = Replay(network.forward, (torch.randn(ROWS, WIDTH),), {}).modules[id(network)]
+    assert all(isinstance(tensor, FakeTensor) for tensor in copied.memory)
 
 
 def test_a_module_that_cannot_be_copied_is_named():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import _disable_current_modes
 
-from mfu_callback.flops.compiled import Replay, compiled_calls_watched
+from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_mode import OperatorMode, mode_off
 from mfu_callback.flops.operator_rules import may_compute, operator_name, work_of
 from mfu_callback.flops.passes import Pass, current_pass, in_backward, next_node_number
+from mfu_callback.flops.replay import Replay
 from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.unseen import BlankMemory
 
@@ -201,7 +203,8 @@ class FlopCounter:
             return None
         try:
             flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
-            return flops_per_mac * thop_macs(frame.module, inputs, output)
+            with _disable_current_modes() if self._replaying else nullcontext():  # thop's rules compute with tensors
+                return flops_per_mac * thop_macs(frame.module, inputs, output)
         except Exception:  # a call that thop's rule does not understand; the operators tell
             return None
 
