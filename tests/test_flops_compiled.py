@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import random
 import warnings
 
 import pytest
@@ -140,7 +141,7 @@ def test_compiled_flex_attention():
 def test_a_replay_holds_no_memory_and_leaves_the_module_alone():
     network = Network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    replay = Replay(network.forward, (torch.randn(ROWS, WIDTH),), {})
+    replay = Replay(network, network.forward, (torch.randn(ROWS, WIDTH),), {})
     copied = replay.modules[id(network)]
     assert all(isinstance(tensor, FakeTensor) for tensor in (*copied.parameters(), *copied.buffers()))
     replay.run(contextlib.nullcontext())
@@ -162,7 +163,7 @@ def test_modules_found_among_globals_or_in_other_places_are_left_alone():
     modules = (GLOBAL, stray["hidden"])
     before = [[tensor.clone() for tensor in module.state_dict().values()] for module in modules]
     x = torch.randn(ROWS, WIDTH)
-    replay = Replay(forward, (x,), {})
+    replay = Replay(GLOBAL, forward, (x,), {})
     with FlopCounter(GLOBAL) as counter, mode_off(counter._mode):
         replay.run(counter._mode)
     count = counter.result()
@@ -180,7 +181,7 @@ def test_a_backward_inside_compiled_code_leaves_real_gradients_alone():
     def step(x):
         layer["hidden"](x).sum().backward()
 
-    Replay(step, (torch.randn(ROWS, WIDTH),), {}).run(contextlib.nullcontext())
+    Replay(nn.Identity(), step, (torch.randn(ROWS, WIDTH),), {}).run(contextlib.nullcontext())
     assert layer["hidden"].weight.grad is gradient
     assert torch.equal(gradient, torch.ones(WIDTH, WIDTH))
     assert layer["hidden"].bias.grad is None
@@ -189,7 +190,7 @@ def test_a_backward_inside_compiled_code_leaves_real_gradients_alone():
 def test_a_large_state_outside_of_the_parameters_is_not_copied():
     network = Network()
     network.memory = collections.deque(torch.ones(10) for _ in range(3))
-    copied = Replay(network.forward, (torch.randn(ROWS, WIDTH),), {}).modules[id(network)]
+    copied = Replay(network, network.forward, (torch.randn(ROWS, WIDTH),), {}).modules[id(network)]
     assert all(isinstance(tensor, FakeTensor) for tensor in copied.memory)
 
 
@@ -204,3 +205,126 @@ def test_a_module_that_cannot_be_copied_is_named():
         torch.compile(module, backend="eager")(torch.ones(3, 4))
     (name,) = counter.result().uncounted
     assert "sharded modules cannot be copied" in name
+
+
+LOG, STRAY = [], nn.Linear(WIDTH, WIDTH)
+
+
+class Cache:
+    """An object of the user's that the compiled code changes."""
+
+    def __init__(self):
+        self.seen = []
+
+
+def remembers_in_a_closure(network):
+    features = []
+    network.first.register_forward_hook(lambda module, args, out: features.append(out.detach()))
+    return network, lambda: len(features)
+
+
+def remembers_in_a_global(network):
+    LOG.clear()
+
+    def step(x):
+        out = STRAY(network(x))
+        LOG.append(out.shape)
+        return out
+
+    return step, lambda: len(LOG)
+
+
+def remembers_in_an_argument(network):
+    cache = Cache()
+
+    def step(x, kept):
+        kept.seen.append(x.shape)
+        return network(x)
+
+    compiled = torch.compile(step, backend="eager")
+    return lambda x: compiled(x, cache), lambda: len(cache.seen), "compiled"
+
+
+def draws_from_its_own_generator(network):
+    generator = random.Random(0)
+
+    @torch.compiler.disable
+    def draw():
+        return generator.random()
+
+    return lambda x: network(x) * draw(), generator.getstate
+
+
+@pytest.mark.parametrize(
+    "remembers",
+    [remembers_in_a_closure, remembers_in_a_global, remembers_in_an_argument, draws_from_its_own_generator],
+)
+def test_what_compiled_code_does_to_the_users_objects_it_does_once(remembers):
+    def run(*, counted):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        network = Network()
+        step, state, *already_compiled = remembers(network)
+        step = step if already_compiled else torch.compile(step, backend="eager")
+        counter = FlopCounter(network)
+        with counter if counted else contextlib.nullcontext():
+            out = step(torch.randn(ROWS, WIDTH))
+            out.sum().backward()
+        gradients = [parameter.grad for parameter in (*network.parameters(), *STRAY.parameters())]
+        assert not any(isinstance(gradient, FakeTensor) for gradient in gradients)
+        STRAY.zero_grad()
+        return state(), out.sum().item(), counter.result()
+
+    plain, counted = run(counted=False), run(counted=True)
+    assert counted[:2] == plain[:2]
+    assert counted[2].forward > 0
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_checkpoint_around_compiled_code(use_reentrant):
+    def run(*, compiled):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh())
+        function = torch.compile(layers, backend="aot_eager") if compiled else layers
+        with FlopCounter(layers) as counter:
+            x = torch.randn(ROWS, WIDTH, requires_grad=True)
+            checkpoint(function, x, use_reentrant=use_reentrant).sum().backward()
+        return counter.result(), layers[0].weight.grad
+
+    (count, gradient), (eager, eager_gradient) = run(compiled=True), run(compiled=False)
+    torch.testing.assert_close(gradient, eager_gradient)
+    assert (count.forward, count.backward, count.recomputed) == (eager.forward, eager.backward, eager.recomputed)
+    assert count.complete
+
+
+def test_a_users_hooks_for_saved_tensors_never_see_a_fake():
+    packed = []
+    torch._dynamo.reset()
+    network = torch.compile(Network(), backend="aot_eager")
+    with FlopCounter(network), torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        network(torch.randn(ROWS, WIDTH)).sum().backward()
+    assert packed
+    assert not any(isinstance(tensor, FakeTensor) for tensor in packed)
+
+
+def test_a_compiled_optimizer_keeps_its_state_real():
+    def run(*, counted):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        layer = nn.Linear(WIDTH, WIDTH)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        step = torch.compile(optimizer.step, backend="eager")
+        counter = FlopCounter(layer)
+        for index in range(2):
+            with counter if counted and index == 0 else contextlib.nullcontext():
+                layer(torch.randn(ROWS, WIDTH)).square().mean().backward()
+                step()
+                optimizer.zero_grad()
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        assert not any(isinstance(value, FakeTensor) for value in states)
+        return layer.weight.tolist(), counter.result()
+
+    plain, counted = run(counted=False), run(counted=True)
+    assert counted[0] == plain[0]
+    assert (counted[1].forward, counted[1].uncounted) == (2 * ROWS * WIDTH**2, ())

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,14 @@ from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_mode import OperatorMode, mode_off
 from mfu_callback.flops.operator_rules import may_compute, operator_name, work_of
-from mfu_callback.flops.passes import Pass, current_pass, in_backward, next_node_number
+from mfu_callback.flops.passes import (
+    Pass,
+    current_pass,
+    current_task,
+    in_backward,
+    next_node_number,
+    recomputes_for_first_graph,
+)
 from mfu_callback.flops.replay import Replay
 from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.unseen import BlankMemory
@@ -80,7 +87,8 @@ class FlopCounter:
         self._per_module: Counter[str] = Counter()
         self._uncounted: set[str] = set()
         self._notes: set[str] = set()
-        self._replaying = self._saw_backward = False
+        self._saw_backward = False
+        self._replaying: _Replaying | None = None
 
     def __enter__(self) -> FlopCounter:
         self._thread = threading.get_ident()
@@ -142,7 +150,7 @@ class FlopCounter:
 
     def _see_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         running = self._running_pass() if not self._modules.innermost_is(_SpectralNorm) else None
-        self._saw_backward |= in_backward() and not self._replaying
+        self._saw_backward |= in_backward() and self._replaying is None
         if running is None:
             return
         if running is Pass.FORWARD:
@@ -159,6 +167,8 @@ class FlopCounter:
     def _running_pass(self) -> Pass | None:
         if self._compiled_from is not None:
             return None
+        if self._replaying is not None:
+            return self._replaying.running if current_task() == self._replaying.in_task else current_pass()
         running = current_pass(self._hidden)
         if running is Pass.FORWARD:
             own_thread = threading.get_ident() == self._thread
@@ -203,7 +213,8 @@ class FlopCounter:
             return None
         try:
             flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
-            with _disable_current_modes() if self._replaying else nullcontext():  # thop's rules compute with tensors
+            # thop's rules compute with tensors of their own.
+            with nullcontext() if self._replaying is None else _disable_current_modes():
                 return flops_per_mac * thop_macs(frame.module, inputs, output)
         except Exception:  # a call that thop's rule does not understand; the operators tell
             return None
@@ -219,8 +230,9 @@ class FlopCounter:
     # Compiled regions
 
     def _enter_compiled(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        if self._running_pass() is not None:
-            self._replay(function, args, kwargs)
+        running = self._running_pass()
+        if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
+            self._replay(function, args, kwargs, running)
         self._modules.suspend()
         self._compiled_from = next_node_number()
 
@@ -230,18 +242,25 @@ class FlopCounter:
             self._compiled_from = None
             self._modules.resume()
 
-    def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._replaying = True
+    def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any, running: Pass) -> None:
+        self._replaying = _Replaying(running, in_task=current_task())
         try:
             with mode_off(self._mode):
-                replay = Replay(function, args, kwargs)
+                replay = Replay(self._modules.root, function, args, kwargs)
                 self._modules.also_known(replay.modules)
-                replay.run(self._mode)
+                # What a checkpoint that is not reentrant runs again has its backward in what ran the first time.
+                replay.run(self._mode, backward=not (running is Pass.RECOMPUTED and recomputes_for_first_graph()))
         except Exception as error:
-            name = getattr(function, "__qualname__", type(function).__name__)
-            self._uncounted.add(f"{name} (compiled; {type(error).__name__}: {error})")
+            self._uncounted.add(f"{self._modules.name_of(function)} (compiled; {type(error).__name__}: {error})")
         finally:
-            self._replaying = False
+            self._replaying = None
+
+
+class _Replaying(NamedTuple):
+    """A replay that is running: the pass of the compiled call, and the backward that it runs in."""
+
+    running: Pass
+    in_task: int
 
 
 def _has_spectral_norm(module: nn.Module) -> bool:

@@ -33,6 +33,7 @@ class ModuleStack:
     """
 
     def __init__(self, root: nn.Module, leave: Callable[[Frame, tuple[Any, ...], Any], None]) -> None:
+        self.root = root
         self._names: dict[int, str] = {id(module): name for name, module in root.named_modules()}
         self._leave = leave
         self._frames: list[Frame] = []
@@ -95,6 +96,16 @@ class ModuleStack:
     def any_type(self, matches: Callable[[nn.Module], bool]) -> bool:
         """Whether any running module matches."""
         return any(matches(frame.module) for frame in self._frames)
+
+    def name_of(self, function: Callable[..., Any]) -> str:
+        """What a function is called, with the module that it is a method of."""
+        for cell in getattr(function, "__closure__", None) or ():
+            if isinstance(getattr(cell.cell_contents, "__self__", None), nn.Module):  # a wrapper of Dynamo's
+                function = cell.cell_contents
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, nn.Module):
+            return f"{type(owner).__name__} {self._names.get(id(owner), '')}".rstrip()
+        return getattr(function, "__qualname__", type(function).__name__)
 
     def _before(self, module: nn.Module, args: Any) -> None:
         if self._is_ours():

@@ -16,9 +16,14 @@ class Pass(Enum):
     RECOMPUTED = "recomputed"
 
 
+def current_task() -> int:
+    """The number of the backward that autograd is running in this thread, or -1."""
+    return int(torch._C._current_graph_task_id())
+
+
 def in_backward() -> bool:
     """Whether autograd is running a backward in this thread."""
-    return torch._C._current_graph_task_id() != -1
+    return current_task() != -1
 
 
 def next_node_number() -> int:
@@ -37,19 +42,19 @@ def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
     """
     if not in_backward():
         return Pass.FORWARD
+    if torch.is_grad_enabled() and recomputes_for_first_graph():
+        return Pass.RECOMPUTED
     node = torch._C._current_autograd_node()
     number = -1 if node is None else node._sequence_nr()
     if any(number in numbers for numbers in hidden):
         return None
-    return Pass.RECOMPUTED if torch.is_grad_enabled() and _is_recomputing(node) else Pass.BACKWARD
+    # Gradients are enabled where a user's own function (or a checkpoint that is reentrant) runs its forward again. A
+    # backward that is to have a backward itself (``create_graph=True``) has them too, but in torch's own nodes.
+    by_python = isinstance(node, torch.autograd.function.BackwardCFunction)
+    return Pass.RECOMPUTED if torch.is_grad_enabled() and by_python else Pass.BACKWARD
 
 
-def _is_recomputing(node: object) -> bool:
-    """Whether a forward runs again inside a backward: by activation checkpointing, or by a user's own function.
-
-    A backward through a backward (``create_graph=True``) has gradients enabled too, but runs in torch's own nodes.
-    """
+def recomputes_for_first_graph() -> bool:
+    """Whether a checkpoint that is not reentrant runs a forward again, for the graph of the first one."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    if hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint":
-        return True
-    return isinstance(node, torch.autograd.function.BackwardCFunction)
+    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

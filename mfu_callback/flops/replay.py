@@ -1,4 +1,8 @@
-"""Counting compiled code: its call is replayed, uncompiled, on fake tensors, which are shapes without storage."""
+"""Counting compiled code: its call is replayed, uncompiled, on fake tensors, which are shapes without storage.
+
+The function runs a second time, so nothing that it may change can be the user's own: it runs on a deep copy of all
+that it refers to, with every tensor in it replaced by a fake. What cannot be copied cannot be replayed.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from mfu_callback.nested import tensors_in
 
@@ -26,50 +32,57 @@ if torch.distributed.is_available():  # some builds of torch are made without
 
     _SHARDED_MODULES, _SHARDED_TENSORS = (FSDPModule,), (DTensor,)
 
-# What a module may refer to that must be neither copied nor faked: its trainer and the like.
+# What a module may refer to that must not be copied: its trainer and the like.
 _SHARED_ATTRIBUTES = ("_trainer", "_fabric")
 # Methods of a LightningModule that reach out of it.
 _SILENCED_METHODS = ("log", "log_dict", "print")
+# What a function may change among its globals; anything else there (classes, settings, tokenizers) is not copied.
+_CHANGEABLE_GLOBALS = (nn.Module, MethodType, FunctionType, list, dict, set)
 
 Function = Callable[..., Any]
 
 
 class Replay:
-    """A call of a function on fakes of its arguments and modules, with the backward where there is one.
+    """A call of a function on fakes of all that it refers to, with the backward where there is one.
 
-    Modules are copied from where they are referred to: the arguments, the object of a method, the closure and the
-    globals of a function. A real tensor that is reached in any other way is replaced by a fake when an operator gets
-    it, so that nothing real is computed or written.
+    A real tensor that is reached all the same is replaced by a fake when an operator gets it.
 
     Args:
+        root: The module whose parts are known by name.
         function: The uncompiled function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
 
     Attributes:
-        modules: The copies of the modules, by the ids of their originals.
+        modules: The copies of the root's parts, by the ids of their originals.
 
     Raises:
-        Exception: Whatever copying an attribute raises.
+        Exception: Whatever copying raises.
     """
 
-    def __init__(self, function: Function, args: Any, kwargs: Any) -> None:
-        self._fakes = _Fakes()
-        self._call = self._fakes.of(function), self._fakes.of(args), self._fakes.of(kwargs)
-        self.modules = self._fakes.modules
+    def __init__(self, root: nn.Module, function: Function, args: Any, kwargs: Any) -> None:
+        self._fakes = _Fakes(root)
+        self._call = self._fakes.of((function, args, kwargs))
+        self.modules = self._fakes.copies_of(root)
+        for module in self.modules.values():
+            _silence(module)
 
-    def run(self, within: AbstractContextManager[Any]) -> None:
+    def run(self, within: AbstractContextManager[Any], *, backward: bool = True) -> None:
         """Run it inside a context that watches its operators.
+
+        Args:
+            within: The context.
+            backward: Whether the backward of what it returns is run too.
 
         Raises:
             Exception: Whatever a function raises that needs the values of tensors.
         """
         function, args, kwargs = self._call
         stray = _StrayTensors(self._fakes)
-        with _random_state_kept(), torch.compiler.set_stance("force_eager"), self._fakes.mode, within, stray:
+        with _surroundings_kept(), self._fakes.mode, within, stray:
             try:
                 out = function(*args, **kwargs)
-                if torch.is_grad_enabled():
+                if backward and torch.is_grad_enabled():
                     _backward(out, [*self._fakes.leaves, *stray.leaves()])
             finally:
                 stray.put_gradients_back()
@@ -117,29 +130,37 @@ class _StrayTensors(TorchDispatchMode):
 
 
 class _Fakes:
-    """Copies functions, modules and tensors into fakes; the same original gives the same fake."""
+    """Deep copies in which every tensor is a fake; the same original gives the same copy."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.modules: dict[int, nn.Module] = {}
         self.leaves: list[torch.Tensor] = []  # what the backward takes gradients of
         self._memo: dict[int, Any] = {}
         self._kept: list[torch.Tensor] = []  # so that no id in the memo is given to another tensor
+        self._copiers: dict[type, Callable[[Any, dict[int, Any]], Any]] = {
+            FunctionType: self._of_function,
+            MethodType: self._of_method,
+            ModuleType: lambda value, memo: value,
+            OptimizedModule: lambda module, memo: copy.deepcopy(module._orig_mod, memo),
+            FakeTensor: lambda tensor, memo: tensor,
+            **dict.fromkeys((torch.Tensor, nn.Parameter), self._of_tensor),
+            **dict.fromkeys(_SHARDED_TENSORS, self._of_shard),
+        }
+        for part in root.modules():
+            if isinstance(part, _SHARDED_MODULES):  # they refuse to be copied
+                self._copiers[type(part)] = self._unsharded
+            for name in _SHARED_ATTRIBUTES:
+                if (value := vars(part).get(name)) is not None:
+                    self._memo[id(value)] = value
 
     def of(self, value: Any) -> Any:
-        """A fake of a value, or the value itself where it holds nothing real."""
-        return tree_map(self._of_leaf, value)
+        """A deep copy of a value. What the copiers are not for is copied as by `copy.deepcopy`."""
+        with patch.dict(copy._deepcopy_dispatch, self._copiers):  # type: ignore[attr-defined]
+            return copy.deepcopy(value, self._memo)
 
-    def _of_leaf(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return self._of_tensor(value)
-        if isinstance(value, nn.Module):
-            return self._of_module(value)
-        if isinstance(value, MethodType):
-            return MethodType(value.__func__, self._of_leaf(value.__self__))
-        if isinstance(value, FunctionType):
-            return self._of_function(value)
-        return value
+    def copies_of(self, root: nn.Module) -> dict[int, nn.Module]:
+        """The copies of the parts of a module that were copied, by the ids of their originals."""
+        return {id(part): self._memo[id(part)] for part in root.modules() if id(part) in self._memo}
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """The fake of a tensor that has met no other fake yet, without a history."""
@@ -148,7 +169,7 @@ class _Fakes:
             self._memo[id(tensor)] = self.mode.from_tensor(tensor.detach())
         return cast(torch.Tensor, self._memo[id(tensor)])
 
-    def _of_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _of_tensor(self, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
         if not tensor.requires_grad:
             return self.mode.from_tensor(tensor)
         if tensor.is_leaf:
@@ -157,74 +178,61 @@ class _Fakes:
         with torch.enable_grad(), self.mode:
             return self._as_leaf(self.mode.from_tensor(tensor.detach()).requires_grad_()).clone()
 
+    def _of_shard(self, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+        with self.mode:  # the whole of it, as FSDP gathers it for the forward
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        return self._as_leaf(whole.requires_grad_()) if tensor.requires_grad else whole
+
     def _as_leaf(self, fake: torch.Tensor) -> torch.Tensor:
         self.leaves.append(fake)
         return fake
 
-    def _of_module(self, module: nn.Module) -> nn.Module:
-        for part in module.modules():
-            self._note_state(part)
-        for part in reversed([*module.modules()]):  # the inner ones first
-            if isinstance(part, _SHARDED_MODULES):
-                self._memo[id(part)] = self._unsharded(part)
-        replica = copy.deepcopy(module, self._memo)
-        for original in module.modules():
-            self.modules[id(original)] = self._memo[id(original)]
-        for part in replica.modules():
-            _detach_from_its_surroundings(part)
-        return replica
-
-    def _note_state(self, module: nn.Module) -> None:
-        """Make the fakes of all that a copy would otherwise copy."""
-        for name, value in vars(module).items():
-            if name in _SHARED_ATTRIBUTES:
-                self._memo[id(value)] = value
-            elif not isinstance(value, nn.Module):
-                for tensor in tensors_in(value):
-                    if id(tensor) not in self._memo:
-                        self._memo[id(tensor)] = self._of_state(tensor)
-
-    def _of_state(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, _SHARDED_TENSORS):
-            return self._of_tensor(tensor)
-        with self.mode:  # the whole of a shard, as FSDP gathers it for the forward
-            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        return self._as_leaf(whole.requires_grad_()) if tensor.requires_grad else whole
-
-    def _unsharded(self, module: nn.Module) -> nn.Module:
-        """A copy of a module under FSDP2, which refuses to be copied, as it was before."""
+    def _unsharded(self, module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        """A copy of a module under FSDP2 as it was before."""
         plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
-        twin = cast(nn.Module, object.__new__(plain))
+        twin = memo[id(module)] = cast(nn.Module, object.__new__(plain))
         for name, value in vars(module).items():
-            if name.startswith("__composable_api"):
-                continue
-            kept = _without_hooks_of_fsdp(value) if name.endswith(("_hooks", "_hooks_with_kwargs")) else value
-            vars(twin)[name] = copy.deepcopy(kept, self._memo)
+            if not name.startswith("__composable_api"):
+                kept = _without_hooks_of_fsdp(value) if name.endswith(("_hooks", "_hooks_with_kwargs")) else value
+                vars(twin)[name] = copy.deepcopy(kept, memo)
         return twin
 
-    def _of_function(self, function: FunctionType) -> FunctionType:
-        """The function with the modules replaced that it closes over or finds among its globals.
+    def _of_method(self, method: MethodType, memo: dict[int, Any]) -> MethodType:
+        return MethodType(copy.deepcopy(method.__func__, memo), copy.deepcopy(method.__self__, memo))
 
-        Other functions that it refers to stay: they may refer back to it.
-        """
-        cells = [self._of_cell(cell) for cell in function.__closure__ or ()]
-        found = ((name, function.__globals__.get(name)) for name in function.__code__.co_names)
-        replaced = {name: self._of_leaf(value) for name, value in found if _holds_module(value)}
-        scope = {**function.__globals__, **replaced} if replaced else function.__globals__
-        rebuilt = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, tuple(cells))
-        rebuilt.__kwdefaults__ = function.__kwdefaults__
-        return rebuilt
+    def _of_function(self, function: FunctionType, memo: dict[int, Any]) -> Any:
+        """The function with copies of what it closes over and of the globals that it may change."""
+        if hasattr(function, "_torchdynamo_orig_callable"):  # compiled: what it was compiled from
+            return copy.deepcopy(function._torchdynamo_orig_callable, memo)
+        of_distributed = (function.__module__ or "").startswith("torch.distributed")  # it holds process groups
+        if of_distributed or not (function.__closure__ or _is_users(function)):
+            return function
+        scope = dict(function.__globals__) if _is_users(function) else function.__globals__
+        cells = tuple(CellType() for _ in function.__closure__ or ())
+        twin = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, cells)
+        twin.__kwdefaults__, twin.__qualname__ = function.__kwdefaults__, function.__qualname__
+        vars(twin).update(vars(function))
+        memo[id(function)] = twin  # it may refer to itself
+        for cell, original in zip(cells, function.__closure__ or (), strict=True):
+            _fill(cell, original, memo)
+        if scope is not function.__globals__:
+            for name in function.__code__.co_names:
+                if isinstance(value := scope.get(name), _CHANGEABLE_GLOBALS):
+                    scope[name] = copy.deepcopy(value, memo)
+        return twin
 
-    def _of_cell(self, cell: CellType) -> CellType:
-        try:
-            contents = cell.cell_contents
-        except ValueError:  # not assigned yet
-            return cell
-        return CellType(self._of_leaf(contents)) if _holds_module(contents) else cell
+
+def _is_users(function: FunctionType) -> bool:
+    """Whether a function stands in the user's own code: libraries are trusted with their globals."""
+    return "site-packages" not in function.__code__.co_filename and "/lib/python" not in function.__code__.co_filename
 
 
-def _holds_module(value: Any) -> bool:
-    return isinstance(value, nn.Module) or isinstance(getattr(value, "__self__", None), nn.Module)
+def _fill(cell: CellType, original: CellType, memo: dict[int, Any]) -> None:
+    try:
+        contents = original.cell_contents
+    except ValueError:  # not assigned yet
+        return
+    cell.cell_contents = copy.deepcopy(contents, memo)
 
 
 def _without_hooks_of_fsdp(hooks: Any) -> Any:
@@ -232,12 +240,8 @@ def _without_hooks_of_fsdp(hooks: Any) -> Any:
     return type(hooks)(kept)
 
 
-def _detach_from_its_surroundings(module: nn.Module) -> None:
-    namespace = vars(module)
-    for name, value in list(namespace.items()):
-        if hasattr(value, "_torchdynamo_orig_callable") and not isinstance(value, nn.Module):
-            del namespace[name]
-    namespace.update((name, _do_nothing) for name in _SILENCED_METHODS if hasattr(type(module), name))
+def _silence(module: nn.Module) -> None:
+    vars(module).update((name, _do_nothing) for name in _SILENCED_METHODS if hasattr(type(module), name))
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
@@ -245,11 +249,17 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def _surroundings_kept() -> Iterator[None]:
+    """Keep random state as it is, and what the user has put around the call from seeing the fakes."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torch_state)
+
+
+def _itself(tensor: Any) -> Any:
+    return tensor
