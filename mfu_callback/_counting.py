@@ -84,16 +84,16 @@ class Counting:
 
     def _take_count(self, count: FlopCount | None) -> None:
         is_first = self._meter.flop_count is None
-        if not self._meter.set_count(count) and count is not None:
+        if not self._meter.set_count(count) and count is not None and count.complete:
             self._warn_once(
                 "nothing",
                 "No model FLOPs were seen in three batches of one shape (a matmul, a convolution, attention; with"
                 " backward_factor='measured', their backward). MFU is left out, tokens/sec goes on. Pass flops= per"
                 " token to get MFU.",
             )
-        if count is None or not count.forward:
+        if count is None:
             return
-        if is_first:
+        if is_first and count.forward:
             self._tell(count)
         self._warn_of(count)
 
@@ -127,6 +127,7 @@ class Counting:
         if self._meter.counts.is_full:
             self._warn_once(
                 "shapes",
-                "Many shapes of batches were counted. FLOPs of further ones are scaled from the most similar one, and"
-                " may be off by the part of attention in them. Pass flops= as a function of the batch to be exact.",
+                "Many shapes of batches were counted. FLOPs of further ones are scaled from the most similar one by the"
+                " size of its first tensor, and may be off by the part of attention in them; without one of the same"
+                " structure they are unknown. Pass flops= as a function of the batch to be exact.",
             )

@@ -93,6 +93,11 @@ class MFUCallback(Callback):
         self._steps_seen = 0
         self._warned: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the callback takes over: its arguments and its summary, nothing of a run that is going on."""
+        fresh = {"_brackets": Brackets(), "_meter": None, "_counting": None}
+        return {**vars(self), **fresh}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak and put the brackets on."""
         device = trainer.strategy.root_device
@@ -110,6 +115,7 @@ class MFUCallback(Callback):
         self._counting = Counting(self._meter, pl_module, self._warn_once)
         self._in_step = self._stepped = self._is_new_batch = False
         self._steps_seen = trainer.global_step
+        self._warned.clear()
         self._put_brackets(trainer, pl_module, clock)
         clock.start()
 

@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
+_LONG = 1000
+
 
 def parts_of(value: Any) -> list[tuple[str, Any]] | None:
     """The named parts of a mapping, a sequence or a dataclass, or an object's tensors; None for anything else."""
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if len(value) > _LONG and not isinstance(value[0], torch.Tensor | Mapping | Sequence):
+            return None  # plain data: too long to be looked through at every step
         return [(str(index), part) for index, part in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in fields(value)]

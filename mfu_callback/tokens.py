@@ -48,7 +48,7 @@ def count_samples(batch: Any) -> int | None:
     Returns:
         The batch size, or None where no tensor with a dimension is found.
     """
-    return next((tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()), None)
+    return next((tensor.size(0) for tensor in tensors_in(batch) if tensor.dim()), None)
 
 
 def _is_integer(value: Any) -> bool:

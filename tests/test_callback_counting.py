@@ -128,14 +128,23 @@ def test_a_count_that_cannot_begin_is_said_once_and_the_rest_goes_on(monkeypatch
     assert callback.summary.mfu is None
 
 
-class Opaque(Images):
+class OtherLibrary(nn.Module):
     """Computes in a library that torch does not know."""
 
-    def training_step(self, batch, batch_idx):
-        image = batch[0].flatten(1)
+    def forward(self, images):
+        rows = images.flatten(1).numpy()
         product = torch.empty(2, 2)
-        np.matmul(image.numpy(), image.numpy().T, out=product.numpy())
-        return super().training_step(batch, batch_idx) + 0 * product.sum()
+        np.matmul(rows, rows.T, out=product.numpy())
+        return product.sum()
+
+
+class Opaque(Images):
+    def __init__(self):
+        super().__init__()
+        self.other = OtherLibrary()
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 0 * self.other(batch[0])
 
 
 @pytest.mark.filterwarnings(SMALL_MODEL)

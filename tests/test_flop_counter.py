@@ -180,3 +180,30 @@ def test_an_optimizers_own_matmuls_are_left_out_and_those_of_its_closure_are_not
     with FlopCounter(module) as counter, counter.forward_only_inside():
         optimizer.step()
     assert counter.result().forward == 0
+
+
+def test_memory_that_a_training_step_fills_through_numpy_is_no_alarm():
+    def stages(x):
+        staged = torch.empty(4)
+        staged.numpy().fill(1)
+        return x[0, 0, :4] * staged
+
+    with FlopCounter(nn.Identity()) as counter:
+        stages(A)
+    assert counter.result().complete
+
+
+def test_an_operator_that_runs_its_body_out_of_sight_is_named():
+    def branch(x):
+        return x @ torch.ones(7, 7)
+
+    with FlopCounter(nn.Identity()) as counter:
+        torch.cond(A.sum() > 0, branch, branch, (A[0],))
+    assert counter.result().uncounted == ("cond",)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state:UserWarning")
+def test_a_sparse_matrix_counts_what_it_stores():
+    matrix = torch.eye(10).to_sparse_csr()
+    assert count_flops(Functional(lambda x: matrix @ x), torch.ones(10)).forward == 2 * 10
+    assert count_flops(Functional(lambda x: matrix @ x), torch.ones(10, 3)).forward == 2 * 10 * 3

@@ -6,6 +6,7 @@ import torch
 
 from mfu_callback import FlopCount
 from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, shape_of
+from mfu_callback.tokens import count_samples
 
 
 @dataclass
@@ -98,3 +99,14 @@ def test_another_state_of_the_model_is_counted_anew():
     assert known.flops(shape).model == 60.0
     known.model_state = None
     assert known.flops(shape).model == 30.0
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_a_strided_nested_batch_has_the_shapes_of_its_components():
+    one, other = ([torch.zeros(3, 8), torch.zeros(n, 8)] for n in (5, 6))
+    assert shape_of(torch.nested.nested_tensor(one)) != shape_of(torch.nested.nested_tensor(other))
+    assert count_samples(torch.nested.nested_tensor(one)) == 2
+
+
+def test_long_plain_data_is_not_looked_through():
+    assert shape_of({"x": torch.zeros(2), "rows": list(range(10**6))}).structure == (("x", 1), ("rows", None))

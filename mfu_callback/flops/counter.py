@@ -155,7 +155,7 @@ class FlopCounter:
             return
         if running is Pass.FORWARD:
             for where in self._blank.filled_unseen(func, args, kwargs, out, self._modules.description):
-                self._leave_out(f"{where} (memory filled outside of torch's operators)")
+                self._leave_out(f"{where or 'the training step'} (memory filled outside of torch's operators)")
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._notes)
         if work is not None:
             self._add(running, work.flops, operator_name(func))

@@ -17,6 +17,8 @@ def _product(left: Any, right: Any) -> int:
     """(..., M, K) x (..., K, N), batched alike, or nested tensors of such matrices."""
     if is_nested(left) or is_nested(right):
         return sum(int(2 * prod(a) * b[-1]) for a, b in zip(sizes(left), sizes(right), strict=True))
+    if _is_sparse(left) and _is_sparse(right):
+        raise NotImplementedError("how many products meet depends on where both are sparse")
     if _is_sparse(left):
         return int(2 * _stored(left) * right.shape[-1])
     if _is_sparse(right):
@@ -53,7 +55,8 @@ def _rows_times_columns(call: Call) -> int:
 
 
 def _matrix_vector(call: Call) -> int:
-    return 2 * int(call.get("mat", "self").numel())  # mv(self, vec); addmv(self, mat, vec)
+    matrix = call.get("mat", "self")  # mv(self, vec); addmv(self, mat, vec)
+    return int(2 * (_stored(matrix) if _is_sparse(matrix) else matrix.numel()))
 
 
 def _dot(call: Call) -> int:
@@ -137,7 +140,7 @@ def _stored(tensor: torch.Tensor) -> int:
 
 MATMUL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("aten::mm", "aten::bmm", "aten::matmul", "aten::_int_mm", "aten::_scaled_mm"), _matmul),
-    **dict.fromkeys(("aten::_scaled_mm_v2", "aten::_sparse_sparse_matmul", "aten::_sparse_mm_reduce_impl"), _matmul),
+    **dict.fromkeys(("aten::_scaled_mm_v2", "aten::_sparse_mm_reduce_impl"), _matmul),
     **dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addbmm", "aten::_addmm_activation"), _matmul_with_addition),
     **dict.fromkeys(("aten::_sparse_addmm", "aten::sspaddmm", "aten::hspmm"), _matmul_with_addition),
     **dict.fromkeys(("aten::linear", "aten::mkldnn_linear"), _linear),

@@ -83,9 +83,9 @@ class ModuleStack:
 
     @property
     def description(self) -> str:
-        """The type and the name of the module that is running now."""
+        """The type and the name of the module that is running now; "" outside of any."""
         if not self._frames:
-            return "the training step"
+            return ""
         frame = self._frames[-1]
         return f"{type(frame.module).__name__} {frame.name}".rstrip()
 

@@ -56,6 +56,10 @@ _HOLDS_NO_PRODUCT = re.compile(
 )
 
 
+# Higher-order operators whose bodies come by operator by operator, or that have none. Those of the others do not.
+_BODIES_ARE_SEEN = frozenset({"invoke_subgraph", "print", "inductor_compiled_code"})
+
+
 def work_of(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, attention: str, notes: set[str]
 ) -> Work | None:
@@ -87,7 +91,7 @@ def may_compute(func: Any) -> bool:
     """Whether an operator without a rule may hide model FLOPs."""
     library, _, name = operator_name(func).rpartition("::")
     if isinstance(func, torch._ops.HigherOrderOperator):
-        return "triton" in name  # the others run their bodies operator by operator
+        return name not in _BODIES_ARE_SEEN
     if library not in _SPEAKING_LIBRARIES:
         return True
     return bool(_SPEAKS_OF_A_PRODUCT.search(name)) and not _HOLDS_NO_PRODUCT.search(name)

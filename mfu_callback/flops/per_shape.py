@@ -39,7 +39,7 @@ class BatchShape:
     Attributes:
         structure: How tensors of which rank are nested, with their names.
         sizes: All their dimensions in order.
-        elements: How many numbers they hold.
+        elements: How many numbers the first of them holds, which is the model's input.
         samples: The first dimension of the first tensor.
     """
 
@@ -59,17 +59,23 @@ def shape_of(batch: Any) -> BatchShape:
     shapes: list[tuple[int, ...]] = []
     structure = _structure(batch, shapes)
     samples = next((shape[0] for shape in shapes if shape), 1)
-    return BatchShape(structure, sum(shapes, ()), sum(map(math.prod, shapes)), samples)
+    return BatchShape(structure, sum(shapes, ()), math.prod(next(iter(shapes), (0,))), samples)
 
 
 def _structure(value: Any, shapes: list[tuple[int, ...]]) -> Hashable:
     if isinstance(value, torch.Tensor):
-        # A nested tensor has a number for its values only.
-        shape = tuple(value.values().shape) if value.is_nested else tuple(value.shape)
+        shape = _shape_of_nested(value) if value.is_nested else tuple(value.shape)
         shapes.append(shape)
-        return len(shape)
+        return value.dim()
     parts = parts_of(value)
     return None if parts is None else tuple((name, _structure(part, shapes)) for name, part in parts)
+
+
+def _shape_of_nested(tensor: torch.Tensor) -> tuple[int, ...]:
+    """A jagged tensor has a number for its values only, a strided one a shape for each of its components."""
+    if tensor.layout is torch.jagged:
+        return tuple(tensor.values().shape)
+    return tuple(tensor._nested_tensor_size().flatten().tolist())
 
 
 class CountsByShape:
