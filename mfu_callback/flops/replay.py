@@ -6,13 +6,12 @@ that it refers to, with every tensor in it replaced by a fake. What cannot be co
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -137,26 +136,26 @@ class _Fakes:
         self.leaves: list[torch.Tensor] = []  # what the backward takes gradients of
         self._memo: dict[int, Any] = {}
         self._kept: list[torch.Tensor] = []  # so that no id in the memo is given to another tensor
-        self._copiers: dict[type, Callable[[Any, dict[int, Any]], Any]] = {
+        copiers: dict[type, Callable[[Any, dict[int, Any]], Any]] = {
             FunctionType: self._of_function,
             MethodType: self._of_method,
             ModuleType: lambda value, memo: value,
-            OptimizedModule: lambda module, memo: copy.deepcopy(module._orig_mod, memo),
+            OptimizedModule: lambda module, memo: self._deepcopy(module._orig_mod, memo),
             FakeTensor: lambda tensor, memo: tensor,
             **dict.fromkeys((torch.Tensor, nn.Parameter), self._of_tensor),
             **dict.fromkeys(_SHARDED_TENSORS, self._of_shard),
         }
         for part in root.modules():
             if isinstance(part, _SHARDED_MODULES):  # they refuse to be copied
-                self._copiers[type(part)] = self._unsharded
+                copiers[type(part)] = self._unsharded
             for name in _SHARED_ATTRIBUTES:
                 if (value := vars(part).get(name)) is not None:
                     self._memo[id(value)] = value
+        self._deepcopy = _own_deepcopy(copiers)
 
     def of(self, value: Any) -> Any:
         """A deep copy of a value. What the copiers are not for is copied as by `copy.deepcopy`."""
-        with patch.dict(copy._deepcopy_dispatch, self._copiers):  # type: ignore[attr-defined]
-            return copy.deepcopy(value, self._memo)
+        return self._deepcopy(value, self._memo)
 
     def copies_of(self, root: nn.Module) -> dict[int, nn.Module]:
         """The copies of the parts of a module that were copied, by the ids of their originals."""
@@ -194,16 +193,16 @@ class _Fakes:
         for name, value in vars(module).items():
             if not name.startswith("__composable_api"):
                 kept = _without_hooks_of_fsdp(value) if name.endswith(("_hooks", "_hooks_with_kwargs")) else value
-                vars(twin)[name] = copy.deepcopy(kept, memo)
+                vars(twin)[name] = self._deepcopy(kept, memo)
         return twin
 
     def _of_method(self, method: MethodType, memo: dict[int, Any]) -> MethodType:
-        return MethodType(copy.deepcopy(method.__func__, memo), copy.deepcopy(method.__self__, memo))
+        return MethodType(self._deepcopy(method.__func__, memo), self._deepcopy(method.__self__, memo))
 
     def _of_function(self, function: FunctionType, memo: dict[int, Any]) -> Any:
         """The function with copies of what it closes over and of the globals that it may change."""
         if hasattr(function, "_torchdynamo_orig_callable"):  # compiled: what it was compiled from
-            return copy.deepcopy(function._torchdynamo_orig_callable, memo)
+            return self._deepcopy(function._torchdynamo_orig_callable, memo)
         of_distributed = (function.__module__ or "").startswith("torch.distributed")  # it holds process groups
         if of_distributed or not (function.__closure__ or _is_users(function)):
             return function
@@ -214,25 +213,38 @@ class _Fakes:
         vars(twin).update(vars(function))
         memo[id(function)] = twin  # it may refer to itself
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
-            _fill(cell, original, memo)
+            self._fill(cell, original, memo)
         if scope is not function.__globals__:
             for name in function.__code__.co_names:
                 if isinstance(value := scope.get(name), _CHANGEABLE_GLOBALS):
-                    scope[name] = copy.deepcopy(value, memo)
+                    scope[name] = self._deepcopy(value, memo)
         return twin
+
+    def _fill(self, cell: CellType, original: CellType, memo: dict[int, Any]) -> None:
+        try:
+            contents = original.cell_contents
+        except ValueError:  # not assigned yet
+            return
+        cell.cell_contents = self._deepcopy(contents, memo)
+
+
+def _own_deepcopy(copiers: dict[type, Callable[[Any, dict[int, Any]], Any]]) -> Callable[[Any, dict[int, Any]], Any]:
+    """A `copy.deepcopy` that uses these copiers for their types, before it looks for a type's own way.
+
+    It is that of a second instance of the module `copy`, so that nobody else's copies are touched.
+    """
+    spec = importlib.util.find_spec("copy")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module._deepcopy_dispatch.update(copiers)
+    return cast(Callable[[Any, dict[int, Any]], Any], module.deepcopy)
 
 
 def _is_users(function: FunctionType) -> bool:
     """Whether a function stands in the user's own code: libraries are trusted with their globals."""
     return "site-packages" not in function.__code__.co_filename and "/lib/python" not in function.__code__.co_filename
-
-
-def _fill(cell: CellType, original: CellType, memo: dict[int, Any]) -> None:
-    try:
-        contents = original.cell_contents
-    except ValueError:  # not assigned yet
-        return
-    cell.cell_contents = copy.deepcopy(contents, memo)
 
 
 def _without_hooks_of_fsdp(hooks: Any) -> Any:
