@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,45 @@ class Manual(LightningModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of four."""
         return DataLoader(torch.linspace(-1.0, 1.0, 320).reshape(40, 8), batch_size=4)
+
+
+class Step(LightningModule):
+    """Any network, loss and data; four samples a batch."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sizes: Sequence[tuple[int, int]] = ((4, 8),) * 40,
+        wrap: Callable[[torch.Tensor], Any] = lambda batch: batch,
+    ) -> None:
+        super().__init__()
+        self.network, self.sizes, self.wrap = network, sizes, wrap
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """The mean square of what the network returns."""
+        return self.network(self.unwrap(batch)).square().mean()
+
+    def unwrap(self, batch: Any) -> torch.Tensor:
+        """The inverse of ``wrap``."""
+        return batch
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD of what is trained."""
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+    def train_dataloader(self) -> DataLoader:
+        """A batch of each size."""
+        generator = torch.Generator().manual_seed(0)
+        return DataLoader(
+            [self.wrap(torch.randn(*size, generator=generator)) for size in self.sizes],
+            batch_size=None,
+            collate_fn=lambda batch: batch,
+        )
+
+
+def two_layers() -> nn.Module:
+    """8 to 8 to 4 features."""
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
 
 
 class FakeNow:
