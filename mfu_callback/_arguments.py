@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mfu_callback.flops import COUNTERS
+from mfu_callback.flops import ATTENTIONS, COUNTERS
 from mfu_callback.meter import FlopsArgument, TokensArgument
 
 
@@ -25,8 +25,8 @@ def check_arguments(
         raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
     if backward_factor != "measured" and (isinstance(backward_factor, str) or backward_factor < 0):
         raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one.")
-    if attention not in ("full", "causal"):
-        raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention={attention!r} is not known. Use one of {ATTENTIONS}.")
     if isinstance(peak, str) and peak != "measured":
         raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', or FLOP/s as a number.")
     if isinstance(peak, int | float) and peak <= 0:

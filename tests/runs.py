@@ -12,10 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gpt import GPTConfig, GPTModule, RandomTokens
+from mfu_callback import MFUCallback
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=64, context_length=8, dropout=0.1)
 # Forward FLOPs of TINY on a batch of 4 x 8 tokens: blocks, attention, head.
 TINY_FLOPS = 4 * (2 * (24 * 8 * 16**2 + 4 * 8**2 * 16) + 2 * 8 * 16 * 64)
+PEAK = 1e12
+# The first layer's share of a model of two layers: its input takes no gradient.
+SMALL_MODEL = "ignore:The backward pass of this model takes"
 
 
 def make_trainer(*callbacks: Any, root: Path | None = None, **arguments: Any) -> Trainer:
@@ -23,6 +27,14 @@ def make_trainer(*callbacks: Any, root: Path | None = None, **arguments: Any) ->
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     defaults = {"accelerator": "cpu", "devices": 1, "max_steps": 8, "logger": False, "log_every_n_steps": 1}
     return Trainer(callbacks=list(callbacks), default_root_dir=root, **quiet | defaults | arguments)
+
+
+def fit(module: LightningModule, *callbacks: Any, data: Any = None, **arguments: Any) -> tuple[MFUCallback, Trainer]:
+    """Fit with MFUCallback and return it with the Trainer."""
+    callback = MFUCallback(peak=PEAK, warmup_steps=1)
+    trainer = make_trainer(callback, *callbacks, **arguments)
+    trainer.fit(module, data)
+    return callback, trainer
 
 
 def tiny_data(length: int = 400) -> RandomTokens:

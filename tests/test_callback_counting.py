@@ -6,7 +6,20 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.demos import Transformer
 from lightning.pytorch.demos.boring_classes import BoringModel
-from runs import TINY, TINY_FLOPS, FakeNow, Images, Manual, Step, make_trainer, tiny_data, two_layers
+from runs import (
+    PEAK,
+    SMALL_MODEL,
+    TINY,
+    TINY_FLOPS,
+    FakeNow,
+    Images,
+    Manual,
+    Step,
+    fit,
+    make_trainer,
+    tiny_data,
+    two_layers,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -19,17 +32,6 @@ from mfu_callback.metrics import TAGS
 ALL_TAGS = {tag.name for tag in TAGS}
 ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "memory/peak_gib"}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
-PEAK = 1e12
-# The first layer's share of a model of two layers: its input takes no gradient.
-SMALL_MODEL = "ignore:The backward pass of this model takes"
-
-
-def fit(module, *callbacks, **arguments):
-    """Fit with MFUCallback and return it with the Trainer."""
-    callback = MFUCallback(peak=PEAK, warmup_steps=1)
-    trainer = make_trainer(callback, *callbacks, **arguments)
-    trainer.fit(module)
-    return callback, trainer
 
 
 class LanguageModel(LightningModule):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
-from runs import TINY, TINY_FLOPS, make_trainer, tiny_data
+from runs import PEAK, SMALL_MODEL, TINY, TINY_FLOPS, make_trainer, tiny_data
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -12,9 +12,7 @@ from gpt import GPT, GPTConfig, GPTModule
 from gpt.model import next_token_loss
 from mfu_callback import MFUCallback
 
-PEAK = 1e12
 PRODUCT = 2 * 4 * 8 * 8  # of a Linear of 8 x 8 with four samples
-SMALL_MODEL = pytest.mark.filterwarnings("ignore:The backward pass of this model takes")
 
 
 class Step(LightningModule):
@@ -60,7 +58,7 @@ class Adversarial(Step):
         return [torch.optim.SGD(part.parameters(), lr=1e-3) for part in (self.generator, self.discriminator)]
 
 
-@SMALL_MODEL
+@pytest.mark.filterwarnings(SMALL_MODEL)
 def test_both_networks_of_a_gan_are_counted_as_often_as_they_run():
     summary = fit(Adversarial())
     assert summary.flops.forward == (2 + 1 + 1 + 1) * PRODUCT

@@ -2,22 +2,9 @@
 
 import pytest
 import torch
-from runs import FakeNow, Step, make_trainer, two_layers
+from runs import PEAK, SMALL_MODEL, FakeNow, Step, fit, two_layers
 
-from mfu_callback import MFUCallback
 from mfu_callback.clock import HostTimer
-
-PEAK = 1e12
-# The first layer's share of a model of two layers: its input takes no gradient.
-SMALL_MODEL = "ignore:The backward pass of this model takes"
-
-
-def fit(module, *callbacks, **arguments):
-    """Fit with MFUCallback and return it with the Trainer."""
-    callback = MFUCallback(peak=PEAK, warmup_steps=1)
-    trainer = make_trainer(callback, *callbacks, **arguments)
-    trainer.fit(module)
-    return callback, trainer
 
 
 class ManyClosures(Step):

@@ -2,14 +2,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import TINY, TINY_FLOPS, FakeNow, make_trainer
+from runs import PEAK, TINY, TINY_FLOPS, FakeNow, make_trainer
 from torch.utils.data import DataLoader
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.clock import HostTimer
-
-PEAK = 1e12
 
 
 class SlowRun(GPTModule):

@@ -6,25 +6,12 @@ import pytest
 import torch
 import torch._dynamo.eval_frame
 from lightning.pytorch import Callback, seed_everything
-from runs import TINY, TINY_FLOPS, Manual, make_trainer, tiny_data, train_tiny
+from runs import PEAK, SMALL_MODEL, TINY, TINY_FLOPS, Manual, fit, make_trainer, tiny_data, train_tiny
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-
-PEAK = 1e12
-# The first layer's share of a model of two layers: its input takes no gradient.
-SMALL_MODEL = "ignore:The backward pass of this model takes"
-
-
-def fit(module, *callbacks, train_dataloaders=None, **arguments):
-    """Fit with MFUCallback and return it with the Trainer."""
-    callback = MFUCallback(peak=PEAK, warmup_steps=1)
-    trainer = make_trainer(callback, *callbacks, **arguments)
-    trainer.fit(module, train_dataloaders)
-    return callback, trainer
-
 
 RUNS = {
     "plain": {},
@@ -125,9 +112,7 @@ class CopiesItself(GPTModule):
 
 def test_copies_made_in_the_first_batch_know_nothing_of_us(tmp_path):
     module = CopiesItself(tmp_path / "model.pt")
-    callback, _ = fit(
-        module, train_dataloaders=DataLoader([(torch.zeros(8, dtype=torch.long),) * 2] * 40, batch_size=4)
-    )
+    callback, _ = fit(module, data=DataLoader([(torch.zeros(8, dtype=torch.long),) * 2] * 40, batch_size=4))
     assert callback.summary.flops.forward == TINY_FLOPS
     for duplicate in module.copies:
         assert [sorted(vars(part)) for part in duplicate.modules()] == [sorted(vars(p)) for p in module.model.modules()]

@@ -188,3 +188,21 @@ def test_a_compiled_optimizer_keeps_its_state_real():
     plain, counted = run(counted=False), run(counted=True)
     assert counted[0] == plain[0]
     assert (counted[1].forward, counted[1].uncounted) == (2 * ROWS * WIDTH**2, ())
+
+
+def test_a_function_with_a_variable_not_yet_assigned_is_named_all_the_same():
+    def make():
+        def reads_a_value(x):
+            return x @ x if x.sum().item() > 0 else later
+
+        return reads_a_value
+        later = None
+
+    torch._dynamo.reset()
+    function = make()
+    counter = FlopCounter(nn.Identity())
+    with counter:
+        counter._enter_compiled(function, (torch.ones(3, 3),), {})
+        counter._leave_compiled()
+    (name,) = counter.result().uncounted
+    assert "reads_a_value (compiled; DataDependentOutputException" in name

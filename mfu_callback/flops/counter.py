@@ -34,6 +34,7 @@ from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule
 from mfu_callback.flops.unseen import BlankMemory
 
 COUNTERS = ("thop", "dispatch", "thop-modules")
+ATTENTIONS = ("full", "causal")
 
 
 class FlopCounter:
@@ -67,8 +68,8 @@ class FlopCounter:
     def __init__(self, module: nn.Module, *, counter: str = "thop", attention: str = "full") -> None:
         if counter not in COUNTERS:
             raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
-        if attention not in ("full", "causal"):
-            raise ValueError(f"attention={attention!r} is not known. Use 'full' or 'causal'.")
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention={attention!r} is not known. Use one of {ATTENTIONS}.")
         self.in_forward = True
         self._counter = counter
         self._attention = attention
@@ -247,9 +248,10 @@ class FlopCounter:
         try:
             with mode_off(self._mode):
                 replay = Replay(self._modules.root, function, args, kwargs)
-                self._modules.also_known(replay.modules)
                 # What a checkpoint that is not reentrant runs again has its backward in what ran the first time.
-                replay.run(self._mode, backward=not (running is Pass.RECOMPUTED and recomputes_for_first_graph()))
+                backward = not (running is Pass.RECOMPUTED and recomputes_for_first_graph())
+                with self._modules.also_known(replay.modules):
+                    replay.run(self._mode, backward=backward)
         except Exception as error:
             self._uncounted.add(f"{self._modules.name_of(function)} (compiled; {type(error).__name__}: {error})")
         finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,9 +68,15 @@ class ModuleStack:
             handle.remove()
         self._handles = []
 
-    def also_known(self, copies: dict[int, nn.Module]) -> None:
-        """Give copies of modules the names of their originals, whose ids are the keys."""
-        self._names.update({id(copy): self._names[i] for i, copy in copies.items() if i in self._names})
+    @contextmanager
+    def also_known(self, copies: dict[int, nn.Module]) -> Iterator[None]:
+        """Give copies of modules the names of their originals, whose ids are the keys, while they are there."""
+        known = self._names
+        self._names = known | {id(copy): known[part] for part, copy in copies.items() if part in known}
+        try:
+            yield
+        finally:
+            self._names = known
 
     @property
     def innermost(self) -> Frame | None:
@@ -100,8 +107,9 @@ class ModuleStack:
     def name_of(self, function: Callable[..., Any]) -> str:
         """What a function is called, with the module that it is a method of."""
         for cell in getattr(function, "__closure__", None) or ():
-            if isinstance(getattr(cell.cell_contents, "__self__", None), nn.Module):  # a wrapper of Dynamo's
-                function = cell.cell_contents
+            with suppress(ValueError):  # it may be empty
+                if isinstance(getattr(cell.cell_contents, "__self__", None), nn.Module):  # a wrapper of Dynamo's
+                    function = cell.cell_contents
         owner = getattr(function, "__self__", None)
         if isinstance(owner, nn.Module):
             return f"{type(owner).__name__} {self._names.get(id(owner), '')}".rstrip()
