@@ -31,8 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=...")'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@# timm asks for torchvision, whose published builds do not load beside a CPU build of torch and then break lightning.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm
+	@# timm asks for torchvision, whose published builds do not load beside a CPU build of torch and then break lightning;
+	@# torchtitan asks for a good deal that its table of peaks does not need.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm torchtitan
 	@touch $(INSTALLED)
 
 clean:

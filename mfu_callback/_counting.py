@@ -25,12 +25,20 @@ class Counting:
         meter: Says which steps those are, and takes the counts.
         module: The module that trains.
         warn_once: Called with a subject and a message.
+        hand_on: Called with the first count that found anything.
     """
 
-    def __init__(self, meter: MFUMeter, module: nn.Module, warn_once: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        meter: MFUMeter,
+        module: nn.Module,
+        warn_once: Callable[[str, str], None],
+        hand_on: Callable[[FlopCount], None],
+    ) -> None:
         self._meter = meter
         self._module = module
         self._warn_once = warn_once
+        self._hand_on = hand_on
         self._counter: FlopCounter | None = None
         self._calls = 0
         self._state_is_known = False
@@ -95,6 +103,7 @@ class Counting:
             return
         if is_first and count.forward:
             self._tell(count)
+            self._hand_on(count)
         self._warn_of(count)
 
     def _tell(self, count: FlopCount) -> None:

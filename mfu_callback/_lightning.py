@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -20,14 +21,18 @@ _MATMUL_DTYPES = {
     "16-mixed": torch.float16,
     "bf16-true": torch.bfloat16,
     "bf16-mixed": torch.bfloat16,
-    "transformer-engine": torch.bfloat16,
-    "transformer-engine-float16": torch.float16,
+    # Its layers multiply in fp8, forward and backward; the names tell the dtype of the weights.
+    "transformer-engine": torch.float8_e4m3fn,
+    "transformer-engine-float16": torch.float8_e4m3fn,
 }
 
 
 def matmul_dtype(trainer: Trainer) -> torch.dtype:
     """The dtype of the matmuls' inputs under the Trainer's precision."""
-    return _MATMUL_DTYPES.get(str(trainer.precision), torch.float32)
+    plugin = trainer.precision_plugin
+    if isinstance(plugin, BitsandbytesPrecision):  # its weights are unpacked to this dtype; its name says nothing
+        return plugin.dtype
+    return _MATMUL_DTYPES.get(str(plugin.precision), torch.float32)
 
 
 def is_logging_step(trainer: Trainer) -> bool:

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from mfu_callback import _lightning
 from mfu_callback._arguments import check_arguments
 from mfu_callback._brackets import Brackets
 from mfu_callback._counting import Counting
+from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
-from mfu_callback.metrics import TAGS, Totals, logged_values
-from mfu_callback.peaks import Peak, resolve_peak
+from mfu_callback.metrics import TAGS, Totals, Window, logged_values
 from mfu_callback.report import print_summary
 
 
@@ -88,6 +88,7 @@ class MFUCallback(Callback):
         self._warmup_steps = warmup_steps
         self._brackets = Brackets()
         self._meter: MFUMeter | None = None
+        self._peak_of_run: PeakOfRun | None = None
         self._counting: Counting | None = None
         self._in_step = self._stepped = self._is_new_batch = False
         self._steps_seen = 0
@@ -95,7 +96,7 @@ class MFUCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy of the callback takes over: its arguments and its summary, nothing of a run that is going on."""
-        fresh = {"_brackets": Brackets(), "_meter": None, "_counting": None}
+        fresh = {"_brackets": Brackets(), "_meter": None, "_counting": None, "_peak_of_run": None}
         return {**vars(self), **fresh}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,13 +110,14 @@ class MFUCallback(Callback):
             backward_factor=self._backward_factor,
             attention=self._attention,
             tokens=self._tokens,
-            peak=self._find_peak(trainer, device),
             warmup_steps=self._warmup_steps,
         )
-        self._counting = Counting(self._meter, pl_module, self._warn_once)
+        self._warned.clear()
+        self._peak_of_run = PeakOfRun(self._meter, self._peak, device, self._warn_once)
+        self._peak_of_run.find(_lightning.matmul_dtype(trainer))
+        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak_of_run.follow)
         self._in_step = self._stepped = self._is_new_batch = False
         self._steps_seen = trainer.global_step
-        self._warned.clear()
         self._put_brackets(trainer, pl_module, clock)
         clock.start()
 
@@ -176,13 +178,13 @@ class MFUCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the brackets off and let the run go."""
         self._brackets.remove()
-        self._meter = self._counting = None
+        self._meter = self._counting = self._peak_of_run = None
 
     def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
         if self._meter is None:
             return
         self.summary = self._meter.summary(ranks)
-        self._meter = self._counting = None
+        self._meter = self._counting = self._peak_of_run = None
         if trainer.is_global_zero:
             with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding
                 print_summary(self.summary, warmup_steps=self._warmup_steps)
@@ -191,14 +193,9 @@ class MFUCallback(Callback):
         ranks = _all_ranks(trainer, meter.take_window())
         if not all(rank.steps for rank in ranks):
             return
-        window = meter.window(ranks)
-        if window.mfu is not None and window.mfu > 1:
-            self._warn_once(
-                "above one",
-                f"MFU is {window.mfu:.2f}, and nothing can exceed its peak: this is a wrong measurement. Likely the"
-                f" peak ({window.peak_flops_per_sec:.4g} FLOP/s) is that of another dtype or was measured while the"
-                " machine was busy, or FLOPs were counted that did not run. Pass peak= or flops=.",
-            )
+        window = Window(ranks=tuple(ranks))
+        if self._peak_of_run is not None:
+            self._peak_of_run.doubt(window)
         values = logged_values(window)
         for in_bar in (False, True):
             names = [tag.name for tag in TAGS if tag.in_progress_bar is in_bar and tag.name in values]
@@ -246,21 +243,6 @@ class MFUCallback(Callback):
     def _end_of_optimizer(self, clock: StepClock, after: Phase) -> None:
         self._stepped = True
         clock.enter(after)
-
-    def _find_peak(self, trainer: Trainer, device: torch.device) -> Peak | None:
-        try:
-            found = resolve_peak(self._peak, device, _lightning.matmul_dtype(trainer))
-        except Exception as error:  # what a driver may say is not for us to foresee
-            self._warn_once(
-                "peak",
-                f"No peak was found ({type(error).__name__}: {error}), so MFU is left out. Pass peak= in FLOP/s.",
-            )
-            return None
-        if found.unexpected:
-            self._warn_once("peak", found.message)
-        else:
-            rank_zero_info(f"MFUCallback: {found.message}")
-        return found.peak
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:

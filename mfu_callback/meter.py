@@ -44,6 +44,7 @@ class Summary:
         flops: The count of the first batch.
         conventions: How attention and the backward are counted; None where FLOPs are given.
         peak: What MFU is measured against.
+        achievable: The measured peak of the device, where one is known.
         waterfall: Where the machine went; sums to 1.
     """
 
@@ -58,6 +59,7 @@ class Summary:
     flops: FlopCount | None = None
     conventions: str | None = None
     peak: Peak | None = None
+    achievable: Peak | None = None
     waterfall: dict[str, float] | None = None
 
 
@@ -101,7 +103,7 @@ class MFUMeter:
         warmup_steps: int = 3,
     ) -> None:
         self.clock = clock
-        self.peak = peak
+        self.measure_against(peak)
         self.flop_count: FlopCount | None = None
         self.counts = CountsByShape(self._training_flops)
         self._device = device
@@ -215,26 +217,30 @@ class MFUMeter:
             return None if tokens is None else int(tokens)
         return count_tokens(batch) if self._tokens is None else self._tokens
 
+    def measure_against(self, peak: Peak | None, achievable: Peak | None = None) -> None:
+        """Take the peaks that what is logged from now on is measured against.
+
+        Args:
+            peak: What MFU is measured against.
+            achievable: The measured peak; by default `peak`, if it was measured.
+        """
+        self.peak = peak
+        self.achievable = peak if achievable is None and peak is not None and peak.is_measured else achievable
+
     def take_window(self) -> Totals:
         """The totals since the last call."""
         window, self._window = self._window, Totals()
-        return replace(window, peak_memory_bytes=self._peak_memory_bytes())
+        return replace(window, **self._device_state())
 
     def run_totals(self) -> Totals:
         """The totals of the whole run."""
-        return replace(self._run, peak_memory_bytes=self._peak_memory_bytes())
-
-    def window(self, ranks: list[Totals]) -> Window:
-        """The totals of all devices together with the peak."""
-        rate = None if self.peak is None else self.peak.flops_per_sec
-        measured = rate if self.peak is not None and self.peak.is_measured else None
-        return Window(ranks=tuple(ranks), peak_flops_per_sec=rate, achievable_flops_per_sec=measured)
+        return replace(self._run, **self._device_state())
 
     def summary(self, ranks: list[Totals]) -> Summary:
         """What the run came to, from the run totals of all devices."""
         if not all(rank.steps for rank in ranks):
-            return Summary(steps=0, flops=self.flop_count, peak=self.peak)
-        run = self.window(ranks)
+            return Summary(steps=0, flops=self.flop_count, peak=self.peak, achievable=self.achievable)
+        run = Window(ranks=tuple(ranks))
         tokens = sum(rank.tokens for rank in ranks)
         return Summary(
             steps=int(ranks[0].steps),
@@ -248,6 +254,7 @@ class MFUMeter:
             flops=self.flop_count,
             conventions=self.conventions if self.flop_count is not None else None,
             peak=self.peak,
+            achievable=self.achievable,
             waterfall=run.waterfall,
         )
 
@@ -284,6 +291,13 @@ class MFUMeter:
         if subject not in self._failed:
             self._failed.add(subject)
             warnings.warn(message, stacklevel=2)
+
+    def _device_state(self) -> dict[str, float]:
+        return {
+            "peak_memory_bytes": self._peak_memory_bytes(),
+            "peak_flops_per_sec": math.nan if self.peak is None else self.peak.flops_per_sec,
+            "achievable_flops_per_sec": math.nan if self.achievable is None else self.achievable.flops_per_sec,
+        }
 
     def _peak_memory_bytes(self) -> float:
         if self._device.type == "cpu":

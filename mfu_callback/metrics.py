@@ -39,9 +39,13 @@ def model_flops_utilization(
     return tokens_per_sec * flops_per_token / (peak_flops_per_sec * devices)
 
 
+# What does not add up over time: the latest value is that of the whole.
+_LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What one device did over some steps. Unknown is NaN, so that a row of these is a tensor's row.
+    """What one device did over some steps, and what it could have done. Unknown is NaN: a row of these is a tensor's.
 
     Attributes:
         steps: Optimizer steps.
@@ -54,6 +58,8 @@ class Totals:
         optimizer_sec: In clipping and the optimizer.
         other_sec: On everything else in the training loop.
         peak_memory_bytes: The most memory that the device's allocator has held; NaN where it does not say.
+        peak_flops_per_sec: The device's peak that MFU is measured against, in FLOP/s.
+        achievable_flops_per_sec: Its measured peak likewise.
     """
 
     steps: float = 0
@@ -66,6 +72,8 @@ class Totals:
     optimizer_sec: float = 0
     other_sec: float = 0
     peak_memory_bytes: float = math.nan
+    peak_flops_per_sec: float = math.nan
+    achievable_flops_per_sec: float = math.nan
 
     @property
     def seconds(self) -> float:
@@ -75,7 +83,7 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         """Totals of both stretches of one device."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return Totals(**sums | {"peak_memory_bytes": other.peak_memory_bytes})
+        return Totals(**sums | {name: getattr(other, name) for name in _LATEST})
 
     def as_row(self) -> tuple[float, ...]:
         """The values in the order of the fields."""
@@ -101,17 +109,23 @@ def step_totals(amounts: Totals, seconds: Mapping[Phase, float]) -> Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The totals of every device over the same steps, and what one device could have done.
+    """The totals of every device over the same steps.
 
     Attributes:
         ranks: One row a device.
-        peak_flops_per_sec: The peak that MFU is measured against, in FLOP/s of one device; None where unknown.
-        achievable_flops_per_sec: The measured peak likewise.
     """
 
     ranks: tuple[Totals, ...]
-    peak_flops_per_sec: float | None = None
-    achievable_flops_per_sec: float | None = None
+
+    @property
+    def peak_flops_per_sec(self) -> float | None:
+        """The peak that MFU is measured against, in FLOP/s of one device (their mean); None where one is unknown."""
+        return self._mean([rank.peak_flops_per_sec for rank in self.ranks])
+
+    @property
+    def achievable_flops_per_sec(self) -> float | None:
+        """The measured peak likewise."""
+        return self._mean([rank.achievable_flops_per_sec for rank in self.ranks])
 
     @property
     def device_seconds(self) -> float:
@@ -182,6 +196,11 @@ class Window:
             mfu=self.mfu,
             achievable_share=achievable / self.peak_flops_per_sec,
         )
+
+    @staticmethod
+    def _mean(values: Sequence[float]) -> float | None:
+        mean = sum(values) / len(values)
+        return None if math.isnan(mean) else mean
 
     def _rate(self, amounts: Sequence[float]) -> float | None:
         mean_seconds = self.device_seconds / len(self.ranks)

@@ -50,10 +50,18 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("forward FLOPs of a batch", None if summary.flops is None else f"{summary.flops.forward:.4e}"),
         ("conventions", summary.conventions),
         ("not counted", None if summary.flops is None else ", ".join(summary.flops.uncounted) or None),
-        ("peak", None if summary.peak is None else f"{summary.peak.flops_per_sec / 1e12:.4g} TFLOP/s"),
+        ("peak", None if summary.peak is None else str(summary.peak)),
         ("", None if summary.peak is None else f"{summary.peak.name}; {summary.peak.source}"),
+        *_achievable(summary),
     ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _achievable(summary: Summary) -> list[tuple[str, str]]:
+    peak = summary.achievable
+    if peak is None or peak is summary.peak:
+        return []
+    return [("achievable peak", str(peak)), ("", peak.source)]
 
 
 def _waterfall(waterfall: dict[str, float], encoding: str) -> Table:

@@ -20,7 +20,7 @@ from replaced_benchmark import vector_peak
 
 from gpt import GPTModule, RandomTokens
 from mfu_callback import BatchSizeFinder, MFUCallback, measure_peak
-from mfu_callback.peaks.measure import device_name
+from mfu_callback.peaks.this_machine import device_name
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
@@ -96,7 +96,7 @@ def make_row(
     assert summary is not None
     assert summary.peak is not None
     assert summary.flops is not None
-    achievable = summary.peak if summary.peak.is_measured else measure_peak(device, dtype)
+    achievable = summary.achievable or measure_peak(device, dtype)
     scale = summary.peak.flops_per_sec / achievable.flops_per_sec
     return Row(
         size=request.size,

@@ -7,7 +7,7 @@ from torch import nn
 from mfu_callback import FlopCount, Peak
 from mfu_callback.clock import HostTimer, Phase, StepClock
 from mfu_callback.meter import MFUMeter
-from mfu_callback.metrics import logged_values
+from mfu_callback.metrics import Window, logged_values
 
 CPU = torch.device("cpu")
 PEAK = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="given")
@@ -52,7 +52,7 @@ def test_the_logged_values_of_a_step_are_exact(now):
     run_step(meter, now, [TOKENS], count=COUNT)
     phases = [(Phase.DATA, 0.25), (Phase.FORWARD_BACKWARD, 1.0), (Phase.OPTIMIZER, 0.5), (Phase.OTHER, 0.25)]
     run_step(meter, now, [TOKENS], phases)
-    assert logged_values(meter.window([meter.take_window()])) == {
+    assert logged_values(Window(ranks=(meter.take_window(),))) == {
         "throughput/tokens_per_sec": 16.0,
         "throughput/samples_per_sec": 2.0,
         "throughput/device/tokens_per_sec": 16.0,
@@ -125,7 +125,7 @@ def test_the_measured_backward_and_what_is_recomputed(now):
     meter = make_meter(now, backward_factor="measured")
     run_step(meter, now, [TOKENS], count=count)
     run_step(meter, now, [TOKENS])
-    window = meter.window([meter.take_window()])
+    window = Window(ranks=(meter.take_window(),))
     assert window.mfu == pytest.approx(0.082)
     assert logged_values(window)["throughput/hfu"] == pytest.approx(0.090)
     assert meter.summary([meter.run_totals()]).hfu == pytest.approx(0.090)

@@ -29,10 +29,11 @@ RANK = Totals(
     optimizer_sec=2.0,
     other_sec=1.0,
 )
+PEAKS = {"peak_flops_per_sec": 2e12, "achievable_flops_per_sec": 1.5e12}
 
 
 def test_every_tag_of_a_window_on_one_device():
-    values = logged_values(Window(ranks=(RANK,), peak_flops_per_sec=2e12, achievable_flops_per_sec=1.5e12))
+    values = logged_values(Window(ranks=(replace(RANK, **PEAKS),)))
     assert values == {
         "throughput/tokens_per_sec": 409.6,
         "throughput/samples_per_sec": 3.2,
@@ -53,8 +54,9 @@ def test_every_tag_of_a_window_on_one_device():
 
 
 def test_rates_add_up_over_devices_and_mfu_is_per_device():
-    one = logged_values(Window(ranks=(RANK,), peak_flops_per_sec=2e12))
-    two = logged_values(Window(ranks=(RANK, RANK), peak_flops_per_sec=2e12))
+    rank = replace(RANK, peak_flops_per_sec=2e12)
+    one = logged_values(Window(ranks=(rank,)))
+    two = logged_values(Window(ranks=(rank, rank)))
     assert two["throughput/tokens_per_sec"] == 2 * one["throughput/tokens_per_sec"]
     assert two["throughput/samples_per_sec"] == 2 * one["throughput/samples_per_sec"]
     same = (
@@ -81,9 +83,8 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
     ],
 )
 def test_what_is_unknown_is_left_out_and_nothing_else(unknown, absent):
-    values = {name: getattr(RANK, name) for name in RANK.__dataclass_fields__} | {unknown: math.nan}
-    window = Window(ranks=(RANK, Totals(**values)), peak_flops_per_sec=2e12, achievable_flops_per_sec=1e12)
-    logged = logged_values(window)
+    rank = replace(RANK, **PEAKS)
+    logged = logged_values(Window(ranks=(rank, replace(rank, **{unknown: math.nan}))))
     assert {tag.name for tag in TAGS} - set(logged) == absent | {"memory/peak_gib"}
 
 
@@ -96,6 +97,19 @@ def test_without_a_peak_there_is_no_mfu_but_all_rates():
         "throughput/device/tflops_per_sec",
         "time/step_sec",
     }
+
+
+def test_devices_of_different_peaks_are_measured_against_their_mean():
+    ranks = tuple(replace(RANK, peak_flops_per_sec=peak) for peak in (1e12, 3e12))
+    assert logged_values(Window(ranks=ranks))["throughput/mfu"] == 0.3
+    one_unknown = (ranks[0], replace(RANK, peak_flops_per_sec=math.nan))
+    assert "throughput/mfu" not in logged_values(Window(ranks=one_unknown))
+
+
+def test_totals_of_two_stretches_add_up_and_the_devices_state_is_the_later_one():
+    later = replace(RANK, peak_flops_per_sec=2e12, peak_memory_bytes=5.0)
+    both = replace(RANK, peak_flops_per_sec=1e12, peak_memory_bytes=7.0) + later
+    assert (both.steps, both.peak_flops_per_sec, both.peak_memory_bytes) == (8, 2e12, 5.0)
 
 
 def test_the_peak_memory_is_that_of_the_fullest_device():

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 
 class Work(NamedTuple):
@@ -57,6 +58,12 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
     bound = {name: default for name, default in names_and_defaults if default is not _REQUIRED}
     bound.update(zip((name for name, _ in names_and_defaults), args, strict=False))
     return bound | kwargs
+
+
+def multiplied_dtype(args: tuple[Any, ...]) -> str:
+    """The name of the dtype that an operator multiplies: its first tensor's, of complex numbers their parts'."""
+    dtype = next((leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)), None)
+    return str(dtype.to_real() if dtype is not None else dtype).removeprefix("torch.")
 
 
 _REQUIRED = object()

@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mfu_callback.flops.call import multiplied_dtype
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
@@ -86,6 +87,7 @@ class FlopCounter:
         self._flops: Counter[Pass] = Counter()
         self._thop = 0
         self._per_module: Counter[str] = Counter()
+        self._per_dtype: Counter[str] = Counter()
         self._uncounted: set[str] = set()
         self._notes: set[str] = set()
         self._saw_backward = False
@@ -136,6 +138,7 @@ class FlopCounter:
             uncounted=tuple(sorted(self._uncounted)),
             notes=tuple(sorted(self._notes)),
             per_module={name: flops for name, flops in self._per_module.items() if flops},
+            per_dtype={name: flops for name, flops in self._per_dtype.items() if flops},
         )
 
     def _as_thop_says(self, flops: int) -> FlopCount:
@@ -160,6 +163,8 @@ class FlopCounter:
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._notes)
         if work is not None:
             self._add(running, work.flops, operator_name(func))
+            if running is Pass.FORWARD:
+                self._per_dtype[multiplied_dtype(args)] += work.flops
             self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
             self._flops[Pass.RECOMPUTED] += work.recomputed
         elif may_compute(func):

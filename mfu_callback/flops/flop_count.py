@@ -29,6 +29,8 @@ class FlopCount:
         notes: What has to be known about how some calls were counted.
         per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
             ``forward``.
+        per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"), complex numbers as
+            that of their parts; empty where nothing was watched.
     """
 
     forward: int
@@ -40,6 +42,7 @@ class FlopCount:
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     per_module: Mapping[str, int] = field(default_factory=dict, compare=False)
+    per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -63,6 +66,7 @@ class FlopCount:
             backward=None if self.backward is None else self.backward // calls,
             recomputed=None if self.recomputed is None else self.recomputed // calls,
             per_module={name: flops // calls for name, flops in self.per_module.items()},
+            per_dtype={name: flops // calls for name, flops in self.per_dtype.items()},
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""From the name that a driver reports to a row of the device table."""
+"""From the name that a driver reports to a row of the device table, and to a rate."""
 
 from __future__ import annotations
 
@@ -6,41 +6,83 @@ import re
 
 import torch
 
-from mfu_callback.peaks.peak import Peak
-from mfu_callback.peaks.table import DEVICES, Device
+from mfu_callback.peaks.device import Device, Rate
+from mfu_callback.peaks.peak import Peak, dtype_name
+from mfu_callback.peaks.table import rows_of
 
-# Words that do not tell one device from another: vendor, brand, and the memory's size.
-_NEUTRAL = re.compile(r"nvidia|geforce|tesla|gpu|\d+gb")
+_MIG_SLICE = re.compile(r"\s+MIG\b.*")
 
 
-def find_peak(device_name: str, dtype: torch.dtype, *, tf32: bool = False) -> Peak | None:
+def find_peak(
+    device_name: str, dtype: torch.dtype, *, tf32: bool = False, multiprocessors: int | None = None
+) -> Peak | None:
     """Look up the dense peak of a device.
 
-    A row matches when the words of the name, neutral ones aside, are exactly the row's: "RTX 3080 Ti", a "Laptop"
-    card, an "L40S" and a MIG slice are none of "RTX 3080", "L4" and "A100".
+    A row matches when the words of the name, those of vendor and brand aside, are exactly those of a name in the row:
+    "RTX 3080 Ti", a "Laptop" card and an "L40S" are none of "RTX 3080" and "L4". Where several devices report one
+    name, the number of multiprocessors decides; one that no row has is of another device (a rare variant). A slice of
+    a device (MIG, a partition) gets its share of them.
 
     Args:
         device_name: The name as the driver reports it, such as `torch.cuda.get_device_name()`.
         dtype: The dtype of the matmuls' inputs.
         tf32: Whether fp32 matmuls run on the tensor cores (`torch.set_float32_matmul_precision("high")`).
+        multiprocessors: How many the driver reports: `torch.cuda.get_device_properties().multi_processor_count`.
 
     Returns:
-        The peak, or None where no source gives one.
+        The peak, or None where no source gives one or the name does not tell which device it is.
 
     Example:
         >>> find_peak("NVIDIA A100-SXM4-40GB", torch.bfloat16).flops_per_sec
         312000000000000.0
     """
-    words = {word for word in re.findall(r"[a-z0-9]+", device_name.lower()) if not _NEUTRAL.fullmatch(word)}
-    rows = [device for device in DEVICES if words in device.tokens]
-    rate = _rate(rows[0], dtype, tf32) if len(rows) == 1 else None
-    if rate is None:
+    device = find_device(device_name, multiprocessors)
+    rate = None if device is None else _rate(device, dtype, tf32)
+    share = None if device is None else _share(device, device_name, multiprocessors)
+    if device is None or rate is None or share is None:
         return None
-    return Peak(flops_per_sec=rate * 1e12, name=rows[0].name, dtype=dtype, source=rows[0].source)
+    return Peak(
+        flops_per_sec=rate.tflops_per_sec * 1e12 * share,
+        name=device.name if share == 1 else f"{device.name} ({multiprocessors} of {device.units} multiprocessors)",
+        dtype=dtype,
+        source=rate.source,
+        memory_bytes=_giga(device.memory_gb, share),
+        bandwidth_bytes_per_sec=_giga(device.bandwidth_gb_per_sec, share),
+    )
 
 
-def _rate(device: Device, dtype: torch.dtype, tf32: bool) -> float | None:
-    name = str(dtype).removeprefix("torch.")
+def find_device(device_name: str, multiprocessors: int | None = None) -> Device | None:
+    """The row of a device, or of the whole device that a slice is of; see `find_peak`."""
+    rows = rows_of(_MIG_SLICE.sub("", device_name))
+    if multiprocessors is None:
+        fitting = [row for row in rows if not row.is_variant]
+    else:
+        fitting = [row for row in rows if row.units in (None, multiprocessors) or _is_part(row, device_name)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_part(row: Device, device_name: str) -> bool:
+    """Whether a name may be that of a part of a device."""
+    is_divisible = row.architecture is not None and row.architecture.is_divisible
+    return is_divisible or _MIG_SLICE.search(device_name) is not None
+
+
+def _share(row: Device, device_name: str, multiprocessors: int | None) -> float | None:
+    """How much of the device a name stands for; None where that cannot be told."""
+    if _is_part(row, device_name) and multiprocessors is not None and row.units is not None:
+        return multiprocessors / row.units
+    return None if _MIG_SLICE.search(device_name) else 1
+
+
+def _rate(device: Device, dtype: torch.dtype, tf32: bool) -> Rate | None:
+    name = dtype_name(dtype)
+    if name.startswith(("float8_e4m3", "float8_e5m2")):
+        return device.rate("float8")
     if name == "float32" and tf32:
-        return device.tflops_per_sec.get("tf32", device.tflops_per_sec.get("float32"))
-    return device.tflops_per_sec.get(name)
+        return device.rate("tf32") or device.rate("float32")
+    return device.rate(name)
+
+
+def _giga(amount: float | None, share: float) -> float | None:
+    # A slice's memory is cut in other proportions than its multiprocessors.
+    return amount * 1e9 if amount is not None and share == 1 else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from datetime import date
 from time import perf_counter
+from typing import Any
 
 import torch
+from torch.nn.functional import ScalingType, scaled_mm
 
+from mfu_callback.peaks.cache import CacheKey, keep_best
 from mfu_callback.peaks.peak import Peak
+from mfu_callback.peaks.shapes import shapes_for
+from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
+from mfu_callback.peaks.this_machine import device_name, multiprocessors
+from mfu_callback.peaks.timers import Timer, timer_of
 
-# Square sizes, small to large. A device that is slow at a dtype (a CPU at fp16) stops at the first.
-_SIZES = {"cpu": (512, 1024, 1536, 2048), "accelerator": (1024, 2048, 4096, 8192)}
-_MOST_CALLS = 50
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 
 def measure_peak(
@@ -21,87 +26,94 @@ def measure_peak(
     dtype: torch.dtype = torch.bfloat16,
     *,
     time_limit_sec: float = 3.0,
+    use_cache: bool = True,
+    timer: Timer | None = None,
     now: Callable[[], float] = perf_counter,
 ) -> Peak:
-    """Measure the best rate of large square matmuls on this very device, within this process's own threads.
+    """Measure the best rate of large matmuls on this very device, within this process's own threads and cores.
 
-    Takes no random number from torch's global generators and keeps no memory.
+    Shapes of growing size are tried, then the fastest is repeated until the time is up, at least 20 times. fp32
+    runs as torch's settings say (TF32 or not), float8 through `torch.nn.functional.scaled_mm`. Takes no random number
+    from torch's global generators and keeps no memory.
 
     Args:
         device: The device to measure.
         dtype: The dtype of the matmuls' inputs.
-        time_limit_sec: About how long to measure, in seconds; each size gets its equal share and at least two calls,
-            the larger sizes only while there is time.
-        now: The clock, in seconds.
+        time_limit_sec: About how long to measure, in seconds.
+        use_cache: Whether the result is kept on disk, where a higher one of an earlier call is returned instead; see
+            `mfu_callback.peaks.cache`.
+        timer: Times the matmuls; by default the device's events on CUDA, elsewhere the host's clock.
+        now: The clock that the time limit is read from, in seconds.
 
     Returns:
-        The peak; its source says "measured", the shape of the best matmul and the number of calls.
+        The peak. Its source says "measured", the shape of the matmul, the calls and the best over their median. It is
+        noisy where these two differ by over 15 %, two halves of the time by over 10 %, or it and an earlier one by
+        over 10 %.
 
     Raises:
         RuntimeError: If the device cannot multiply matrices of this dtype.
 
     Example:
-        >>> measure_peak("cpu", torch.float32, time_limit_sec=0.1).is_measured
+        >>> measure_peak("cpu", torch.float32, time_limit_sec=0.1, use_cache=False).is_measured
         True
     """
     device = torch.device(device)
-    sizes = _SIZES["cpu" if device.type == "cpu" else "accelerator"]
-    share_sec, end = time_limit_sec / len(sizes), now() + time_limit_sec
-    best_rate, best_size, calls = 0.0, sizes[0], 0
-    for size in sizes:
-        if calls and now() > end - share_sec / 2:
-            break
-        seconds = _timed_matmuls(size, device, dtype, now() + share_sec, now)
-        calls += len(seconds)
-        rate = 2 * size**3 / min(seconds)
-        if rate > best_rate:
-            best_rate, best_size = rate, size
-    source = f"measured: best of {calls} matmuls, reached at {best_size} x {best_size} x {best_size}"
-    return Peak(flops_per_sec=best_rate, name=device_name(device), dtype=dtype, source=source)
+    with _current(device):
+        sweep = sweep_shapes(
+            shapes_for(device.type, multiprocessors(device)),
+            lambda shape: matmul_of(shape, device, dtype),
+            timer or timer_of(device),
+            time_limit_sec=time_limit_sec,
+            now=now,
+        )
+    peak = Peak(
+        flops_per_sec=sweep.best,
+        name=device_name(device),
+        dtype=dtype,
+        source=_source(sweep),
+        is_noisy=sweep.is_noisy,
+    )
+    return keep_best(peak, CacheKey.of(device, dtype)) if use_cache else peak
 
 
-def device_name(device: torch.device | str) -> str:
-    """The name that the driver reports, or the machine's name of its processor."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        return f"{_processor_name()}, {torch.get_num_threads()} threads"
-    return device.type
+def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
+    """A matmul of one shape, as a call without arguments.
 
+    Args:
+        shape: (m, k) times (k, n).
+        device: Where it runs.
+        dtype: Of both matrices.
+    """
+    left, right = _random_matrix(shape.m, shape.k, device, dtype), _random_matrix(shape.n, shape.k, device, dtype).t()
+    if dtype in _FLOAT8:
+        one = torch.ones((), device=device)
+        scales = (one, ScalingType.TensorWise, one, ScalingType.TensorWise)
+        return lambda: scaled_mm(left, right, *scales, output_dtype=torch.bfloat16)
+    right = right.contiguous()
+    out = torch.empty(shape.m, shape.n, device=device, dtype=dtype)
 
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() says only "x86_64" there
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, None) or platform.processor() or platform.machine()
-
-
-def _timed_matmuls(
-    size: int, device: torch.device, dtype: torch.dtype, until: float, now: Callable[[], float]
-) -> list[float]:
-    left, right = _random_matrices(size, device, dtype)
-    out = torch.empty(size, size, device=device, dtype=dtype)
-    seconds: list[float] = []
-    with torch.no_grad():
-        torch.mm(left, right, out=out)
-        while len(seconds) < 2 or (now() < until and len(seconds) < _MOST_CALLS):
-            _synchronize(device)
-            start = now()
+    def multiply() -> None:
+        with torch.no_grad():
             torch.mm(left, right, out=out)
-            _synchronize(device)
-            seconds.append(now() - start)
-    return seconds
+
+    return multiply
 
 
-def _random_matrices(size: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a device the current one, on whose stream events are recorded."""
+    is_one_of_several = device.type != "cpu" and device.index is not None
+    return torch.accelerator.device_index(device.index) if is_one_of_several else nullcontext()
+
+
+def _random_matrix(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     # Random values: matrices of zeros draw less power and let a GPU clock higher than training ever does.
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(2, size, size, generator=generator, dtype=torch.float32)
-    left, right = values.to(device=device, dtype=dtype)
-    return left, right
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device=device).to(dtype)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def _source(sweep: Sweep) -> str:
+    text = f"measured: best of {len(sweep.rates)} matmuls of {sweep.shape} on {date.today()}"
+    text += f", {sweep.best_over_median:.2f} times their median"
+    if sweep.is_noisy:
+        text += f", one half of the time {sweep.half_over_half:.2f} times as fast as the other"
+    return text

@@ -6,22 +6,28 @@ from dataclasses import dataclass
 
 import torch
 
+from mfu_callback.peaks.cache import cached_peak
 from mfu_callback.peaks.find import find_peak
-from mfu_callback.peaks.measure import device_name, measure_peak
-from mfu_callback.peaks.peak import Peak
+from mfu_callback.peaks.fp32_precision import fp32_precision
+from mfu_callback.peaks.measure import measure_peak
+from mfu_callback.peaks.peak import Peak, dtype_name
+from mfu_callback.peaks.this_machine import device_name, multiprocessors
+from mfu_callback.peaks.unrated import why_unrated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """A peak and the sentence that goes into the log.
+    """The peaks of a run and the sentence that goes into the log.
 
     Attributes:
-        peak: The peak; None where there is none.
+        peak: What MFU is measured against; None where there is nothing.
+        achievable: The measured peak, where one is known.
         message: What it is and where it comes from, or why it is missing and what to do.
         unexpected: Whether the message is a warning.
     """
 
     peak: Peak | None
+    achievable: Peak | None = None
     message: str
     unexpected: bool = False
 
@@ -34,41 +40,51 @@ def resolve_peak(asked: float | str | None, device: torch.device, dtype: torch.d
         device: Where the run's matmuls are computed.
         dtype: The dtype of their inputs.
     """
-    name = device_name(device)
     if isinstance(asked, int | float):
-        return _known(Peak(flops_per_sec=float(asked), name=name, dtype=dtype, source="given as peak="))
-    if asked is None and (peak := find_peak(name, dtype, tf32=_uses_tf32())) is not None:
-        return _known(peak)
-    return _measured(device, dtype, is_surprise=asked is None and device.type != "cpu")
+        peak = Peak(flops_per_sec=float(asked), name=device_name(device), dtype=dtype, source="given: peak=")
+        return _known(peak, cached_peak(device, dtype))
+    if asked is None and (datasheet := datasheet_peak(device, dtype)) is not None:
+        return _known(datasheet, cached_peak(device, dtype))
+    return _measured(device, dtype, is_asked=asked is not None)
 
 
-def _known(peak: Peak) -> Resolution:
-    rate, dtype = f"{peak.flops_per_sec / 1e12:.4g} TFLOP/s", _short(peak.dtype)
-    return Resolution(peak=peak, message=f"MFU is measured against {rate}, {peak.name} in {dtype} ({peak.source}).")
+def datasheet_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
+    """The table's peak of a device of this machine under torch's settings of now.
+
+    Args:
+        device: The device.
+        dtype: The dtype of the matmuls' inputs.
+    """
+    tf32 = fp32_precision(device) != "ieee"
+    return find_peak(device_name(device), dtype, tf32=tf32, multiprocessors=multiprocessors(device))
 
 
-def _measured(device: torch.device, dtype: torch.dtype, *, is_surprise: bool) -> Resolution:
-    name = device_name(device)
+def _known(peak: Peak, achievable: Peak | None) -> Resolution:
+    message = f"MFU is measured against {peak}, {peak.name} in {dtype_name(peak.dtype)} ({peak.source})."
+    if achievable is not None and achievable is not peak:
+        message += f" This device has reached {achievable} ({achievable.source})."
+    if achievable is not None and achievable.is_noisy:
+        message += " Noisy: the machine's speed varied, it may reach more when it is quiet."
+    return Resolution(peak=peak, achievable=achievable, message=message)
+
+
+def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Resolution:
+    name, reason = device_name(device), why_unrated(device_name(device))
     try:
-        peak = measure_peak(device, dtype)
+        peak = _quiet_cached_peak(device, dtype) or measure_peak(device, dtype)
     except RuntimeError as error:
-        message = f"The peak of '{name}' in {_short(dtype)} could not be measured ({error}), so MFU is left out."
+        message = f"The peak of '{name}' in {dtype_name(dtype)} could not be measured ({error}), so MFU is left out."
         return Resolution(peak=None, message=f"{message} Pass peak= in FLOP/s.", unexpected=True)
-    if not is_surprise:
-        return _known(peak)
+    if is_asked or device.type == "cpu":
+        return _known(peak, peak)
     message = (
-        f"No peak is known for '{name}' in {_short(dtype)}, so MFU is measured against this device's own best matmul"
-        f" ({peak.flops_per_sec / 1e12:.4g} TFLOP/s). Pass peak=, or add a row to mfu_callback/peaks/table.py."
+        f"No peak is known for '{name}' in {dtype_name(dtype)}{'' if reason is None else f' ({reason})'}, so MFU is"
+        f" measured against this device's own best matmul ({peak}). Pass peak="
     )
-    return Resolution(peak=peak, message=message, unexpected=True)
+    remedy = ", or add a row to the table in mfu_callback/peaks." if reason is None else " in FLOP/s for another one."
+    return Resolution(peak=peak, achievable=peak, message=message + remedy, unexpected=reason is None)
 
 
-def _uses_tf32() -> bool:
-    try:
-        return torch.get_float32_matmul_precision() != "highest"
-    except RuntimeError:  # torch refuses to answer where its newer setting was used
-        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _quiet_cached_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
+    peak = cached_peak(device, dtype)
+    return None if peak is None or peak.is_noisy else peak

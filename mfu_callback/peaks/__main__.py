@@ -1,0 +1,91 @@
+"""The command `python -m mfu_callback.peaks`: what this machine's devices should reach, and what they do reach."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from mfu_callback.peaks.cache import cache_directory, clear_cache
+from mfu_callback.peaks.show import this_machine_json, this_machine_table, whole_json, whole_table
+from mfu_callback.peaks.survey import DTYPES, Surveyed, devices_here, survey, usual_dtypes
+from mfu_callback.peaks.table import DEVICES
+
+# Wide enough for the sources where there is no terminal to ask for its width.
+_WIDTH_OF_A_FILE = 300
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mfu_callback.peaks",
+        description="Look this machine's devices up in the table of datasheet peaks, measure what they reach with large"
+        " matmuls, and keep the best of it for MFUCallback.",
+    )
+    parser.add_argument(
+        "--device", type=_device, help="measure this one ('cpu', 'cuda:1') instead of every accelerator"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, action="append", help="may be repeated; by default what models are trained in"
+    )
+    parser.add_argument(
+        "--time-limit", type=_seconds, default=3.0, metavar="SECONDS", help="of one measurement (default: %(default)s)"
+    )
+    parser.add_argument("--no-measure", action="store_true", help="show what was measured earlier, measure nothing")
+    parser.add_argument("--all", action="store_true", help="print the whole table of datasheets instead")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--clear", action="store_true", help="forget all measured peaks and exit")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 1 where nothing at all could be looked up or measured."""
+    options = make_parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    if options.clear:
+        print(f"{clear_cache()} measured peaks removed from {cache_directory()}")
+        return 0
+    if options.all:
+        print(json.dumps(whole_json(DEVICES), indent=2)) if options.json else console.print(whole_table(DEVICES))
+        return 0
+    found = _survey_all(options)
+    print(json.dumps(this_machine_json(found), indent=2)) if options.json else console.print(this_machine_table(found))
+    return 0 if any(one.datasheet or one.measured for one in found) else 1
+
+
+def _survey_all(options: argparse.Namespace) -> list[Surveyed]:
+    time_limit_sec = None if options.no_measure else options.time_limit
+    devices = [options.device] if options.device is not None else devices_here()
+    return [
+        survey(device, dtype, time_limit_sec=time_limit_sec)
+        for device in devices
+        for dtype in options.dtype or usual_dtypes(device)
+    ]
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"this machine has no device {text!r} for torch ({reason})") from None
+    return device
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What a row of the device table says, and the rates that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What one unit of a family of devices does in a clock.
+
+    Attributes:
+        name: The family, as its vendor names it.
+        flops_per_clock: Dense FLOPs of one unit in one clock by dtype, a multiply-accumulate being 2: of the tensor
+            (matrix) units where the family has them for the dtype, with accumulation in fp32.
+        source: The URL of the whitepaper.
+        unit: What the vendor calls a unit.
+        is_divisible: Whether drivers show a part of such a device under the name of the whole.
+    """
+
+    name: str
+    flops_per_clock: Mapping[str, int] = field(hash=False)
+    source: str
+    unit: str = "SMs"
+    is_divisible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A device's rate at one dtype.
+
+    Attributes:
+        tflops_per_sec: Dense, in 1e12 FLOP/s.
+        kind: "datasheet" where the vendor prints it, "derived" where it is units x clock x FLOPs per clock.
+        source: Where that is written, with the product where it is one.
+    """
+
+    tflops_per_sec: float
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device, as torch sees it: half of a card whose two halves are two devices.
+
+    Attributes:
+        name: The device as its vendor names it.
+        reported: The names that drivers report, without the vendor's; several rows may share one.
+        dense: Rates as the vendor prints them, in 1e12 FLOP/s (TOPS for int8) by dtype; "tf32" is fp32 on tensor cores.
+        sparse: Rates that the vendor prints with structured sparsity; the dense rate is half of it.
+        source: The URL of the vendor's page, datasheet or whitepaper.
+        architecture: The family.
+        units: Its streaming multiprocessors, compute units or cores that are enabled.
+        clock_ghz: The boost clock for which the rates are given.
+        wide_clock_ghz: The same for fp32 and fp64 where it is another one.
+        memory_gb: The memory's size in 1e9 bytes, as the vendor prints it.
+        bandwidth_gb_per_sec: The memory's bandwidth in 1e9 bytes a second.
+        is_variant: Whether it is the rarer device under another's name and of nearly its rate, found only where the
+            driver reports its units.
+    """
+
+    name: str
+    reported: tuple[str, ...]
+    source: str
+    dense: Mapping[str, float] = field(default_factory=dict, hash=False)
+    sparse: Mapping[str, float] = field(default_factory=dict, hash=False)
+    architecture: Architecture | None = None
+    units: int | None = None
+    clock_ghz: float | None = None
+    wide_clock_ghz: float | None = None
+    memory_gb: float | None = None
+    bandwidth_gb_per_sec: float | None = None
+    is_variant: bool = False
+
+    def rate(self, dtype: str) -> Rate | None:
+        """The rate at a dtype ("float16", "tf32", ...); what the vendor prints goes before what follows from it."""
+        if dtype in self.dense:
+            return Rate(tflops_per_sec=self.dense[dtype], kind="datasheet", source=self.source)
+        if dtype in self.sparse:
+            return Rate(tflops_per_sec=self.sparse[dtype] / 2, kind="datasheet", source=self.source)
+        return self.derived(dtype)
+
+    def derived(self, dtype: str) -> Rate | None:
+        """Units x clock x FLOPs per clock, where all three are known."""
+        architecture, units, clock_ghz = self.architecture, self.units, self._clock_ghz(dtype)
+        flops = None if architecture is None else architecture.flops_per_clock.get(dtype)
+        if architecture is None or flops is None or units is None or clock_ghz is None:
+            return None
+        product = f"{units} {architecture.unit} x {clock_ghz:g} GHz x {flops} FLOPs per clock"
+        return Rate(
+            tflops_per_sec=units * clock_ghz * flops / 1e3,
+            kind="derived",
+            source=f"derived: {product}, {architecture.source}; {self.source}",
+        )
+
+    def _clock_ghz(self, dtype: str) -> float | None:
+        is_wide = dtype in ("float32", "float64")
+        return self.wide_clock_ghz if is_wide and self.wide_clock_ghz is not None else self.clock_ghz

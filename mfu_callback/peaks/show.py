@@ -1,0 +1,113 @@
+"""The tables that the command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mfu_callback.peaks.device import Device, Rate
+from mfu_callback.peaks.peak import Peak, dtype_name
+from mfu_callback.peaks.survey import DTYPES, Surveyed, table_rates
+
+_RATES = (*DTYPES, "int8")
+DERIVED = "* derived: units x boost clock x FLOPs per clock of the architecture's whitepaper"
+
+
+def this_machine_table(found: Sequence[Surveyed]) -> Table:
+    """This machine's devices: what the datasheet promises, what was measured, and their ratio."""
+    table = Table(title="TFLOP/s of this machine's devices", title_justify="left", show_lines=True)
+    for head in ("device", "dtype"):
+        table.add_column(head)
+    for head in ("datasheet", "measured", "measured over\ndatasheet"):
+        table.add_column(head, justify="right")
+    table.add_column("sources")
+    for one in found:
+        ratio = "-" if one.ratio is None else f"{one.ratio:.3f}"
+        rates = (_tflops(one.datasheet), _tflops(one.measured), ratio)
+        table.add_row(Text(_description(one)), one.dtype, *rates, Text("\n".join(_sources(one))))
+    return table
+
+
+def whole_table(devices: Sequence[Device]) -> Table:
+    """All rows of the table with their rates and sources."""
+    table = Table(title="Dense peaks in TFLOP/s (int8: TOPS)", caption=DERIVED)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("device")
+    for head in (*_RATES, "GB", "GB/s"):
+        table.add_column(head, justify="right")
+    table.add_column("source", overflow="fold")
+    for device in devices:
+        rates = table_rates(device)
+        cells = [_rate(rates.get(name)) for name in _RATES]
+        cells += [_amount(device.memory_gb), _amount(device.bandwidth_gb_per_sec)]
+        table.add_row(Text(device.name), *cells, Text(device.source))
+    return table
+
+
+def this_machine_json(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
+    """The same as plain data; rates in FLOP/s."""
+    return [
+        {
+            "device": one.device,
+            "name": one.name,
+            "row": None if one.row is None else one.row.name,
+            "why_no_row": one.why_no_row,
+            "dtype": one.dtype,
+            "datasheet": _plain(one.datasheet),
+            "measured": _plain(one.measured),
+            "measured_over_datasheet": one.ratio,
+            "error": one.error,
+        }
+        for one in found
+    ]
+
+
+def whole_json(devices: Sequence[Device]) -> list[dict[str, Any]]:
+    """The table as plain data, in the vendors' units: TFLOP/s, GB and GB/s."""
+    return [
+        {
+            "name": device.name,
+            "reported": list(device.reported),
+            "rates": {name: asdict(rate) for name, rate in table_rates(device).items()},
+            "memory_gb": device.memory_gb,
+            "bandwidth_gb_per_sec": device.bandwidth_gb_per_sec,
+            "source": device.source,
+        }
+        for device in devices
+    ]
+
+
+def _description(one: Surveyed) -> str:
+    lines = [f"{one.device}: {one.name}"]
+    if one.row is not None:
+        lines += [f"row: {one.row.name}", f"{_amount(one.row.memory_gb)} GB"]
+        lines += [f"{_amount(one.row.bandwidth_gb_per_sec)} GB/s"]
+    return "\n".join(lines)
+
+
+def _sources(one: Surveyed) -> list[str]:
+    sources = [peak.source for peak in (one.datasheet, one.measured) if peak is not None]
+    sources += [] if one.why_no_row is None else [f"no datasheet: {one.why_no_row}"]
+    return sources + ([] if one.error is None else [f"not measured: {one.error}"])
+
+
+def _plain(peak: Peak | None) -> dict[str, Any] | None:
+    return None if peak is None else asdict(peak) | {"dtype": dtype_name(peak.dtype), "kind": peak.kind}
+
+
+def _tflops(peak: Peak | None) -> str:
+    return "-" if peak is None else str(peak).replace(" TFLOP/s", "")
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate.tflops_per_sec:.4g}" + ("*" if rate.kind == "derived" else "")
+
+
+def _amount(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount:,g}"

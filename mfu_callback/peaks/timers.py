@@ -1,0 +1,80 @@
+"""How long calls take on a device: by the host's clock, or by the device's own events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+
+class Timer(Protocol):
+    """Anything that times calls."""
+
+    def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
+        """Call it `count` times; the seconds of each call in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTimer:
+    """Reads the host's clock around each call, with the device idle at both readings.
+
+    Attributes:
+        synchronize: Waits until the device is idle; does nothing on a CPU.
+        now: The clock, in seconds.
+    """
+
+    synchronize: Callable[[], Any]
+    now: Callable[[], float] = perf_counter
+
+    def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
+        """Call it `count` times; the seconds of each call in order."""
+        return [self._seconds_of(call) for _ in range(count)]
+
+    def _seconds_of(self, call: Callable[[], Any]) -> float:
+        self.synchronize()
+        start = self.now()
+        call()
+        self.synchronize()
+        return self.now() - start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventTimer:
+    """Puts an event before and after each call into the device's queue and waits only at the end of all.
+
+    The host's own work (launching a kernel, some microseconds) is thus not in the times.
+
+    Attributes:
+        make_event: Makes an event with `record()` and `elapsed_time(end)` in milliseconds, as `torch.cuda.Event`.
+        synchronize: Waits until the device is idle.
+    """
+
+    make_event: Callable[[], Any]
+    synchronize: Callable[[], Any]
+
+    def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
+        """Call it `count` times; the seconds of each call in order."""
+        events = [(self.make_event(), self.make_event()) for _ in range(count)]
+        for start, end in events:
+            start.record()
+            call()
+            end.record()
+        self.synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in events]
+
+
+def timer_of(device: torch.device) -> Timer:
+    """The timer that suits a device: events on CUDA (and ROCm), the host's clock elsewhere."""
+    if device.type == "cpu":
+        return HostTimer(synchronize=lambda: None)
+
+    def synchronize() -> None:
+        torch.accelerator.synchronize(device)
+
+    if device.type == "cuda":
+        return EventTimer(make_event=lambda: torch.Event(device, enable_timing=True), synchronize=synchronize)
+    return HostTimer(synchronize=synchronize)

@@ -1,0 +1,120 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mfu_callback import Peak, measure_peak
+from mfu_callback.peaks.cache import DIRECTORY_VARIABLE, CacheKey, cache_directory, cached_peak, clear_cache, keep_best
+
+CPU, BF16, FP32 = torch.device("cpu"), torch.bfloat16, torch.float32
+PEAK = Peak(flops_per_sec=1e12, name="X", dtype=BF16, source="measured: best of 20 matmuls")
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def key(dtype=BF16):
+    return CacheKey.of(CPU, dtype)
+
+
+def test_what_is_measured_is_there_in_another_process():
+    peak = measure_peak("cpu", FP32, time_limit_sec=0.1)
+    code = (
+        "import torch; from mfu_callback.peaks.cache import cached_peak;"
+        f"torch.set_num_threads({torch.get_num_threads()});"
+        "print(repr(cached_peak(torch.device('cpu'), torch.float32)))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == repr(peak), done.stderr
+
+
+def test_a_higher_peak_replaces_a_lower_one_and_not_the_other_way_round():
+    assert keep_best(PEAK, key()) == PEAK
+    higher = replace(PEAK, flops_per_sec=1.05e12)
+    assert keep_best(higher, key()) == higher
+    assert keep_best(PEAK, key()) == higher
+    assert cached_peak(CPU, BF16) == higher
+
+
+@pytest.mark.parametrize(("first", "second"), [(1e12, 1.2e12), (1.2e12, 1e12)])
+def test_two_peaks_that_differ_by_a_tenth_are_noisy(first, second):
+    keep_best(replace(PEAK, flops_per_sec=first), key())
+    best = keep_best(replace(PEAK, flops_per_sec=second), key())
+    assert (best.flops_per_sec, best.is_noisy) == (1.2e12, True)
+    assert cached_peak(CPU, BF16) == best
+
+
+def test_a_peak_that_is_not_kept_leaves_no_file(directory):
+    measure_peak("cpu", FP32, time_limit_sec=0.1, use_cache=False)
+    assert not directory.exists()
+
+
+def test_each_setting_has_a_peak_of_its_own(monkeypatch):
+    keys = {key(BF16), key(FP32)}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    keys.add(key(BF16))
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    keys.add(key(BF16))
+    monkeypatch.setattr("mfu_callback.peaks.cache.cores", lambda: 77)
+    keys.add(key(BF16))
+    monkeypatch.setattr("mfu_callback.peaks.cache.fp32_precision", lambda device: "tf32")
+    keys.add(key(FP32))
+    monkeypatch.setattr("mfu_callback.peaks.cache.multiprocessors", lambda device: 14)
+    keys.add(key(BF16))
+    assert len(keys) == len({one.path for one in keys}) == 7
+
+
+def test_clearing_forgets_everything():
+    keep_best(PEAK, key(BF16))
+    keep_best(replace(PEAK, dtype=FP32), key(FP32))
+    assert clear_cache() == 2
+    assert cached_peak(CPU, BF16) is cached_peak(CPU, FP32) is None
+    assert clear_cache() == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "\x00" * 100,
+        lambda text: "[1, 2]",
+        lambda text: "null",
+        lambda text: json.dumps({"key": {}, "peak": {}}),
+        lambda text: text.replace("bfloat16", "no_such_dtype"),
+        lambda text: text.replace("1000000000000.0", "-1"),
+        lambda text: text.replace("1000000000000.0", "NaN"),
+        lambda text: text.replace("1000000000000.0", '"fast"'),
+        lambda text: text.replace('"name"', '"nom"'),
+    ],
+)
+def test_a_damaged_file_is_as_none_and_is_written_anew(damage):
+    keep_best(PEAK, key())
+    key().path.write_text(damage(key().path.read_text()))
+    assert cached_peak(CPU, BF16) is None
+    assert keep_best(PEAK, key()) == PEAK == cached_peak(CPU, BF16)
+
+
+def test_a_directory_that_cannot_be_written_only_costs_the_memory(directory):
+    directory.write_text("a file where the directory should be")
+    assert keep_best(PEAK, key()) == PEAK
+    assert cached_peak(CPU, BF16) is None
+
+
+def test_nothing_is_left_beside_the_peaks(directory):
+    keep_best(PEAK, key())
+    assert list(directory.iterdir()) == [key().path]
+
+
+def test_without_the_variable_the_peaks_lie_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv(DIRECTORY_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform.startswith("linux"):
+        assert cache_directory() == tmp_path / "mfu-callback"
+    assert cache_directory().name in ("mfu-callback", "Cache")
