@@ -60,7 +60,7 @@ def test_devices_of_one_name_are_told_apart_by_their_multiprocessors(name, multi
 def test_a_mig_slice_has_its_share_of_the_multiprocessors():
     peak = find_peak("NVIDIA A100-SXM4-40GB MIG 1g.5gb", BF16, multiprocessors=14)
     assert peak.flops_per_sec == pytest.approx(312e12 * 14 / 108)
-    assert "14 of 108" in peak.name
+    assert peak.name == "A100 SXM4 40GB (14/108 of its multiprocessors)"
     assert (peak.memory_bytes, peak.bandwidth_bytes_per_sec) == (None, None)
 
 
@@ -69,10 +69,22 @@ def test_a_partition_under_the_name_of_the_whole_has_its_share():
     assert tflops("AMD Instinct MI300X", BF16, multiprocessors=38) == pytest.approx(1307.4 / 8)
 
 
+def test_a_stack_of_a_max_1550_and_both_stacks_as_one_device():
+    name = "Intel(R) Data Center GPU Max 1550"
+    rates = [tflops(name, BF16, multiprocessors=cores) for cores in (56, 64, 128)]
+    assert rates == pytest.approx([367.0, 419.4, 838.9], rel=1e-3)
+
+
+@pytest.mark.parametrize(("dies", "expected"), [(110, 191.5), (104, 181.05), (None, None)])
+def test_the_dies_of_mi250_and_mi250x_report_one_name(dies, expected):
+    assert tflops("AMD Instinct MI250X/MI250", BF16, multiprocessors=dies) == expected
+
+
 def test_fp32_runs_on_the_tensor_cores_only_with_tf32():
     assert tflops("NVIDIA A100-SXM4-40GB", FP32) == 19.5
     assert tflops("NVIDIA A100-SXM4-40GB", FP32, tf32=True) == 156
     assert tflops("Tesla T4", FP32, tf32=True) == 8.1  # has no tf32
+    assert tflops("AMD Instinct MI355X", FP32, tf32=True) is None  # composes it
     assert tflops("NVIDIA A100-SXM4-40GB", BF16, tf32=True) == 312
 
 

@@ -1,5 +1,6 @@
 """The sweep on a clock of its own, and on this machine."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -230,6 +231,23 @@ def test_a_devices_name_is_what_its_driver_reports(monkeypatch, kind, answers, e
     monkeypatch.setattr(torch, "get_device_module", module_of)
     monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M2")
     assert device_name(torch.device(kind)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TYPE": "V4", "ACCELERATOR_TYPE": "v4-8"}, 275),
+        ({"ACCELERATOR_TYPE": "v5litepod-16"}, 197),
+        ({"ACCELERATOR_TYPE": "v6e-8"}, 918),
+        ({}, None),
+    ],
+)
+def test_a_tpus_name_is_in_its_machines_metadata(monkeypatch, environment, expected):
+    library = SimpleNamespace(tpu=SimpleNamespace(get_tpu_env=lambda: environment))
+    monkeypatch.setitem(sys.modules, "torch_xla", SimpleNamespace(_internal=library))
+    monkeypatch.setitem(sys.modules, "torch_xla._internal", library)
+    peak = find_peak(device_name(torch.device("xla", 0)), torch.bfloat16)
+    assert (peak and peak.flops_per_sec / 1e12) == expected
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ class Architecture:
         source: The URL of the whitepaper.
         unit: What the vendor calls a unit.
         is_divisible: Whether drivers show a part of such a device under the name of the whole.
+        composes_tf32: Whether libraries run TF32 matmuls as several of another dtype.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Architecture:
     source: str
     unit: str = "SMs"
     is_divisible: bool = False
+    composes_tf32: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

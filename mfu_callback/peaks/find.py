@@ -43,7 +43,7 @@ def find_peak(
         return None
     return Peak(
         flops_per_sec=rate.tflops_per_sec * 1e12 * share,
-        name=device.name if share == 1 else f"{device.name} ({multiprocessors} of {device.units} multiprocessors)",
+        name=device.name if share == 1 else f"{device.name} ({multiprocessors}/{device.units} of its multiprocessors)",
         dtype=dtype,
         source=rate.source,
         memory_bytes=_giga(device.memory_gb, share),
@@ -78,6 +78,8 @@ def _rate(device: Device, dtype: torch.dtype, tf32: bool) -> Rate | None:
     name = dtype_name(dtype)
     if name.startswith(("float8_e4m3", "float8_e5m2")):
         return device.rate("float8")
+    if name == "float32" and tf32 and device.architecture is not None and device.architecture.composes_tf32:
+        return None
     if name == "float32" and tf32:
         return device.rate("tf32") or device.rate("float32")
     return device.rate(name)

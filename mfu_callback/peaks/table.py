@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
+from mfu_callback.peaks.amd import INSTINCT, RADEON
 from mfu_callback.peaks.device import Device
 from mfu_callback.peaks.geforce import GEFORCE
 from mfu_callback.peaks.geforce_before_ada import GEFORCE_BEFORE_ADA
+from mfu_callback.peaks.intel import INTEL
 from mfu_callback.peaks.nvidia_data_center import DATA_CENTER
 from mfu_callback.peaks.nvidia_data_center_before_hopper import DATA_CENTER_BEFORE_HOPPER
 from mfu_callback.peaks.nvidia_workstation import WORKSTATION
@@ -25,6 +27,9 @@ DEVICES: tuple[Device, ...] = (
     *WORKSTATION,
     *GEFORCE_BEFORE_ADA,
     *GEFORCE,
+    *INSTINCT,
+    *RADEON,
+    *INTEL,
     *TPUS,
 )
 

@@ -20,6 +20,8 @@ def device_name(device: torch.device | str) -> str:
         return f"{_processor_name()}, {torch.get_num_threads()} threads"
     if device.type == "mps":
         return str(torch.backends.mps.get_name())
+    if device.type == "xla":
+        return _tpu_name() or "xla"
     try:
         return str(torch.get_device_module(device).get_device_name(device))  # cuda, ROCm, xpu, hpu
     except (AttributeError, RuntimeError):
@@ -44,6 +46,17 @@ def cores() -> int:
     """How many cores this process may run on."""
     process = psutil.Process()
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+
+
+def _tpu_name() -> str | None:
+    """Which TPU it is, as the machine's metadata has it: "TPU v5litepod"."""
+    try:
+        from torch_xla._internal import tpu
+
+        environment = tpu.get_tpu_env()
+        return f"TPU {environment.get('TYPE') or environment['ACCELERATOR_TYPE'].split('-')[0]}"
+    except Exception:  # not a TPU, no metadata, or another version of torch_xla
+        return None
 
 
 def _processor_name() -> str:
