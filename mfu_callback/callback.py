@@ -37,7 +37,7 @@ class MFUCallback(Callback):
     ``throughput/device/tokens_per_sec`` 1/s, one device                the batch has no tokens
     ``throughput/device/tflops_per_sec`` 1e12 model FLOP/s, one device  FLOPs are unknown
     ``throughput/mfu``                   fraction of peak               FLOPs or the peak are unknown
-    ``throughput/mfu_achievable``        fraction of the measured peak  no peak was measured
+    ``throughput/mfu_achievable``        fraction of the measured peak  none was measured yet
     ``throughput/hfu``                   fraction of peak               nothing is recomputed in the backward
     ``time/step_sec``                    s                              never
     ``waterfall/*`` (six)                fraction; they sum to 1        MFU is unknown
@@ -55,8 +55,9 @@ class MFUCallback(Callback):
             FLOPs that really ran with the counted batch.
         attention: "full" counts the whole T x S square of attention, as the field does; "causal" only the pairs that
             attend: half the square for a causal kernel, exactly those of a window or a mask.
-        peak: Dense peak of one device in FLOP/s; None looks the device up, and measures it where it is unknown;
-            "measured" always measures it.
+        peak: Dense peak of one device in FLOP/s; None looks the device up at the dtype that the matmuls run in, and
+            measures it where it is unknown; "measured" takes the measured one always. A measured peak is kept on disk
+            (`measure_peak`).
         tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
         warmup_steps: Optimizer steps at the start of fit to leave out.
 

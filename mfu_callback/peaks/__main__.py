@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from mfu_callback.peaks.cache import cache_directory, clear_cache
-from mfu_callback.peaks.show import this_machine_json, this_machine_table, whole_json, whole_table
+from mfu_callback.peaks.show import sources, this_machine_json, this_machine_table, whole_json, whole_table
 from mfu_callback.peaks.survey import DTYPES, Surveyed, devices_here, survey, usual_dtypes
 from mfu_callback.peaks.table import DEVICES
 
@@ -53,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(whole_json(DEVICES), indent=2)) if options.json else console.print(whole_table(DEVICES))
         return 0
     found = _survey_all(options)
-    print(json.dumps(this_machine_json(found), indent=2)) if options.json else console.print(this_machine_table(found))
+    if options.json:
+        print(json.dumps(this_machine_json(found), indent=2))
+    else:
+        console.print(this_machine_table(found))
+        console.print(*sources(found), sep="\n", highlight=False, markup=False)
     return 0 if any(one.datasheet or one.measured for one in found) else 1
 
 

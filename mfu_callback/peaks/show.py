@@ -19,17 +19,20 @@ DERIVED = "* derived: units x boost clock x FLOPs per clock of the architecture'
 
 def this_machine_table(found: Sequence[Surveyed]) -> Table:
     """This machine's devices: what the datasheet promises, what was measured, and their ratio."""
-    table = Table(title="TFLOP/s of this machine's devices", title_justify="left", show_lines=True)
+    table = Table(title="TFLOP/s of this machine's devices", title_justify="left")
     for head in ("device", "dtype"):
         table.add_column(head)
-    for head in ("datasheet", "measured", "measured over\ndatasheet"):
+    for head in ("datasheet", "measured", "measured over datasheet"):
         table.add_column(head, justify="right")
-    table.add_column("sources")
     for one in found:
         ratio = "-" if one.ratio is None else f"{one.ratio:.3f}"
-        rates = (_tflops(one.datasheet), _tflops(one.measured), ratio)
-        table.add_row(Text(_description(one)), one.dtype, *rates, Text("\n".join(_sources(one))))
+        table.add_row(Text(_description(one)), one.dtype, _tflops(one.datasheet), _tflops(one.measured), ratio)
     return table
+
+
+def sources(found: Sequence[Surveyed]) -> list[str]:
+    """Where each figure is from, or why it is missing: a line each."""
+    return [f"{one.device} {one.dtype}: {source}" for one in found for source in _sources(one)]
 
 
 def whole_table(devices: Sequence[Device]) -> Table:
@@ -90,9 +93,9 @@ def _description(one: Surveyed) -> str:
 
 
 def _sources(one: Surveyed) -> list[str]:
-    sources = [peak.source for peak in (one.datasheet, one.measured) if peak is not None]
-    sources += [] if one.why_no_row is None else [f"no datasheet: {one.why_no_row}"]
-    return sources + ([] if one.error is None else [f"not measured: {one.error}"])
+    lines = [peak.source for peak in (one.datasheet, one.measured) if peak is not None]
+    lines += [] if one.why_no_row is None else [f"no datasheet: {one.why_no_row}"]
+    return lines + ([] if one.error is None else [f"not measured: {one.error}"])
 
 
 def _plain(peak: Peak | None) -> dict[str, Any] | None:
