@@ -17,9 +17,10 @@ from mfu_callback._brackets import Brackets
 from mfu_callback._counting import Counting
 from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback.clock import Phase, StepClock, timer_for
-from mfu_callback.meter import FlopsArgument, MFUMeter, Summary, TokensArgument
+from mfu_callback.meter import FlopsArgument, MFUMeter, TokensArgument
 from mfu_callback.metrics import TAGS, Totals, Window, logged_values
 from mfu_callback.report import print_summary
+from mfu_callback.summary import Summary
 
 
 class MFUCallback(Callback):

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mfu_callback.meter import Summary
+from mfu_callback.summary import Summary
 
 _BAR_WIDTH = 30
 
