@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mfu_callback.flops import ATTENTIONS, COUNTERS
+from mfu_callback.ledger import SYNCS
 from mfu_callback.meter import FlopsArgument, TokensArgument
 
 
@@ -12,6 +13,7 @@ def check_arguments(
     attention: str,
     peak: float | str | None,
     tokens: TokensArgument,
+    sync: str,
     warmup_steps: int,
 ) -> None:
     """Check the arguments of MFUCallback.
@@ -33,5 +35,7 @@ def check_arguments(
         raise ValueError(f"peak={peak!r} must be above 0, in FLOP/s of one device: 312e12, say.")
     if isinstance(tokens, int) and tokens < 1:
         raise ValueError(f"tokens={tokens!r} must be at least 1: the tokens of every batch.")
+    if sync not in SYNCS:
+        raise ValueError(f"sync={sync!r} is not known. Use one of {SYNCS}.")
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps={warmup_steps!r} must not be negative; 0 leaves only the counting step out.")

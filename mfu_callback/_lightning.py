@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,15 @@ def matmul_dtype(trainer: Trainer) -> torch.dtype:
 def is_logging_step(trainer: Trainer) -> bool:
     """Whether the Trainer sends metrics to its loggers at the end of this batch."""
     return bool(trainer._logger_connector.should_update_logs)
+
+
+def log_directory(trainer: Trainer) -> Path | None:
+    """The directory of the first logger that has one on this machine."""
+    for logger in trainer.loggers:
+        directory = getattr(logger, "log_dir", None) or logger.save_dir
+        if isinstance(directory, str | Path):  # the logger of a fast_dev_run answers everything with a function
+            return Path(directory)
+    return None
 
 
 def training_epoch_loop(trainer: Trainer) -> Any:

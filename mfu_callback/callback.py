@@ -16,24 +16,28 @@ from mfu_callback._arguments import check_arguments
 from mfu_callback._brackets import Brackets
 from mfu_callback._counting import Counting
 from mfu_callback._peak_of_run import PeakOfRun
+from mfu_callback._phases import bracket_phases
 from mfu_callback.clock import Phase, StepClock, timer_for
+from mfu_callback.goodput import WallTime
 from mfu_callback.meter import FlopsArgument, MFUMeter, TokensArgument
-from mfu_callback.metrics import TAGS, Totals, Window, logged_values
-from mfu_callback.report import print_summary
+from mfu_callback.metrics import TAGS, Window, logged_values
+from mfu_callback.report import print_summary, write_summary
 from mfu_callback.summary import Summary
+from mfu_callback.totals import Totals
 
 
 class MFUCallback(Callback):
     """Logs tokens/sec, MFU and where the rest of the machine went, for any LightningModule.
 
     Counts the forward FLOPs in the first training batch of every shape (those steps and the warm-up are left out of
-    the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step with the
-    device synchronized at both ends. Logs at the Trainer's ``log_every_n_steps``, at the step of the user's metrics:
+    the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step by phases.
+    Logs at the Trainer's ``log_every_n_steps``, at the step of the user's metrics:
 
     ==================================== ============================== =====================================
     tag                                  unit                           absent when
     ==================================== ============================== =====================================
     ``throughput/tokens_per_sec``        1/s, all devices               the batch has no tokens
+    ``throughput/real_tokens_per_sec``   1/s, all devices               no attention mask tells the padding
     ``throughput/samples_per_sec``       1/s, all devices               the batch has no tensor
     ``throughput/device/tokens_per_sec`` 1/s, one device                the batch has no tokens
     ``throughput/device/tflops_per_sec`` 1e12 model FLOP/s, one device  FLOPs are unknown
@@ -41,11 +45,13 @@ class MFUCallback(Callback):
     ``throughput/mfu_achievable``        fraction of the measured peak  none was measured yet
     ``throughput/hfu``                   fraction of peak               nothing is recomputed in the backward
     ``time/step_sec``                    s                              never
+    ``time/step_sec_min``, ``_max``      s, fastest, slowest device     there is one device
     ``waterfall/*`` (six)                fraction; they sum to 1        MFU is unknown
     ``memory/peak_gib``                  GiB                            the device does not report it
     ==================================== ============================== =====================================
 
-    After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed.
+    After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed, and
+    ``mfu_summary.json`` written to the logger's directory.
 
     Args:
         flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules; "dispatch" counts
@@ -60,6 +66,8 @@ class MFUCallback(Callback):
             measures it where it is unknown; "measured" takes the measured one always. A measured peak is kept on disk
             (`measure_peak`).
         tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
+        sync: When the device is waited for: "step", at both ends of each step; "window", only where metrics are logged;
+            "events", never: its events are read when it has come to them. All the same on a CPU.
         warmup_steps: Optimizer steps at the start of fit to leave out.
 
     Raises:
@@ -77,18 +85,21 @@ class MFUCallback(Callback):
         attention: str = "full",
         peak: float | str | None = None,
         tokens: TokensArgument = None,
+        sync: str = "step",
         warmup_steps: int = 3,
     ) -> None:
         super().__init__()
-        check_arguments(flops, backward_factor, attention, peak, tokens, warmup_steps)
+        check_arguments(flops, backward_factor, attention, peak, tokens, sync, warmup_steps)
         self.summary: Summary | None = None
         self._flops = flops
         self._backward_factor = backward_factor
         self._attention = attention
         self._peak = peak
         self._tokens = tokens
+        self._sync = sync
         self._warmup_steps = warmup_steps
         self._brackets = Brackets()
+        self._wall = WallTime()
         self._meter: MFUMeter | None = None
         self._peak_of_run: PeakOfRun | None = None
         self._counting: Counting | None = None
@@ -101,6 +112,19 @@ class MFUCallback(Callback):
         fresh = {"_brackets": Brackets(), "_meter": None, "_counting": None, "_peak_of_run": None}
         return {**vars(self), **fresh}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fit begins, and with it the wall time."""
+        if stage == "fit":
+            self._wall = WallTime()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What came before was setting up."""
+        self._wall.rest_is("setup")
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The sanity check is over."""
+        self._wall.rest_is("sanity")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak and put the brackets on."""
         device = trainer.strategy.root_device
@@ -112,7 +136,9 @@ class MFUCallback(Callback):
             backward_factor=self._backward_factor,
             attention=self._attention,
             tokens=self._tokens,
+            sync=self._sync,
             warmup_steps=self._warmup_steps,
+            wall=self._wall,
         )
         self._warned.clear()
         self._peak_of_run = PeakOfRun(self._meter, self._peak, device, self._warn_once)
@@ -120,7 +146,8 @@ class MFUCallback(Callback):
         self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak_of_run.follow)
         self._in_step = self._stepped = self._is_new_batch = False
         self._steps_seen = trainer.global_step
-        self._put_brackets(trainer, pl_module, clock)
+        self._put_brackets(trainer, clock)
+        self._wall.rest_is("setup")
         clock.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -139,10 +166,15 @@ class MFUCallback(Callback):
         self._meter.look_at(batch)
         self._is_new_batch = True
 
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """The forward is over."""
+        if self._meter is not None:
+            self._meter.clock.enter(Phase.BACKWARD)
+
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forward and backward are over, unless the module drives them itself."""
-        if self._meter is not None and pl_module.automatic_optimization:
-            self._meter.clock.enter(Phase.OTHER)
+        """The backward is over; a module that drives it itself is in its training step still."""
+        if self._meter is not None:
+            self._meter.clock.enter(Phase.OTHER if pl_module.automatic_optimization else Phase.FORWARD)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -175,7 +207,8 @@ class MFUCallback(Callback):
         """Take the brackets off; sum up what one process alone knows."""
         self._brackets.remove()
         if self._meter is not None and trainer.world_size == 1:
-            self._finish(trainer, [self._meter.run_totals()])
+            with suppress(RuntimeError):  # of a device that is in no state to be asked
+                self._finish(trainer, [self._meter.run_totals(wait=False)])
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the brackets off and let the run go."""
@@ -188,8 +221,9 @@ class MFUCallback(Callback):
         self.summary = self._meter.summary(ranks)
         self._meter = self._counting = self._peak_of_run = None
         if trainer.is_global_zero:
-            with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding
+            with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding, a full disk
                 print_summary(self.summary, warmup_steps=self._warmup_steps)
+                write_summary(self.summary, _lightning.log_directory(trainer))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> None:
         ranks = _all_ranks(trainer, meter.take_window())
@@ -204,28 +238,11 @@ class MFUCallback(Callback):
             chosen = {name: values[name] for name in names}
             pl_module.log_dict(chosen, prog_bar=in_bar, on_step=True, on_epoch=False, batch_size=1)
 
-    def _put_brackets(self, trainer: Trainer, pl_module: LightningModule, clock: StepClock) -> None:
-        def before(phase: Phase) -> Callable[[Any], Any]:
-            return lambda function: _entering(clock, phase, function)
-
-        def during(phase: Phase) -> Callable[[Any], Any]:
-            return lambda function: functools.wraps(function)(clock.during(phase)(function))
-
+    def _put_brackets(self, trainer: Trainer, clock: StepClock) -> None:
         assert self._counting is not None
-        self._brackets.put(_lightning.training_epoch_loop(trainer), _lightning.FETCH, before(Phase.DATA))
-        self._brackets.put(_lightning.validation_loop(trainer), "run", during(Phase.VALIDATION))
-        self._brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
-        # With manual optimization the backward passes are inside the training step, and the optimizers too.
-        automatic = pl_module.automatic_optimization
-        forward = before if automatic else during
         self._brackets.put(trainer.strategy, "training_step", self._training_step)
-        self._brackets.put(trainer.strategy, "training_step", forward(Phase.FORWARD_BACKWARD))
         self._brackets.put(_lightning.optimization_loop(trainer), "run", self._counting.around_step)
-        after_optimizer = Phase.OTHER if automatic else Phase.FORWARD_BACKWARD
-        for optimizer in trainer.optimizers:
-            if hasattr(optimizer, "register_step_post_hook"):
-                handle = optimizer.register_step_post_hook(lambda *_: self._end_of_optimizer(clock, after_optimizer))
-                self._brackets.call_at_removal(handle.remove)
+        bracket_phases(self._brackets, trainer, clock, self._optimizer_stepped)
 
     def _training_step(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -242,23 +259,13 @@ class MFUCallback(Callback):
 
         return call
 
-    def _end_of_optimizer(self, clock: StepClock, after: Phase) -> None:
+    def _optimizer_stepped(self) -> None:
         self._stepped = True
-        clock.enter(after)
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:
             self._warned.add(subject)
             rank_zero_warn(message)
-
-
-def _entering(clock: StepClock, phase: Phase, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        clock.enter(phase)
-        return function(*args, **kwargs)
-
-    return call
 
 
 def _all_ranks(trainer: Trainer, totals: Totals) -> list[Totals]:

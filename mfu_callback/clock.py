@@ -16,7 +16,8 @@ class Phase(Enum):
     """What a stretch of a training run's time is spent on."""
 
     DATA = "data"
-    FORWARD_BACKWARD = "forward_backward"
+    FORWARD = "forward"
+    BACKWARD = "backward"
     OPTIMIZER = "optimizer"
     OTHER = "other"
     # Outside of training time:
@@ -24,7 +25,7 @@ class Phase(Enum):
     CHECKPOINT = "checkpoint"
 
 
-TRAINING_PHASES = (Phase.DATA, Phase.FORWARD_BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
+TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
 
 
 class Timer(Protocol):
@@ -33,8 +34,11 @@ class Timer(Protocol):
     def stamp(self) -> Any:
         """Mark this moment; never waits."""
 
+    def is_over(self, stamp: Any) -> bool:
+        """Whether the device has come to a stamp; never waits."""
+
     def seconds(self, start: Any, end: Any) -> float:
-        """Seconds from one stamp to another; the device has been synchronized since."""
+        """Seconds from one stamp to another; the device has come to both."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -49,6 +53,10 @@ class HostTimer:
 
     def __init__(self, now: Callable[[], float] = perf_counter) -> None:
         self.stamp = now
+
+    def is_over(self, stamp: float) -> bool:
+        """Always: the host computes before it goes on."""
+        return True
 
     def seconds(self, start: float, end: float) -> float:
         """Seconds from one stamp to another."""
@@ -65,7 +73,7 @@ class DeviceTimer:
 
     Args:
         device: The accelerator.
-        event: Makes an event that can be recorded and knows ``elapsed_time`` in milliseconds.
+        event: Makes an event that can be recorded and queried, and knows ``elapsed_time`` in milliseconds.
         synchronize: Waits for the device.
     """
 
@@ -85,6 +93,10 @@ class DeviceTimer:
         event.record()
         return event
 
+    def is_over(self, stamp: Any) -> bool:
+        """Whether the device has come to an event."""
+        return bool(stamp.query())
+
     def seconds(self, start: Any, end: Any) -> float:
         """Seconds between two events on the device's own time line."""
         return float(start.elapsed_time(end)) / 1e3
@@ -99,10 +111,14 @@ def timer_for(device: torch.device) -> Timer:
     return HostTimer() if device.type == "cpu" else DeviceTimer(device)
 
 
+Marks = list[tuple[Phase, Any]]
+
+
 class StepClock:
     """Splits time into phases without a gap: what belongs to no phase in particular is ``OTHER``.
 
-    On the hot path it takes a stamp and appends it to a list; the arithmetic waits for :meth:`end_step`.
+    On the hot path it takes a stamp and appends it to a list; the arithmetic waits until the device has come to the
+    end of a step.
 
     Args:
         timer: What stamps the moments.
@@ -110,7 +126,7 @@ class StepClock:
 
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
-        self._marks: list[tuple[Phase, Any]] = []
+        self._marks: Marks = []
         self.start()
 
     def start(self) -> None:
@@ -135,12 +151,19 @@ class StepClock:
         """Wait for the device."""
         self._timer.synchronize()
 
-    def end_step(self) -> dict[Phase, float]:
-        """Wait for the device, and return the seconds of every phase since the last call (or the start)."""
-        marks = [*self._marks, (Phase.OTHER, self._timer.stamp())]
-        self.synchronize()
+    def end_step(self) -> Marks:
+        """The marks since the last call (or the start), with one for this moment; does not wait."""
+        now = (Phase.OTHER, self._timer.stamp())
+        marks, self._marks = [*self._marks, now], [now]
+        return marks
+
+    def is_over(self, marks: Marks) -> bool:
+        """Whether the device has come to the last of these marks; never waits."""
+        return self._timer.is_over(marks[-1][1])
+
+    def seconds(self, marks: Marks) -> dict[Phase, float]:
+        """Seconds of every phase between the first and the last of these marks, to which the device has come."""
         seconds = dict.fromkeys(Phase, 0.0)
         for (phase, start), (_, end) in pairwise(marks):
             seconds[phase] += self._timer.seconds(start, end)
-        self._marks = marks[-1:]
         return seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,13 +16,13 @@ from torch import nn
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, shape_of
-from mfu_callback.metrics import Totals, Window, step_totals
+from mfu_callback.goodput import WallTime
+from mfu_callback.ledger import DeviceSum, Ledger
+from mfu_callback.metrics import Window
 from mfu_callback.peaks import Peak
 from mfu_callback.summary import Summary
-from mfu_callback.tokens import count_samples, count_tokens
-
-# The median step time is that of this many latest steps, so that memory does not grow with the run.
-_STEP_TIMES_KEPT = 10_000
+from mfu_callback.tokens import count_real_tokens, count_samples, count_tokens
+from mfu_callback.totals import Totals
 
 FlopsArgument = str | float | Callable[[Any], float]
 TokensArgument = int | Callable[[Any], int] | None
@@ -34,6 +33,7 @@ class _Batch:
     """What is known of the micro-batch that is running: its shape where FLOPs are counted, its FLOPs where given."""
 
     tokens: int | None = None
+    real_tokens: torch.Tensor | None = None
     samples: int | None = None
     shape: BatchShape | None = None
     flops: TrainingFlops = UNKNOWN
@@ -53,7 +53,9 @@ class MFUMeter:
         attention: The convention for attention, "full" or "causal".
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
         peak: What MFU is measured against.
+        sync: When the device is waited for: one of `mfu_callback.ledger.SYNCS`.
         warmup_steps: How many steps to leave out.
+        wall: The wall time of the whole run, if it began earlier.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class MFUMeter:
         attention: str = "full",
         tokens: TokensArgument = None,
         peak: Peak | None = None,
+        sync: str = "step",
         warmup_steps: int = 3,
+        wall: WallTime | None = None,
     ) -> None:
         self.clock = clock
         self.measure_against(peak)
@@ -79,16 +83,16 @@ class MFUMeter:
         self._tokens = tokens
         self._steps_to_skip = warmup_steps
         self._batch = _Batch()
-        self._step = Totals()
+        self._step, self._real_tokens = Totals(), DeviceSum()
         self._failed: set[str] = set()
-        self._window = Totals()
-        self._run = Totals()
-        self._step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
+        self._is_counting = False
+        self._wall = wall or WallTime()
+        self._ledger = Ledger(clock, sync=sync, wall=self._wall)
 
     def begin_step(self) -> None:
-        """Start a step; the device is synchronized, so that what it still does is not this step's."""
-        self._step = Totals()
-        self.clock.synchronize()
+        """Start a step."""
+        self._step, self._real_tokens = Totals(), DeviceSum()
+        self._ledger.begin_step()
 
     def look_at(self, batch: Any) -> None:
         """Take the micro-batch that is next; it is not kept."""
@@ -106,6 +110,7 @@ class MFUMeter:
         tokens = self.tokens_of(batch)
         return _Batch(
             tokens=tokens,
+            real_tokens=count_real_tokens(batch),
             samples=count_samples(batch),
             shape=shape_of(batch) if isinstance(self._flops, str) else None,
             flops=self._given_flops(batch, tokens),
@@ -124,7 +129,7 @@ class MFUMeter:
         """
         if not isinstance(self._flops, str):
             raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
-        self._steps_to_skip = max(self._steps_to_skip, 1)
+        self._is_counting = True
         return FlopCounter(module, counter=self._flops, attention=self._attention)
 
     def set_count(self, count: FlopCount | None) -> bool:
@@ -156,6 +161,7 @@ class MFUMeter:
     def add_batch(self) -> None:
         """Add the micro-batch that was looked at to the step: once, however often its forward runs."""
         tokens, samples = self._batch.tokens, self._batch.samples
+        self._real_tokens.add(self._batch.real_tokens)
         self._step += Totals(
             tokens=math.nan if tokens is None else tokens, samples=math.nan if samples is None else samples
         )
@@ -167,14 +173,10 @@ class MFUMeter:
 
     def end_step(self) -> None:
         """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
-        seconds = self.clock.end_step()
-        if self._steps_to_skip > 0:
-            self._steps_to_skip -= 1
-            return
-        step = step_totals(self._step, seconds)
-        self._window += step
-        self._run += step
-        self._step_times.append(step.seconds)
+        part = "counting" if self._is_counting else "warmup" if self._steps_to_skip > 0 else "training"
+        self._ledger.end_step(self._step, self._real_tokens, part)
+        self._steps_to_skip = max(self._steps_to_skip - 1, 0)
+        self._is_counting = False
 
     def tokens_of(self, batch: Any) -> int | None:
         """Tokens of a batch, or None where it has none."""
@@ -195,25 +197,38 @@ class MFUMeter:
 
     def take_window(self) -> Totals:
         """The totals since the last call."""
-        window, self._window = self._window, Totals()
-        return replace(window, **self._device_state())
+        return replace(self._ledger.take_window(), **self._device_state())
 
-    def run_totals(self) -> Totals:
-        """The totals of the whole run."""
-        return replace(self._run, **self._device_state())
+    def run_totals(self, *, wait: bool = True) -> Totals:
+        """The totals of the whole run.
+
+        Args:
+            wait: Whether to wait for the device to end its last steps.
+        """
+        return replace(self._ledger.run_totals(wait=wait), **self._device_state())
 
     def summary(self, ranks: list[Totals]) -> Summary:
         """What the run came to, from the run totals of all devices."""
         if not all(rank.steps for rank in ranks):
-            return Summary(steps=0, flops=self.flop_count, peak=self.peak, achievable=self.achievable)
+            return Summary(
+                steps=0,
+                flops=self.flop_count,
+                peak=self.peak,
+                achievable=self.achievable,
+                wall_time_sec=self._wall.until_now(),
+            )
         run = Window(ranks=tuple(ranks))
         tokens = sum(rank.tokens for rank in ranks)
         return Summary(
             steps=int(ranks[0].steps),
             tokens=None if math.isnan(tokens) else int(tokens),
             tokens_per_sec=run.tokens_per_sec,
+            real_tokens_per_sec=run.real_tokens_per_sec,
             samples_per_sec=run.samples_per_sec,
-            step_time_sec=median(self._step_times),
+            step_time_sec=median(self._ledger.step_times),
+            step_time_sec_min=run.step_time_sec_min,
+            step_time_sec_max=run.step_time_sec_max,
+            phases_sec=run.phases_sec,
             mfu=run.mfu,
             mfu_achievable=run.mfu_achievable,
             hfu=run.hfu,
@@ -222,6 +237,7 @@ class MFUMeter:
             peak=self.peak,
             achievable=self.achievable,
             waterfall=run.waterfall,
+            wall_time_sec=self._wall.until_now(),
         )
 
     def _training_flops(self, count: FlopCount) -> TrainingFlops | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from mfu_callback.clock import Phase
+from mfu_callback.totals import Totals
 
 
 def model_flops_utilization(
@@ -37,74 +37,6 @@ def model_flops_utilization(
             f"peak_flops_per_sec must be above 0 and devices at least 1; got {peak_flops_per_sec} and {devices}."
         )
     return tokens_per_sec * flops_per_token / (peak_flops_per_sec * devices)
-
-
-# What does not add up over time: the latest value is that of the whole.
-_LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
-    """What one device did over some steps, and what it could have done. Unknown is NaN: a row of these is a tensor's.
-
-    Attributes:
-        steps: Optimizer steps.
-        samples: Samples of all their micro-batches.
-        tokens: Tokens likewise; NaN where the batch has none.
-        flops: Model FLOPs of forward and backward; NaN where they were not counted.
-        recomputed_flops: FLOPs that ran a second time; NaN where they were not counted.
-        data_sec: Seconds of training time spent waiting for data.
-        forward_backward_sec: In forward and backward.
-        optimizer_sec: In clipping and the optimizer.
-        other_sec: On everything else in the training loop.
-        peak_memory_bytes: The most memory that the device's allocator has held; NaN where it does not say.
-        peak_flops_per_sec: The device's peak that MFU is measured against, in FLOP/s.
-        achievable_flops_per_sec: Its measured peak likewise.
-    """
-
-    steps: float = 0
-    samples: float = 0
-    tokens: float = 0
-    flops: float = 0
-    recomputed_flops: float = 0
-    data_sec: float = 0
-    forward_backward_sec: float = 0
-    optimizer_sec: float = 0
-    other_sec: float = 0
-    peak_memory_bytes: float = math.nan
-    peak_flops_per_sec: float = math.nan
-    achievable_flops_per_sec: float = math.nan
-
-    @property
-    def seconds(self) -> float:
-        """Training time, in seconds."""
-        return self.data_sec + self.forward_backward_sec + self.optimizer_sec + self.other_sec
-
-    def __add__(self, other: Totals) -> Totals:
-        """Totals of both stretches of one device."""
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return Totals(**sums | {name: getattr(other, name) for name in _LATEST})
-
-    def as_row(self) -> tuple[float, ...]:
-        """The values in the order of the fields."""
-        return astuple(self)
-
-    @classmethod
-    def from_row(cls, row: Sequence[float]) -> Totals:
-        """The inverse of :meth:`as_row`."""
-        return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
-
-
-def step_totals(amounts: Totals, seconds: Mapping[Phase, float]) -> Totals:
-    """The totals of one step from its amounts and its phases, in seconds."""
-    return replace(
-        amounts,
-        steps=1,
-        data_sec=seconds[Phase.DATA],
-        forward_backward_sec=seconds[Phase.FORWARD_BACKWARD],
-        optimizer_sec=seconds[Phase.OPTIMIZER],
-        other_sec=seconds[Phase.OTHER],
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +70,23 @@ class Window:
         return self.device_seconds / sum(rank.steps for rank in self.ranks)
 
     @property
+    def step_time_sec_min(self) -> float | None:
+        """Mean seconds of a step on the fastest of several devices."""
+        return min(self._step_times) if len(self.ranks) > 1 else None
+
+    @property
+    def step_time_sec_max(self) -> float | None:
+        """The same on the slowest, which sets the pace."""
+        return max(self._step_times) if len(self.ranks) > 1 else None
+
+    @property
+    def phases_sec(self) -> dict[str, float]:
+        """Mean seconds of a step by phase; they sum to `step_time_sec`."""
+        names = ("data", "forward", "backward", "optimizer", "other")
+        steps = sum(rank.steps for rank in self.ranks)
+        return {name: sum(getattr(rank, f"{name}_sec") for rank in self.ranks) / steps for name in names}
+
+    @property
     def samples_per_sec(self) -> float | None:
         """Samples per second, all devices."""
         return self._rate([rank.samples for rank in self.ranks])
@@ -146,6 +95,11 @@ class Window:
     def tokens_per_sec(self) -> float | None:
         """Tokens per second, all devices."""
         return self._rate([rank.tokens for rank in self.ranks])
+
+    @property
+    def real_tokens_per_sec(self) -> float | None:
+        """Tokens per second that are not padding, all devices."""
+        return self._rate([rank.real_tokens for rank in self.ranks])
 
     @property
     def device_tokens_per_sec(self) -> float | None:
@@ -190,12 +144,16 @@ class Window:
         achievable = self.achievable_flops_per_sec or self.peak_flops_per_sec
         return waterfall(
             data_sec=sum(rank.data_sec for rank in self.ranks),
-            forward_backward_sec=sum(rank.forward_backward_sec for rank in self.ranks),
+            forward_backward_sec=sum(rank.forward_sec + rank.backward_sec for rank in self.ranks),
             optimizer_sec=sum(rank.optimizer_sec for rank in self.ranks),
             other_sec=sum(rank.other_sec for rank in self.ranks),
             mfu=self.mfu,
             achievable_share=achievable / self.peak_flops_per_sec,
         )
+
+    @property
+    def _step_times(self) -> list[float]:
+        return [rank.seconds / rank.steps for rank in self.ranks]
 
     @staticmethod
     def _mean(values: Sequence[float]) -> float | None:
@@ -274,6 +232,7 @@ def _waterfall_part(part: str) -> Tag:
 
 TAGS: tuple[Tag, ...] = (
     Tag(name="throughput/tokens_per_sec", unit="1/s", value=lambda w: w.tokens_per_sec, in_progress_bar=True),
+    Tag(name="throughput/real_tokens_per_sec", unit="1/s", value=lambda w: w.real_tokens_per_sec),
     Tag(name="throughput/samples_per_sec", unit="1/s", value=lambda w: w.samples_per_sec),
     Tag(name="throughput/device/tokens_per_sec", unit="1/s", value=lambda w: w.device_tokens_per_sec),
     Tag(name="throughput/device/tflops_per_sec", unit="1e12 FLOP/s", value=lambda w: w.device_tflops_per_sec),
@@ -281,6 +240,8 @@ TAGS: tuple[Tag, ...] = (
     Tag(name="throughput/mfu_achievable", unit="fraction of the measured peak", value=lambda w: w.mfu_achievable),
     Tag(name="throughput/hfu", unit="fraction of peak", value=lambda w: w.hfu),
     Tag(name="time/step_sec", unit="s", value=lambda w: w.step_time_sec),
+    Tag(name="time/step_sec_min", unit="s", value=lambda w: w.step_time_sec_min),
+    Tag(name="time/step_sec_max", unit="s", value=lambda w: w.step_time_sec_max),
     *map(_waterfall_part, ("mfu", "data", "optimizer", "other", "kernels", "unreachable")),
     Tag(name="memory/peak_gib", unit="GiB", value=lambda w: w.peak_memory_gib),
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mfu_callback.summary import Summary
 
+SUMMARY_FILE = "mfu_summary.json"
 _BAR_WIDTH = 30
 
 
@@ -30,6 +35,24 @@ def print_summary(summary: Summary, *, warmup_steps: int, console: Console | Non
     console.print(_figures(summary))
     if summary.waterfall is not None:
         console.print(_waterfall(summary.waterfall, console.encoding))
+    if summary.advice is not None:
+        console.print(summary.advice, highlight=False)
+
+
+def write_summary(summary: Summary, directory: Path | None) -> None:
+    """Write a run's figures to ``mfu_summary.json``.
+
+    Args:
+        summary: The run's figures.
+        directory: Where; None writes nothing.
+
+    Raises:
+        OSError: If that is not possible.
+    """
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(summary.as_dict(), indent=2, default=str)
+        (directory / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _figures(summary: Summary) -> Table:
@@ -42,8 +65,11 @@ def _figures(summary: Summary) -> Table:
 def _rows(summary: Summary) -> list[tuple[str, str]]:
     rows: list[tuple[str, str | None]] = [
         ("tokens/sec", _number(summary.tokens_per_sec, ",.1f")),
+        ("real tokens/sec", _number(summary.real_tokens_per_sec, ",.1f")),
         ("samples/sec", _number(summary.samples_per_sec, ",.2f")),
         ("step time (median)", _number(summary.step_time_sec, ".4g", " s")),
+        ("fastest, slowest device", _range(summary.step_time_sec_min, summary.step_time_sec_max)),
+        ("phases of a step", _parts(summary.phases_sec)),
         ("MFU", _number(summary.mfu, ".4g")),
         ("MFU of the achievable", _number(summary.mfu_achievable, ".4g")),
         ("HFU", _number(summary.hfu, ".4g")),
@@ -53,6 +79,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("peak", None if summary.peak is None else str(summary.peak)),
         ("", None if summary.peak is None else f"{summary.peak.name}; {summary.peak.source}"),
         *_achievable(summary),
+        ("goodput", _number(summary.goodput, ".1%", " of the wall time was measured training")),
+        ("the rest of it", _parts({k: v for k, v in (summary.wall_time_sec or {}).items() if k != "training"})),
     ]
     return [(name, value) for name, value in rows if value is not None]
 
@@ -71,6 +99,15 @@ def _waterfall(waterfall: dict[str, float], encoding: str) -> Table:
         bar = block * round(_BAR_WIDTH * min(max(share, 0), 1))
         table.add_row(part, f"{share:7.2%}", bar)
     return table
+
+
+def _range(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{low:.4g} s, {high:.4g} s"
+
+
+def _parts(seconds: Mapping[str, float] | None) -> str | None:
+    parts = ", ".join(f"{part} {value:.3g} s" for part, value in (seconds or {}).items() if value > 0)
+    return parts or None
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str | None:

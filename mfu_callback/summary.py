@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from mfu_callback.advice import advice_for
 from mfu_callback.flops import FlopCount
 from mfu_callback.peaks import Peak
+from mfu_callback.peaks.peak import dtype_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +19,12 @@ class Summary:
         steps: Measured optimizer steps.
         tokens: Tokens in them, all devices.
         tokens_per_sec: All devices.
+        real_tokens_per_sec: Without the padding, where attention masks tell.
         samples_per_sec: All devices.
         step_time_sec: Median seconds of a step.
+        step_time_sec_min: Mean seconds of a step on the fastest of several devices; None on one.
+        step_time_sec_max: The same on the slowest.
+        phases_sec: Mean seconds of a step by phase: data, forward, backward, optimizer, other.
         mfu: Model FLOPs utilization, a fraction of the peak.
         mfu_achievable: The same against the measured peak.
         hfu: The same with recomputed FLOPs; None where nothing was recomputed.
@@ -26,13 +33,18 @@ class Summary:
         peak: What MFU is measured against.
         achievable: The measured peak of the device, where one is known.
         waterfall: Where the machine went; sums to 1.
+        wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.goodput.PARTS`).
     """
 
     steps: int
     tokens: int | None = None
     tokens_per_sec: float | None = None
+    real_tokens_per_sec: float | None = None
     samples_per_sec: float | None = None
     step_time_sec: float | None = None
+    step_time_sec_min: float | None = None
+    step_time_sec_max: float | None = None
+    phases_sec: dict[str, float] | None = None
     mfu: float | None = None
     mfu_achievable: float | None = None
     hfu: float | None = None
@@ -41,3 +53,25 @@ class Summary:
     peak: Peak | None = None
     achievable: Peak | None = None
     waterfall: dict[str, float] | None = None
+    wall_time_sec: dict[str, float] | None = None
+
+    @property
+    def goodput(self) -> float | None:
+        """The share of the wall time since fit began that was measured training; None before that is known."""
+        if self.wall_time_sec is None or not sum(self.wall_time_sec.values()):
+            return None
+        return self.wall_time_sec["training"] / sum(self.wall_time_sec.values())
+
+    @property
+    def advice(self) -> str | None:
+        """One sentence about the largest loss; None where it is small or unknown."""
+        return None if self.waterfall is None else advice_for(self.waterfall)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data, for JSON; FLOPs per module and per dtype too."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None}
+        for peak in (nested.get("peak"), nested.get("achievable")):
+            if peak is not None:
+                peak["dtype"] = dtype_name(peak["dtype"])
+        return plain | nested | {"goodput": self.goodput, "advice": self.advice}

@@ -18,6 +18,9 @@ TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=64, context_length=8
 # Forward FLOPs of TINY on a batch of 4 x 8 tokens: blocks, attention, head.
 TINY_FLOPS = 4 * (2 * (24 * 8 * 16**2 + 4 * 8**2 * 16) + 2 * 8 * 16 * 64)
 PEAK = 1e12
+# Of one CPU process that recomputes nothing, has no measured peak and no attention mask.
+ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "throughput/real_tokens_per_sec", "memory/peak_gib"}
+ABSENT_TAGS |= {"time/step_sec_min", "time/step_sec_max"}
 # The first layer's share of a model of two layers: its input takes no gradient.
 SMALL_MODEL = "ignore:The backward pass of this model takes"
 

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.demos import Transformer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from runs import (
+    ABSENT_TAGS,
     PEAK,
     SMALL_MODEL,
     TINY,
@@ -30,7 +31,6 @@ from mfu_callback.clock import HostTimer
 from mfu_callback.metrics import TAGS
 
 ALL_TAGS = {tag.name for tag in TAGS}
-ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "memory/peak_gib"}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
 
 

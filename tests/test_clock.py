@@ -22,13 +22,24 @@ def clock(now):
     return StepClock(HostTimer(now))
 
 
+def end_step(clock):
+    return clock.seconds(clock.end_step())
+
+
 def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):
-    for phase, seconds in [(Phase.DATA, 1.0), (Phase.FORWARD_BACKWARD, 4.0), (Phase.OPTIMIZER, 2.0), (Phase.DATA, 0.5)]:
+    for phase, seconds in [
+        (Phase.DATA, 1.0),
+        (Phase.FORWARD, 1.5),
+        (Phase.BACKWARD, 2.5),
+        (Phase.OPTIMIZER, 2.0),
+        (Phase.DATA, 0.5),
+    ]:
         clock.enter(phase)
         now.seconds += seconds
-    assert clock.end_step() == {
+    assert end_step(clock) == {
         Phase.DATA: 1.5,
-        Phase.FORWARD_BACKWARD: 4.0,
+        Phase.FORWARD: 1.5,
+        Phase.BACKWARD: 2.5,
         Phase.OPTIMIZER: 2.0,
         Phase.OTHER: 0.0,
         Phase.VALIDATION: 0.0,
@@ -38,11 +49,11 @@ def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):
 
 def test_time_in_no_phase_is_other_and_carries_into_the_next_step(clock, now):
     now.seconds += 3.0
-    assert clock.end_step()[Phase.OTHER] == 3.0
+    assert end_step(clock)[Phase.OTHER] == 3.0
     now.seconds += 0.25
     clock.enter(Phase.DATA)
     now.seconds += 1.0
-    seconds = clock.end_step()
+    seconds = end_step(clock)
     assert (seconds[Phase.OTHER], seconds[Phase.DATA]) == (0.25, 1.0)
 
 
@@ -58,14 +69,14 @@ def test_a_block_gives_the_time_after_it_back_to_the_phase_before_also_on_an_exc
     with pytest.raises(RuntimeError, match="disk full"):
         save()
     now.seconds += 2.0
-    seconds = clock.end_step()
+    seconds = end_step(clock)
     assert (seconds[Phase.DATA], seconds[Phase.CHECKPOINT]) == (3.0, 8.0)
 
 
 def test_starting_anew_forgets_what_came_before(clock, now):
     now.seconds += 60.0
     clock.start()
-    assert sum(clock.end_step().values()) == 0.0
+    assert sum(end_step(clock).values()) == 0.0
 
 
 class FakeEvent:
@@ -76,6 +87,9 @@ class FakeEvent:
 
     def record(self):
         self._device.queue.append(self)
+
+    def query(self):
+        return self.at_ms is not None
 
     def elapsed_time(self, end):
         return end.at_ms - self.at_ms
@@ -103,14 +117,16 @@ class FakeDevice:
 def test_on_an_accelerator_the_phases_are_the_devices_own_time_though_the_host_runs_ahead():
     device = FakeDevice()
     clock = StepClock(DeviceTimer(torch.device("cuda", 0), lambda: FakeEvent(device), device.synchronize))
-    clock.enter(Phase.FORWARD_BACKWARD)
+    clock.enter(Phase.FORWARD)
     device.launch(30.0)
     clock.enter(Phase.OPTIMIZER)
     device.launch(10.0)
-    assert device.waits == 0
-    seconds = clock.end_step()
-    assert device.waits == 1
-    assert (seconds[Phase.FORWARD_BACKWARD], seconds[Phase.OPTIMIZER]) == (0.03, 0.01)
+    marks = clock.end_step()
+    assert (device.waits, clock.is_over(marks)) == (0, False)
+    clock.synchronize()
+    assert (device.waits, clock.is_over(marks)) == (1, True)
+    seconds = clock.seconds(marks)
+    assert (seconds[Phase.FORWARD], seconds[Phase.OPTIMIZER]) == (0.03, 0.01)
 
 
 def test_the_host_clock_serves_the_cpu_and_events_serve_the_rest():
@@ -124,7 +140,9 @@ def test_a_real_device_reports_the_time_of_a_matmul():
     device = torch.accelerator.current_accelerator()
     matrix = torch.rand(4096, 4096, device=device)
     clock = StepClock(timer_for(device))
-    clock.enter(Phase.FORWARD_BACKWARD)
+    clock.enter(Phase.FORWARD)
     matrix @ matrix
     clock.enter(Phase.OTHER)
-    assert clock.end_step()[Phase.FORWARD_BACKWARD] > 0
+    marks = clock.end_step()
+    clock.synchronize()
+    assert clock.seconds(marks)[Phase.FORWARD] > 0

@@ -5,7 +5,8 @@ import pytest
 
 from mfu_callback import model_flops_utilization
 from mfu_callback.clock import Phase
-from mfu_callback.metrics import TAGS, Totals, Window, logged_values, step_totals, waterfall
+from mfu_callback.metrics import TAGS, Window, logged_values, waterfall
+from mfu_callback.totals import Totals, step_totals
 
 
 def test_mfu_is_shared_among_devices():
@@ -22,10 +23,12 @@ RANK = Totals(
     steps=4,
     samples=32,
     tokens=4096,
+    real_tokens=3072,
     flops=6e12,
     recomputed_flops=1e12,
     data_sec=1.0,
-    forward_backward_sec=6.0,
+    forward_sec=2.0,
+    backward_sec=4.0,
     optimizer_sec=2.0,
     other_sec=1.0,
 )
@@ -36,6 +39,7 @@ def test_every_tag_of_a_window_on_one_device():
     values = logged_values(Window(ranks=(replace(RANK, **PEAKS),)))
     assert values == {
         "throughput/tokens_per_sec": 409.6,
+        "throughput/real_tokens_per_sec": 307.2,
         "throughput/samples_per_sec": 3.2,
         "throughput/device/tokens_per_sec": 409.6,
         "throughput/device/tflops_per_sec": 0.6,
@@ -74,6 +78,7 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
     [
         ("tokens", {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}),
         ("samples", {"throughput/samples_per_sec"}),
+        ("real_tokens", {"throughput/real_tokens_per_sec"}),
         ("recomputed_flops", {"throughput/hfu"}),
         (
             "flops",
@@ -92,11 +97,23 @@ def test_without_a_peak_there_is_no_mfu_but_all_rates():
     values = logged_values(Window(ranks=(RANK,)))
     assert set(values) == {
         "throughput/tokens_per_sec",
+        "throughput/real_tokens_per_sec",
         "throughput/samples_per_sec",
         "throughput/device/tokens_per_sec",
         "throughput/device/tflops_per_sec",
         "time/step_sec",
     }
+
+
+def test_the_fastest_and_the_slowest_of_several_devices():
+    slow = replace(RANK, backward_sec=8.0)
+    values = logged_values(Window(ranks=(RANK, slow)))
+    assert (values["time/step_sec_min"], values["time/step_sec"], values["time/step_sec_max"]) == (2.5, 3.0, 3.5)
+
+
+def test_the_phases_of_a_step_sum_to_it():
+    phases = Window(ranks=(RANK, RANK)).phases_sec
+    assert phases == {"data": 0.25, "forward": 0.5, "backward": 1.0, "optimizer": 0.5, "other": 0.25}
 
 
 def test_devices_of_different_peaks_are_measured_against_their_mean():
@@ -138,4 +155,4 @@ def test_totals_survive_the_way_through_a_row_and_add_up():
 
 def test_validation_and_checkpoints_are_not_training_time():
     seconds = dict.fromkeys(Phase, 1.0) | {Phase.VALIDATION: 50.0, Phase.CHECKPOINT: 70.0}
-    assert step_totals(Totals(samples=1, tokens=1, flops=1), seconds).seconds == 4.0
+    assert step_totals(Totals(samples=1, tokens=1, flops=1), seconds).seconds == 5.0

@@ -12,8 +12,9 @@ from mfu_callback import MFUCallback, Peak, measure_peak
 from mfu_callback._lightning import matmul_dtype
 from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.metrics import Totals, Window
+from mfu_callback.metrics import Window
 from mfu_callback.peaks import Resolution
+from mfu_callback.totals import Totals
 
 CPU = torch.device("cpu")
 A100 = Peak(flops_per_sec=312e12, name="A100", dtype=torch.bfloat16, source="https://nvidia.com")

@@ -1,0 +1,56 @@
+"""Where in Lightning's loop each phase of a step begins, where no hook says so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from mfu_callback import _lightning
+from mfu_callback._brackets import Brackets, Function
+from mfu_callback.clock import Phase, StepClock
+
+
+def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepped: Callable[[], None]) -> None:
+    """Put brackets around the fetch of a batch, validation, checkpoints, the training step and the optimizers.
+
+    The backward begins and ends, and clipping begins, at hooks of Lightning's.
+
+    Args:
+        brackets: Take them off again.
+        trainer: The Trainer, in fit.
+        clock: Its phases are entered.
+        stepped: Called after each step of an optimizer.
+    """
+
+    def before(phase: Phase) -> Callable[[Function], Function]:
+        return lambda function: _entering(clock, phase, function)
+
+    def during(phase: Phase) -> Callable[[Function], Function]:
+        return lambda function: functools.wraps(function)(clock.during(phase)(function))
+
+    brackets.put(_lightning.training_epoch_loop(trainer), _lightning.FETCH, before(Phase.DATA))
+    brackets.put(_lightning.validation_loop(trainer), "run", during(Phase.VALIDATION))
+    brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
+    # With manual optimization the backward passes and the optimizers are inside the training step.
+    automatic = trainer.lightning_module.automatic_optimization
+    brackets.put(trainer.strategy, "training_step", (before if automatic else during)(Phase.FORWARD))
+
+    def after_optimizer(*_: Any) -> None:
+        stepped()
+        clock.enter(Phase.OTHER if automatic else Phase.FORWARD)
+
+    for optimizer in trainer.optimizers:
+        if hasattr(optimizer, "register_step_post_hook"):
+            brackets.call_at_removal(optimizer.register_step_post_hook(after_optimizer).remove)
+
+
+def _entering(clock: StepClock, phase: Phase, function: Function) -> Function:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        clock.enter(phase)
+        return function(*args, **kwargs)
+
+    return call

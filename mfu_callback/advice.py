@@ -1,0 +1,58 @@
+"""One sentence of advice, drawn from the largest loss in a waterfall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Advice(NamedTuple):
+    """What to say of a part of the waterfall.
+
+    Attributes:
+        part: The part.
+        above: From which share on it is worth a word.
+        fact: What the share is, after the percentage.
+        remedy: What to try.
+    """
+
+    part: str
+    above: float
+    fact: str
+    remedy: str
+
+
+ADVICE = (
+    Advice("data", 0.05, "of the time is spent waiting for data", "more workers (num_workers), or pin_memory"),
+    Advice("optimizer", 0.10, "of the time is spent in the optimizer", "fused=True, or larger batches"),
+    Advice("other", 0.05, "of the time is spent in callbacks and logging", "log less often, or look at the callbacks"),
+    Advice(
+        "kernels",
+        0.20,
+        "of the machine is lost because forward and backward run below the rate of its best matmuls",
+        "larger batches, torch.compile, or fused attention",
+    ),
+    Advice(
+        "unreachable",
+        0.25,
+        "of the datasheet's peak is reached by no matmul on this device",
+        "look at its power limit, its clocks and its cooling",
+    ),
+)
+
+
+def advice_for(waterfall: Mapping[str, float]) -> str | None:
+    """One sentence about the largest loss, or None where it is small.
+
+    Args:
+        waterfall: The share of each part.
+
+    Example:
+        >>> advice_for({"mfu": 0.4, "data": 0.41, "optimizer": 0.1, "other": 0.09, "kernels": 0, "unreachable": 0})
+        '41 % of the time is spent waiting for data: more workers (num_workers), or pin_memory.'
+    """
+    largest = max(ADVICE, key=lambda advice: waterfall[advice.part])
+    share = waterfall[largest.part]
+    if share < largest.above:
+        return None
+    return f"{100 * share:.0f} % {largest.fact}: {largest.remedy}."
