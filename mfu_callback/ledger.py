@@ -80,7 +80,7 @@ class Ledger:
         Args:
             amounts: What was done in it.
             real_tokens: Its tokens that are not padding.
-            part: Of the wall time: "training" joins the totals; "warmup" and "counting" do not.
+            part: Of the wall time: "training" joins the totals; "warmup", "counting" and "rest" do not.
         """
         self._pending.append(_Step(part, amounts, real_tokens, self._clock.end_step()))
         if self._sync == "step" or len(self._pending) > _MOST_PENDING:
@@ -104,6 +104,8 @@ class Ledger:
         Args:
             wait: Whether to wait for the device to end its last steps.
         """
+        # A validation and a checkpoint may have come after the last step.
+        self._pending.append(_Step("rest", Totals(), DeviceSum(), self._clock.end_step()))
         if wait:
             self._book_all()
         else:

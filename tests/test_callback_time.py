@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.clock import HostTimer
+from mfu_callback.goodput import WallTime
 
 
 class SlowRun(GPTModule):
@@ -58,11 +59,13 @@ class SlowCallback(Callback):
         self.now.seconds += 4.0
 
 
+@pytest.mark.parametrize("sync", ["step", "events", "window"])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumulation):
+def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumulation, sync):
     now = FakeNow()
     monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
-    callback = MFUCallback(peak=PEAK)
+    monkeypatch.setattr("mfu_callback.callback.WallTime", lambda: WallTime(now))
+    callback = MFUCallback(peak=PEAK, sync=sync)
     module = SlowRun(now)
 
     def slow_save(checkpoint):
@@ -90,4 +93,19 @@ def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumul
     assert summary.waterfall["optimizer"] == pytest.approx(1.0 / step)
     assert summary.waterfall["other"] == pytest.approx(4.0 * accumulation / step)
     assert summary.mfu == pytest.approx(3 * TINY_FLOPS * accumulation / step / PEAK)
-    assert now.seconds > 1500.0  # validation and checkpoints really took their time
+    assert {phase: seconds / accumulation for phase, seconds in summary.phases_sec.items()} == pytest.approx(
+        {"data": 2.0, "forward": 3.0, "backward": 5.0, "optimizer": 1.0 / accumulation, "other": 4.0}
+    )
+    assert summary.wall_time_sec == pytest.approx(
+        {
+            "training": 5 * step,
+            "setup": 0.0,
+            "sanity": 2.0 + 1000.0,
+            "warmup": 2 * step,
+            "counting": step,
+            "validation": 4 * 2 * (2.0 + 1000.0),
+            "checkpoint": 4 * 500.0,
+            "rest": 0.0,
+        }
+    )
+    assert summary.goodput == pytest.approx(5 * step / now.seconds)
