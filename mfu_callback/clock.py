@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import IntEnum
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
@@ -12,17 +12,17 @@ from typing import Any, Protocol
 import torch
 
 
-class Phase(Enum):
-    """What a stretch of a training run's time is spent on."""
+class Phase(IntEnum):
+    """What a stretch of a training run's time is spent on; the index of its seconds in a list."""
 
-    DATA = "data"
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    OPTIMIZER = "optimizer"
-    OTHER = "other"
+    DATA = 0
+    FORWARD = 1
+    BACKWARD = 2
+    OPTIMIZER = 3
+    OTHER = 4
     # Outside of training time:
-    VALIDATION = "validation"
-    CHECKPOINT = "checkpoint"
+    VALIDATION = 5
+    CHECKPOINT = 6
 
 
 TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
@@ -161,9 +161,9 @@ class StepClock:
         """Whether the device has come to the last of these marks; never waits."""
         return self._timer.is_over(marks[-1][1])
 
-    def seconds(self, marks: Marks) -> dict[Phase, float]:
+    def seconds(self, marks: Marks) -> list[float]:
         """Seconds of every phase between the first and the last of these marks, to which the device has come."""
-        seconds = dict.fromkeys(Phase, 0.0)
+        seconds = [0.0] * len(Phase)
         for (phase, start), (_, end) in pairwise(marks):
             seconds[phase] += self._timer.seconds(start, end)
         return seconds

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
 
 from mfu_callback.clock import TRAINING_PHASES, Marks, Phase, StepClock
 from mfu_callback.goodput import WallTime
-from mfu_callback.totals import Totals, step_totals
+from mfu_callback.totals import Amounts, Sums, Totals
 
 SYNCS = ("step", "events", "window")
 
@@ -20,32 +18,11 @@ _STEP_TIMES_KEPT = 10_000
 _MOST_PENDING = 1_000
 
 
-class DeviceSum:
-    """A sum of numbers that lie on the device, which is waited for only when the sum is read."""
-
-    def __init__(self) -> None:
-        self.value: torch.Tensor | None = None
-        self._is_known = True
-
-    def add(self, number: torch.Tensor | None) -> None:
-        """Add a number; None makes the sum unknown for good."""
-        self._is_known = self._is_known and number is not None
-        if not self._is_known or number is None:
-            self.value = None
-        else:
-            self.value = number if self.value is None else self.value + number
-
-    def read(self) -> float:
-        """The sum; NaN where it is unknown or nothing was added."""
-        return math.nan if self.value is None else float(self.value)
-
-
 class _Step(NamedTuple):
     """A step that the host is through with."""
 
     part: str
-    amounts: Totals
-    real_tokens: DeviceSum
+    amounts: Amounts
     marks: Marks
 
 
@@ -64,9 +41,8 @@ class Ledger:
         self._sync = sync
         self._wall = wall
         self._pending: deque[_Step] = deque()
-        self._window = Totals()
+        self._window = Sums()
         self._run = Totals()
-        self._real_tokens = DeviceSum()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
 
     def begin_step(self) -> None:
@@ -74,15 +50,14 @@ class Ledger:
         if self._sync == "step":
             self._clock.synchronize()
 
-    def end_step(self, amounts: Totals, real_tokens: DeviceSum, part: str) -> None:
+    def end_step(self, amounts: Amounts, part: str) -> None:
         """End a step.
 
         Args:
             amounts: What was done in it.
-            real_tokens: Its tokens that are not padding.
             part: Of the wall time: "training" joins the totals; "warmup", "counting" and "rest" do not.
         """
-        self._pending.append(_Step(part, amounts, real_tokens, self._clock.end_step()))
+        self._pending.append(_Step(part, amounts, self._clock.end_step()))
         if self._sync == "step" or len(self._pending) > _MOST_PENDING:
             self._book_all()
         elif self._sync == "events":
@@ -94,9 +69,7 @@ class Ledger:
             self._book_all()
         else:
             self._book_what_is_over()
-        self._read_real_tokens()
-        window, self._window = self._window, Totals()
-        return window
+        return self._close_window()
 
     def run_totals(self, *, wait: bool) -> Totals:
         """The totals of the whole run.
@@ -105,12 +78,12 @@ class Ledger:
             wait: Whether to wait for the device to end its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
-        self._pending.append(_Step("rest", Totals(), DeviceSum(), self._clock.end_step()))
+        self._pending.append(_Step("rest", Amounts(), self._clock.end_step()))
         if wait:
             self._book_all()
         else:
             self._book_what_is_over()
-        self._read_real_tokens()
+        self._close_window()
         return self._run
 
     def _book_all(self) -> None:
@@ -124,19 +97,20 @@ class Ledger:
 
     def _book(self, step: _Step) -> None:
         seconds = self._clock.seconds(step.marks)
-        self._wall.add(step.part, sum(seconds[phase] for phase in TRAINING_PHASES))
+        if step.part == "training":
+            self._window.add(step.amounts, seconds)
+            self.step_times.append(sum(seconds[: len(TRAINING_PHASES)]))
+        else:
+            self._add_to_wall_time(step.part, seconds)
+
+    def _close_window(self) -> Totals:
+        window, self._window = self._window, Sums()
+        self._add_to_wall_time("training", window.seconds)
+        totals = window.totals()
+        self._run += totals
+        return totals
+
+    def _add_to_wall_time(self, part: str, seconds: Sequence[float]) -> None:
+        self._wall.add(part, sum(seconds[: len(TRAINING_PHASES)]))
         self._wall.add("validation", seconds[Phase.VALIDATION])
         self._wall.add("checkpoint", seconds[Phase.CHECKPOINT])
-        if step.part != "training":
-            return
-        self._real_tokens.add(step.real_tokens.value)
-        totals = step_totals(step.amounts, seconds)
-        self._window += totals
-        self._run += totals
-        self.step_times.append(totals.seconds)
-
-    def _read_real_tokens(self) -> None:
-        if self._window.steps:
-            value = Totals(real_tokens=self._real_tokens.read())
-            self._window, self._run = self._window + value, self._run + value
-            self._real_tokens = DeviceSum()

@@ -6,9 +6,9 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,19 +17,20 @@ from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, shape_of
 from mfu_callback.goodput import WallTime
-from mfu_callback.ledger import DeviceSum, Ledger
+from mfu_callback.ledger import Ledger
 from mfu_callback.metrics import Window
 from mfu_callback.peaks import Peak
 from mfu_callback.summary import Summary
 from mfu_callback.tokens import count_real_tokens, count_samples, count_tokens
-from mfu_callback.totals import Totals
+from mfu_callback.totals import Amounts, Totals
+
+_MOST_FACTS = 1_000
 
 FlopsArgument = str | float | Callable[[Any], float]
 TokensArgument = int | Callable[[Any], int] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
+class _Batch(NamedTuple):
     """What is known of the micro-batch that is running: its shape where FLOPs are counted, its FLOPs where given."""
 
     tokens: int | None = None
@@ -37,6 +38,13 @@ class _Batch:
     samples: int | None = None
     shape: BatchShape | None = None
     flops: TrainingFlops = UNKNOWN
+
+
+class _Facts(NamedTuple):
+    """What every batch of one shape has in common, kept because finding it takes longer than the rest of a step."""
+
+    tokens: int | None
+    has_mask: bool
 
 
 class MFUMeter:
@@ -83,7 +91,8 @@ class MFUMeter:
         self._tokens = tokens
         self._steps_to_skip = warmup_steps
         self._batch = _Batch()
-        self._step, self._real_tokens = Totals(), DeviceSum()
+        self._step = Amounts()
+        self._facts: dict[BatchShape, _Facts] = {}
         self._failed: set[str] = set()
         self._is_counting = False
         self._wall = wall or WallTime()
@@ -91,7 +100,7 @@ class MFUMeter:
 
     def begin_step(self) -> None:
         """Start a step."""
-        self._step, self._real_tokens = Totals(), DeviceSum()
+        self._step = Amounts()
         self._ledger.begin_step()
 
     def look_at(self, batch: Any) -> None:
@@ -107,13 +116,21 @@ class MFUMeter:
             )
 
     def _known_of(self, batch: Any) -> _Batch:
-        tokens = self.tokens_of(batch)
+        shape = shape_of(batch) if isinstance(self._flops, str) else None
+        facts = None if shape is None else self._facts.get(shape)
+        if facts is None:
+            real_tokens = count_real_tokens(batch)
+            facts = _Facts(tokens=self.tokens_of(batch), has_mask=real_tokens is not None)
+            if shape is not None and not callable(self._tokens) and len(self._facts) < _MOST_FACTS:
+                self._facts[shape] = facts
+        else:
+            real_tokens = count_real_tokens(batch) if facts.has_mask else None
         return _Batch(
-            tokens=tokens,
-            real_tokens=count_real_tokens(batch),
+            tokens=facts.tokens,
+            real_tokens=real_tokens,
             samples=count_samples(batch),
-            shape=shape_of(batch) if isinstance(self._flops, str) else None,
-            flops=self._given_flops(batch, tokens),
+            shape=shape,
+            flops=self._given_flops(batch, facts.tokens),
         )
 
     @property
@@ -160,21 +177,21 @@ class MFUMeter:
 
     def add_batch(self) -> None:
         """Add the micro-batch that was looked at to the step: once, however often its forward runs."""
-        tokens, samples = self._batch.tokens, self._batch.samples
-        self._real_tokens.add(self._batch.real_tokens)
-        self._step += Totals(
-            tokens=math.nan if tokens is None else tokens, samples=math.nan if samples is None else samples
-        )
+        batch = self._batch
+        self._step.tokens += math.nan if batch.tokens is None else batch.tokens
+        self._step.samples += math.nan if batch.samples is None else batch.samples
+        self._step.real_tokens.add(batch.real_tokens)
 
     def add_forward(self) -> None:
         """Add the FLOPs of one forward and backward of that micro-batch."""
         flops = self._batch.flops if self._batch.shape is None else self.counts.flops(self._batch.shape)
-        self._step += Totals(flops=flops.model, recomputed_flops=flops.recomputed)
+        self._step.flops += flops.model
+        self._step.recomputed_flops += flops.recomputed
 
     def end_step(self) -> None:
         """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
         part = "counting" if self._is_counting else "warmup" if self._steps_to_skip > 0 else "training"
-        self._ledger.end_step(self._step, self._real_tokens, part)
+        self._ledger.end_step(self._step, part)
         self._steps_to_skip = max(self._steps_to_skip - 1, 0)
         self._is_counting = False
 

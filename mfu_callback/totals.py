@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, fields
+
+import torch
 
 from mfu_callback.clock import Phase
 
@@ -68,14 +70,85 @@ class Totals:
         return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
 
 
-def step_totals(amounts: Totals, seconds: Mapping[Phase, float]) -> Totals:
-    """The totals of one step from its amounts and its phases, in seconds."""
-    return replace(
-        amounts,
-        steps=1,
-        data_sec=seconds[Phase.DATA],
-        forward_sec=seconds[Phase.FORWARD],
-        backward_sec=seconds[Phase.BACKWARD],
-        optimizer_sec=seconds[Phase.OPTIMIZER],
-        other_sec=seconds[Phase.OTHER],
-    )
+class DeviceSum:
+    """A sum of numbers that lie on the device, which is waited for only when the sum is read."""
+
+    __slots__ = ("_is_known", "value")
+
+    def __init__(self) -> None:
+        self.value: torch.Tensor | None = None
+        self._is_known = True
+
+    def add(self, number: torch.Tensor | None) -> None:
+        """Add a number; None makes the sum unknown for good."""
+        self._is_known = self._is_known and number is not None
+        if not self._is_known or number is None:
+            self.value = None
+        else:
+            self.value = number if self.value is None else self.value + number
+
+    def read(self) -> float:
+        """The sum; NaN where it is unknown or nothing was added."""
+        return math.nan if self.value is None else float(self.value)
+
+
+@dataclass(slots=True)
+class Amounts:
+    """What one step does, added up while it runs; NaN where it is unknown.
+
+    Attributes:
+        samples: Of all its micro-batches.
+        tokens: Likewise.
+        flops: Model FLOPs of forward and backward.
+        recomputed_flops: FLOPs that run a second time.
+        real_tokens: Tokens that are not padding.
+    """
+
+    samples: float = 0.0
+    tokens: float = 0.0
+    flops: float = 0.0
+    recomputed_flops: float = 0.0
+    real_tokens: DeviceSum = field(default_factory=DeviceSum)
+
+
+class Sums:
+    """Steps added up as they come, at the price of a few additions each."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = [0.0] * len(Phase)
+        self._amounts = Amounts()
+
+    def add(self, amounts: Amounts, seconds: Sequence[float]) -> None:
+        """Add a step.
+
+        Args:
+            amounts: What was done in it.
+            seconds: Of every phase.
+        """
+        self.steps += 1
+        sums = self._amounts
+        sums.samples += amounts.samples
+        sums.tokens += amounts.tokens
+        sums.flops += amounts.flops
+        sums.recomputed_flops += amounts.recomputed_flops
+        sums.real_tokens.add(amounts.real_tokens.value)
+        for phase, value in enumerate(seconds):
+            self.seconds[phase] += value
+
+    def totals(self) -> Totals:
+        """All of them; waits for the numbers on the device."""
+        sums, seconds = self._amounts, self.seconds
+        return Totals(
+            steps=self.steps,
+            samples=sums.samples,
+            tokens=sums.tokens,
+            real_tokens=sums.real_tokens.read() if self.steps else 0.0,
+            flops=sums.flops,
+            recomputed_flops=sums.recomputed_flops,
+            data_sec=seconds[Phase.DATA],
+            forward_sec=seconds[Phase.FORWARD],
+            backward_sec=seconds[Phase.BACKWARD],
+            optimizer_sec=seconds[Phase.OPTIMIZER],
+            other_sec=seconds[Phase.OTHER],
+        )

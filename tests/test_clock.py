@@ -23,7 +23,7 @@ def clock(now):
 
 
 def end_step(clock):
-    return clock.seconds(clock.end_step())
+    return dict(zip(Phase, clock.seconds(clock.end_step()), strict=True))
 
 
 def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):

@@ -52,6 +52,7 @@ def test_every_rank_is_given_the_same_reduced_values(ends, strategy):
     assert first["summary"][2:] == second["summary"][2:]
     metrics = first["metrics"]
     assert metrics["throughput/tokens_per_sec"] == pytest.approx(2 * metrics["throughput/device/tokens_per_sec"])
+    assert metrics["time/step_sec_min"] <= metrics["time/step_sec"] <= metrics["time/step_sec_max"]
     mfu = 3 * TINY_FLOPS / 32 * metrics["throughput/device/tokens_per_sec"] / 1e12
     assert metrics["throughput/mfu"] == pytest.approx(mfu)
 

@@ -8,8 +8,8 @@ from test_clock import FakeDevice, FakeEvent
 
 from mfu_callback.clock import DeviceTimer, Phase, StepClock
 from mfu_callback.goodput import WallTime
-from mfu_callback.ledger import DeviceSum, Ledger
-from mfu_callback.totals import Totals
+from mfu_callback.ledger import Ledger
+from mfu_callback.totals import Amounts
 
 GPU = torch.device("cuda", 0)
 
@@ -29,9 +29,9 @@ def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=
     ledger.begin_step()
     clock.enter(Phase.FORWARD)
     device.launch(milliseconds)
-    total = DeviceSum()
-    total.add(real_tokens)
-    ledger.end_step(Totals(tokens=8), total, part)
+    amounts = Amounts(tokens=8)
+    amounts.real_tokens.add(real_tokens)
+    ledger.end_step(amounts, part)
 
 
 @pytest.mark.parametrize(("sync", "waits"), [("step", 8), ("window", 1), ("events", 0)])

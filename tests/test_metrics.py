@@ -6,7 +6,7 @@ import pytest
 from mfu_callback import model_flops_utilization
 from mfu_callback.clock import Phase
 from mfu_callback.metrics import TAGS, Window, logged_values, waterfall
-from mfu_callback.totals import Totals, step_totals
+from mfu_callback.totals import Amounts, Sums, Totals
 
 
 def test_mfu_is_shared_among_devices():
@@ -154,5 +154,10 @@ def test_totals_survive_the_way_through_a_row_and_add_up():
 
 
 def test_validation_and_checkpoints_are_not_training_time():
-    seconds = dict.fromkeys(Phase, 1.0) | {Phase.VALIDATION: 50.0, Phase.CHECKPOINT: 70.0}
-    assert step_totals(Totals(samples=1, tokens=1, flops=1), seconds).seconds == 5.0
+    sums = Sums()
+    seconds = [1.0] * len(Phase)
+    seconds[Phase.VALIDATION], seconds[Phase.CHECKPOINT] = 50.0, 70.0
+    for _ in range(2):
+        sums.add(Amounts(samples=1, tokens=2, flops=3), seconds)
+    totals = sums.totals()
+    assert (totals.steps, totals.samples, totals.tokens, totals.flops, totals.seconds) == (2, 2, 4, 6, 10.0)

@@ -37,7 +37,7 @@ class BatchShape:
     """What the FLOPs of a batch depend on.
 
     Attributes:
-        structure: How tensors of which rank are nested, with their names.
+        structure: How tensors of which rank and dtype are nested, with their names.
         sizes: All their dimensions in order.
         elements: How many numbers the first of them holds, which is the model's input.
         samples: The first dimension of the first tensor.
@@ -66,7 +66,7 @@ def _structure(value: Any, shapes: list[tuple[int, ...]]) -> Hashable:
     if isinstance(value, torch.Tensor):
         shape = _shape_of_nested(value) if value.is_nested else tuple(value.shape)
         shapes.append(shape)
-        return value.dim()
+        return value.dim(), value.dtype
     parts = parts_of(value)
     return None if parts is None else tuple((name, _structure(part, shapes)) for name, part in parts)
 
