@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 
@@ -37,8 +38,8 @@ class Timer(Protocol):
     def is_over(self, stamp: Any) -> bool:
         """Whether the device has come to a stamp; never waits."""
 
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds from one stamp to another; the device has come to both."""
+    def durations(self, stamps: Sequence[Any]) -> np.ndarray:
+        """Seconds from each stamp to the next; the device has come to all of them."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -58,9 +59,9 @@ class HostTimer:
         """Always: the host computes before it goes on."""
         return True
 
-    def seconds(self, start: float, end: float) -> float:
-        """Seconds from one stamp to another."""
-        return end - start
+    def durations(self, stamps: Sequence[float]) -> np.ndarray:
+        """Seconds from each stamp to the next."""
+        return np.diff(stamps)
 
     def synchronize(self) -> None:
         """Nothing to wait for: the host computes before it goes on."""
@@ -97,9 +98,9 @@ class DeviceTimer:
         """Whether the device has come to an event."""
         return bool(stamp.query())
 
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two events on the device's own time line."""
-        return float(start.elapsed_time(end)) / 1e3
+    def durations(self, stamps: Sequence[Any]) -> np.ndarray:
+        """Seconds from each event to the next on the device's own time line."""
+        return np.array([start.elapsed_time(end) for start, end in pairwise(stamps)]) / 1e3
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -161,9 +162,18 @@ class StepClock:
         """Whether the device has come to the last of these marks; never waits."""
         return self._timer.is_over(marks[-1][1])
 
-    def seconds(self, marks: Marks) -> list[float]:
-        """Seconds of every phase between the first and the last of these marks, to which the device has come."""
-        seconds = [0.0] * len(Phase)
-        for (phase, start), (_, end) in pairwise(marks):
-            seconds[phase] += self._timer.seconds(start, end)
-        return seconds
+    def seconds(self, steps: Sequence[Marks]) -> np.ndarray:
+        """Seconds of every phase in each of some steps, to whose ends the device has come.
+
+        Args:
+            steps: The marks of each step.
+
+        Returns:
+            Of shape (steps, phases).
+        """
+        marks = [mark for step in steps for mark in step]
+        durations = np.append(self._timer.durations([stamp for _, stamp in marks]), 0.0)
+        lengths = [len(step) for step in steps]
+        durations[np.cumsum(lengths) - 1] = 0.0  # from the end of a step to the start of the next one
+        cells = np.repeat(np.arange(len(steps)), lengths) * len(Phase) + [phase for phase, _ in marks]
+        return np.bincount(cells, durations, minlength=len(steps) * len(Phase)).reshape(len(steps), len(Phase))

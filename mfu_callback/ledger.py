@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from mfu_callback.clock import TRAINING_PHASES, Marks, Phase, StepClock
 from mfu_callback.goodput import WallTime
-from mfu_callback.totals import Amounts, Sums, Totals
+from mfu_callback.totals import Amounts, Totals, totals_of
 
 SYNCS = ("step", "events", "window")
 
@@ -29,6 +30,9 @@ class _Step(NamedTuple):
 class Ledger:
     """Totals of the steps of one device.
 
+    Ending a step marks its end and, where that is asked for, waits for the device; the arithmetic is done for many
+    steps at once, where a window is read.
+
     Args:
         clock: What times the steps.
         sync: When the device is waited for: at both ends of every "step", only where a "window" is read, or never, its
@@ -41,7 +45,7 @@ class Ledger:
         self._sync = sync
         self._wall = wall
         self._pending: deque[_Step] = deque()
-        self._window = Sums()
+        self._window = Totals()
         self._run = Totals()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
 
@@ -58,59 +62,50 @@ class Ledger:
             part: Of the wall time: "training" joins the totals; "warmup", "counting" and "rest" do not.
         """
         self._pending.append(_Step(part, amounts, self._clock.end_step()))
-        if self._sync == "step" or len(self._pending) > _MOST_PENDING:
-            self._book_all()
-        elif self._sync == "events":
-            self._book_what_is_over()
+        if self._sync == "step":
+            self._clock.synchronize()
+        if len(self._pending) >= _MOST_PENDING:
+            self._book(wait=True)
 
     def take_window(self) -> Totals:
-        """The totals of what was booked since the last call."""
-        if self._sync == "window":
-            self._book_all()
-        else:
-            self._book_what_is_over()
-        return self._close_window()
+        """The totals of the steps that the device has ended since the last call."""
+        self._book(wait=self._sync == "window")
+        window, self._window = self._window, Totals()
+        self._run += window
+        return window
 
     def run_totals(self, *, wait: bool) -> Totals:
-        """The totals of the whole run.
+        """The totals of the whole run, once it is over.
 
         Args:
             wait: Whether to wait for the device to end its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
         self._pending.append(_Step("rest", Amounts(), self._clock.end_step()))
+        self._book(wait=wait)
+        return self._run + self._window
+
+    def _book(self, *, wait: bool) -> None:
         if wait:
-            self._book_all()
-        else:
-            self._book_what_is_over()
-        self._close_window()
-        return self._run
+            self._clock.synchronize()
+        steps: list[_Step] = []
+        while self._pending and (wait or self._clock.is_over(self._pending[0].marks)):
+            steps.append(self._pending.popleft())
+        if not steps:
+            return
+        seconds = self._clock.seconds([step.marks for step in steps])
+        for part in dict.fromkeys(step.part for step in steps):
+            self._book_part(part, [step.amounts for step in steps if step.part == part], seconds[_are(part, steps)])
 
-    def _book_all(self) -> None:
-        self._clock.synchronize()
-        while self._pending:
-            self._book(self._pending.popleft())
+    def _book_part(self, part: str, amounts: list[Amounts], seconds: np.ndarray) -> None:
+        training = seconds[:, : len(TRAINING_PHASES)].sum(axis=1)
+        self._wall.add(part, float(training.sum()))
+        self._wall.add("validation", float(seconds[:, Phase.VALIDATION].sum()))
+        self._wall.add("checkpoint", float(seconds[:, Phase.CHECKPOINT].sum()))
+        if part == "training":
+            self._window += totals_of(amounts, seconds)
+            self.step_times.extend(training.tolist())
 
-    def _book_what_is_over(self) -> None:
-        while self._pending and self._clock.is_over(self._pending[0].marks):
-            self._book(self._pending.popleft())
 
-    def _book(self, step: _Step) -> None:
-        seconds = self._clock.seconds(step.marks)
-        if step.part == "training":
-            self._window.add(step.amounts, seconds)
-            self.step_times.append(sum(seconds[: len(TRAINING_PHASES)]))
-        else:
-            self._add_to_wall_time(step.part, seconds)
-
-    def _close_window(self) -> Totals:
-        window, self._window = self._window, Sums()
-        self._add_to_wall_time("training", window.seconds)
-        totals = window.totals()
-        self._run += totals
-        return totals
-
-    def _add_to_wall_time(self, part: str, seconds: Sequence[float]) -> None:
-        self._wall.add(part, sum(seconds[: len(TRAINING_PHASES)]))
-        self._wall.add("validation", seconds[Phase.VALIDATION])
-        self._wall.add("checkpoint", seconds[Phase.CHECKPOINT])
+def _are(part: str, steps: list[_Step]) -> np.ndarray:
+    return np.array([step.part == part for step in steps])

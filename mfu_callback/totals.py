@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 
+import numpy as np
 import torch
 
-from mfu_callback.clock import Phase
+from mfu_callback.clock import TRAINING_PHASES
 
 # What does not add up over time: the latest value is that of the whole.
 _LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
@@ -111,44 +112,31 @@ class Amounts:
     real_tokens: DeviceSum = field(default_factory=DeviceSum)
 
 
-class Sums:
-    """Steps added up as they come, at the price of a few additions each."""
+def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
+    """The totals of some steps; waits for the numbers on the device.
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = [0.0] * len(Phase)
-        self._amounts = Amounts()
-
-    def add(self, amounts: Amounts, seconds: Sequence[float]) -> None:
-        """Add a step.
-
-        Args:
-            amounts: What was done in it.
-            seconds: Of every phase.
-        """
-        self.steps += 1
-        sums = self._amounts
-        sums.samples += amounts.samples
-        sums.tokens += amounts.tokens
-        sums.flops += amounts.flops
-        sums.recomputed_flops += amounts.recomputed_flops
-        sums.real_tokens.add(amounts.real_tokens.value)
-        for phase, value in enumerate(seconds):
-            self.seconds[phase] += value
-
-    def totals(self) -> Totals:
-        """All of them; waits for the numbers on the device."""
-        sums, seconds = self._amounts, self.seconds
-        return Totals(
-            steps=self.steps,
-            samples=sums.samples,
-            tokens=sums.tokens,
-            real_tokens=sums.real_tokens.read() if self.steps else 0.0,
-            flops=sums.flops,
-            recomputed_flops=sums.recomputed_flops,
-            data_sec=seconds[Phase.DATA],
-            forward_sec=seconds[Phase.FORWARD],
-            backward_sec=seconds[Phase.BACKWARD],
-            optimizer_sec=seconds[Phase.OPTIMIZER],
-            other_sec=seconds[Phase.OTHER],
-        )
+    Args:
+        steps: What was done in each.
+        seconds: Of every phase in each, of shape (steps, phases).
+    """
+    if not steps:
+        return Totals()
+    amounts = np.array([(one.samples, one.tokens, one.flops, one.recomputed_flops) for one in steps]).sum(axis=0)
+    real_tokens = DeviceSum()
+    for one in steps:
+        real_tokens.add(one.real_tokens.value)
+    data, forward, backward, optimizer, other = seconds.sum(axis=0)[: len(TRAINING_PHASES)].tolist()
+    samples, tokens, flops, recomputed_flops = amounts.tolist()
+    return Totals(
+        steps=len(steps),
+        samples=samples,
+        tokens=tokens,
+        real_tokens=real_tokens.read(),
+        flops=flops,
+        recomputed_flops=recomputed_flops,
+        data_sec=data,
+        forward_sec=forward,
+        backward_sec=backward,
+        optimizer_sec=optimizer,
+        other_sec=other,
+    )

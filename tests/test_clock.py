@@ -23,7 +23,8 @@ def clock(now):
 
 
 def end_step(clock):
-    return dict(zip(Phase, clock.seconds(clock.end_step()), strict=True))
+    (seconds,) = clock.seconds([clock.end_step()])
+    return dict(zip(Phase, seconds.tolist(), strict=True))
 
 
 def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):
@@ -55,6 +56,26 @@ def test_time_in_no_phase_is_other_and_carries_into_the_next_step(clock, now):
     now.seconds += 1.0
     seconds = end_step(clock)
     assert (seconds[Phase.OTHER], seconds[Phase.DATA]) == (0.25, 1.0)
+
+
+def test_the_seconds_of_several_steps_at_once(clock, now):
+    steps = []
+    for forward in (1.0, 2.0):
+        clock.enter(Phase.FORWARD)
+        now.seconds += forward
+        clock.enter(Phase.OTHER)
+        now.seconds += 0.5
+        steps.append(clock.end_step())
+    now.seconds += 7.0  # between a start and the step that is left out here
+    clock.end_step()
+    clock.enter(Phase.DATA)
+    now.seconds += 3.0
+    steps.append(clock.end_step())
+    seconds = clock.seconds(steps)
+    assert seconds.shape == (3, len(Phase))
+    assert seconds[:, Phase.FORWARD].tolist() == [1.0, 2.0, 0.0]
+    assert seconds[:, Phase.OTHER].tolist() == [0.5, 0.5, 0.0]
+    assert seconds[:, Phase.DATA].tolist() == [0.0, 0.0, 3.0]
 
 
 def test_a_block_gives_the_time_after_it_back_to_the_phase_before_also_on_an_exception(clock, now):
@@ -125,7 +146,7 @@ def test_on_an_accelerator_the_phases_are_the_devices_own_time_though_the_host_r
     assert (device.waits, clock.is_over(marks)) == (0, False)
     clock.synchronize()
     assert (device.waits, clock.is_over(marks)) == (1, True)
-    seconds = clock.seconds(marks)
+    (seconds,) = clock.seconds([marks])
     assert (seconds[Phase.FORWARD], seconds[Phase.OPTIMIZER]) == (0.03, 0.01)
 
 
@@ -145,4 +166,4 @@ def test_a_real_device_reports_the_time_of_a_matmul():
     clock.enter(Phase.OTHER)
     marks = clock.end_step()
     clock.synchronize()
-    assert clock.seconds(marks)[Phase.FORWARD] > 0
+    assert clock.seconds([marks])[0, Phase.FORWARD] > 0

@@ -1,12 +1,13 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mfu_callback import model_flops_utilization
 from mfu_callback.clock import Phase
 from mfu_callback.metrics import TAGS, Window, logged_values, waterfall
-from mfu_callback.totals import Amounts, Sums, Totals
+from mfu_callback.totals import Amounts, Totals, totals_of
 
 
 def test_mfu_is_shared_among_devices():
@@ -154,10 +155,8 @@ def test_totals_survive_the_way_through_a_row_and_add_up():
 
 
 def test_validation_and_checkpoints_are_not_training_time():
-    sums = Sums()
-    seconds = [1.0] * len(Phase)
-    seconds[Phase.VALIDATION], seconds[Phase.CHECKPOINT] = 50.0, 70.0
-    for _ in range(2):
-        sums.add(Amounts(samples=1, tokens=2, flops=3), seconds)
-    totals = sums.totals()
+    seconds = np.ones((2, len(Phase)))
+    seconds[:, [Phase.VALIDATION, Phase.CHECKPOINT]] = 50.0, 70.0
+    totals = totals_of([Amounts(samples=1, tokens=2, flops=3)] * 2, seconds)
     assert (totals.steps, totals.samples, totals.tokens, totals.flops, totals.seconds) == (2, 2, 4, 6, 10.0)
+    assert totals_of([], seconds[:0]) == Totals()

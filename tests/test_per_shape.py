@@ -109,4 +109,7 @@ def test_a_strided_nested_batch_has_the_shapes_of_its_components():
 
 
 def test_long_plain_data_is_not_looked_through():
-    assert shape_of({"x": torch.zeros(2), "rows": list(range(10**6))}).structure == (("x", (1, torch.float32)), ("rows", None))
+    assert shape_of({"x": torch.zeros(2), "rows": list(range(10**6))}).structure == (
+        ("x", (1, torch.float32)),
+        ("rows", None),
+    )
