@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 from mfu_callback.flops import ATTENTIONS, COUNTERS
 from mfu_callback.ledger import SYNCS
 from mfu_callback.meter import FlopsArgument, TokensArgument
+from mfu_callback.peaks import Peak, PeakArgument
 
 
 def check_arguments(
     flops: FlopsArgument,
     backward_factor: float | str,
     attention: str,
-    peak: float | str | None,
+    peak: PeakArgument,
     tokens: TokensArgument,
     sync: str,
     warmup_steps: int,
@@ -29,9 +33,9 @@ def check_arguments(
         raise ValueError(f"backward_factor={backward_factor!r} must be 'measured' or at least 0; 2.0 is the usual one.")
     if attention not in ATTENTIONS:
         raise ValueError(f"attention={attention!r} is not known. Use one of {ATTENTIONS}.")
-    if isinstance(peak, str) and peak != "measured":
-        raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', or FLOP/s as a number.")
-    if isinstance(peak, int | float) and peak <= 0:
+    if peak is not None and peak != "measured" and (isinstance(peak, bool) or not isinstance(peak, Real | Peak)):
+        raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', a Peak, or FLOP/s as a number.")
+    if isinstance(peak, Real) and not 0 < peak < math.inf:
         raise ValueError(f"peak={peak!r} must be above 0, in FLOP/s of one device: 312e12, say.")
     if isinstance(tokens, int) and tokens < 1:
         raise ValueError(f"tokens={tokens!r} must be at least 1: the tokens of every batch.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from mfu_callback.flops import FlopCount
 from mfu_callback.meter import MFUMeter
 from mfu_callback.metrics import Window
-from mfu_callback.peaks import Peak, resolve_peak
+from mfu_callback.peaks import Peak, PeakArgument, resolve_peak
 from mfu_callback.peaks.peak import dtype_name
 
 # Why MFU can exceed 1, the likeliest first.
@@ -28,7 +29,7 @@ class PeakOfRun:
 
     Args:
         meter: Takes the peaks.
-        asked: FLOP/s, "measured", or None to look the device up.
+        asked: A peak, FLOP/s, "measured", or None to look the device up.
         device: Where the run's matmuls are computed.
         warn_once: Called with a subject and a message.
     """
@@ -36,7 +37,7 @@ class PeakOfRun:
     def __init__(
         self,
         meter: MFUMeter,
-        asked: float | str | None,
+        asked: PeakArgument,
         device: torch.device,
         warn_once: Callable[[str, str], None],
     ) -> None:
@@ -44,9 +45,11 @@ class PeakOfRun:
         self._asked = asked
         self._device = device
         self._warn_once = warn_once
+        self._dtype = torch.float32
 
     def find(self, dtype: torch.dtype) -> None:
         """Find the peak at the dtype of the matmuls' inputs."""
+        self._dtype = dtype
         try:
             found = resolve_peak(self._asked, self._device, dtype)
         except Exception as error:  # what a driver may say is not for us to foresee
@@ -64,13 +67,12 @@ class PeakOfRun:
 
     def follow(self, count: FlopCount) -> None:
         """Find the peak anew if most of the model is multiplied in another dtype than the Trainer's precision says."""
-        peak = self._meter.peak
         dtype = _dtype_of_most(count)
-        if peak is None or dtype is None or dtype == peak.dtype or isinstance(self._asked, int | float):
+        if dtype is None or dtype == self._dtype or isinstance(self._asked, Real | Peak):
             return
         rank_zero_info(
-            f"MFUCallback: most of the model is multiplied in {dtype_name(dtype)}, not in the {dtype_name(peak.dtype)}"
-            " of the Trainer's precision."
+            f"MFUCallback: most of the model is multiplied in {dtype_name(dtype)}, not in the"
+            f" {dtype_name(self._dtype)} of the Trainer's precision."
         )
         self.find(dtype)
 

@@ -21,6 +21,7 @@ from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.goodput import WallTime
 from mfu_callback.meter import FlopsArgument, MFUMeter, TokensArgument
 from mfu_callback.metrics import TAGS, Window, logged_values
+from mfu_callback.peaks import PeakArgument
 from mfu_callback.report import print_summary, write_summary
 from mfu_callback.summary import Summary
 from mfu_callback.totals import Totals
@@ -62,9 +63,9 @@ class MFUCallback(Callback):
             FLOPs that really ran with the counted batch.
         attention: "full" counts the whole T x S square of attention, as the field does; "causal" only the pairs that
             attend: half the square for a causal kernel, exactly those of a window or a mask.
-        peak: Dense peak of one device in FLOP/s; None looks the device up at the dtype that the matmuls run in, and
-            measures it where it is unknown; "measured" takes the measured one always. A measured peak is kept on disk
-            (`measure_peak`).
+        peak: Dense peak of one device, in FLOP/s or as a `Peak`; None looks the device up at the dtype that the matmuls
+            run in, and measures it where it is unknown; "measured" takes the measured one always. A measured peak is
+            kept on disk (`measure_peak`).
         tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
         sync: When the device is waited for: "step", at both ends of each step; "window", only where metrics are logged;
             "events", never: its events are read when it has come to them. All the same on a CPU.
@@ -83,7 +84,7 @@ class MFUCallback(Callback):
         flops: FlopsArgument = "thop",
         backward_factor: float | str = 2.0,
         attention: str = "full",
-        peak: float | str | None = None,
+        peak: PeakArgument = None,
         tokens: TokensArgument = None,
         sync: str = "step",
         warmup_steps: int = 3,

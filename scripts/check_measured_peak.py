@@ -59,6 +59,7 @@ def compare_with_loop(shape: Shape, device: torch.device, dtype: torch.dtype, *,
     ours, timer = matmul_of(shape, device, dtype), timer_of(device)
     left = torch.randn(shape.m, shape.k, device=device).to(dtype)
     right = torch.randn(shape.k, shape.n, device=device).to(dtype)
+    right = right.t().contiguous().t() if shape.transposed else right
     product = torch.empty(shape.m, shape.n, device=device, dtype=dtype)
 
     def straight() -> float:
@@ -84,7 +85,8 @@ def compare_with_loop(shape: Shape, device: torch.device, dtype: torch.dtype, *,
 
 def shape_of(peak: Peak) -> Shape:
     """The shape that a measured peak says it was reached at."""
-    return Shape(*map(int, re.findall(r"(\d+) x (\d+) x (\d+)", peak.source)[0]))
+    m, k, n = map(int, re.findall(r"(\d+) x (\d+) x (\d+)", peak.source)[0])
+    return Shape(m, k, n, transposed=" transposed " in peak.source)
 
 
 def kept_of(first: Peak, second: Peak) -> Peak:

@@ -1,6 +1,7 @@
 import csv
 import io
 import logging
+import math
 
 import pytest
 import torch
@@ -141,6 +142,11 @@ def test_a_second_fit_measures_anew():
         ({"backward_factor": -1}, "backward_factor=-1 must be .measured. or at least 0"),
         ({"peak": "a100"}, "peak='a100' is not known"),
         ({"peak": -1.0}, "peak=-1.0 must be above 0"),
+        ({"peak": math.nan}, "peak=nan must be above 0"),
+        ({"peak": math.inf}, "peak=inf must be above 0"),
+        ({"peak": True}, "peak=True is not known"),
+        ({"peak": torch.tensor(3e14)}, "peak=tensor"),
+        ({"sync": "never"}, "sync='never' is not known"),
         ({"tokens": 0}, "tokens=0 must be at least 1"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
     ],

@@ -80,6 +80,23 @@ def test_the_dies_of_mi250_and_mi250x_report_one_name(dies, expected):
     assert tflops("AMD Instinct MI250X/MI250", BF16, multiprocessors=dies) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("NVIDIA H100 80GB HBM3 MIG 7g.80gb", (300, 133, 0, -5)),
+        ("AMD Instinct MI300X", (400, 305, 0, -1)),
+        ("Intel(R) Data Center GPU Max 1550", (448, 129, 0)),
+    ],
+)
+def test_no_part_is_larger_than_the_whole(name, counts):
+    assert [find_peak(name, BF16, multiprocessors=count) for count in counts] == [None] * len(counts)
+
+
+@pytest.mark.parametrize("name", ["nvidia geforce rtx 2070 super", "NVIDIA GeForce RTX 2070 super"])
+def test_only_super_in_capitals_is_a_desktops(name):
+    assert find_peak(name, FP16) is None
+
+
 def test_fp32_runs_on_the_tensor_cores_only_with_tf32():
     assert tflops("NVIDIA A100-SXM4-40GB", FP32) == 19.5
     assert tflops("NVIDIA A100-SXM4-40GB", FP32, tf32=True) == 156

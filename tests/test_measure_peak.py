@@ -70,6 +70,31 @@ def test_a_small_shape_wins_only_where_no_large_one_fits():
     assert FakeDevice({LARGE: 9e12, LARGER: 1e12}).sweep().shape == LARGE
 
 
+def test_of_small_shapes_alone_the_fastest_wins():
+    smaller, small = Shape(64, 64, 64), Shape(128, 128, 128)
+    assert FakeDevice({smaller: 2e9, small: 1e9, SMALL: 5e8}).sweep(time_limit_sec=0.5).shape == smaller
+
+
+def test_a_first_call_that_was_slow_for_a_moment_excludes_no_larger_shape():
+    slow_at_first = [1e9] * 5 + [2e12] * 1000
+    device = FakeDevice({SMALL: slow_at_first, LARGE: 2e12, LARGER: 2.5e12})
+    assert device.sweep().shape == LARGER
+
+
+def test_both_layouts_of_the_right_matrix_are_tried():
+    transposed = LARGE._replace(transposed=True)
+    device = FakeDevice({LARGE: 1e11, transposed: 1e12})
+    assert device.sweep().shape == transposed
+    assert str(transposed) == "1024 x 1024 x 1024 transposed"
+    cpu = torch.device("cpu")
+    for shape in (Shape(4, 8, 16), Shape(4, 8, 16, transposed=True)):
+        right = matmul_of(shape, cpu, torch.float32).__closure__
+        strides = {
+            cell.cell_contents.stride() for cell in right if getattr(cell.cell_contents, "shape", None) == (8, 16)
+        }
+        assert strides == ({(1, 8)} if shape.transposed else {(16, 1)})
+
+
 def test_a_shape_that_does_not_fit_into_memory_is_left_out():
     assert FakeDevice({LARGE: 1e12, LARGER: None}).sweep().shape == LARGE
 
@@ -100,7 +125,7 @@ def test_the_shapes_suit_the_device():
     assert all(shape.is_large for shape in shapes_for("cuda"))
     for multiprocessors_ in (108, 132, 148, 20):
         filling = set(shapes_for("cuda", multiprocessors_)) - set(shapes_for("cuda"))
-        assert len(filling) == 6
+        assert len(filling) == 12
         for shape in filling:  # tiles of 128 x 256
             assert (shape.m // 128) * (shape.n // 256) % multiprocessors_ == 0
             assert 1 / 8 <= shape.m / shape.n <= 8
@@ -182,6 +207,26 @@ def test_a_default_device_and_a_default_dtype_of_the_users_change_nothing():
         finally:
             torch.set_default_dtype(torch.float32)
     assert 1e8 < peak.flops_per_sec < 1e15
+
+
+@pytest.mark.parametrize("time_limit_sec", [0, -1, float("nan"), float("inf")])
+def test_a_time_limit_that_is_none_is_an_error(time_limit_sec):
+    with pytest.raises(ValueError, match="time_limit_sec=.* must be above 0"):
+        measure_peak("cpu", torch.float32, time_limit_sec=time_limit_sec)
+
+
+def test_fp8_does_not_mind_the_users_default_dtype():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert measure_peak("cpu", torch.float8_e4m3fn, time_limit_sec=0.1, use_cache=False).flops_per_sec > 0
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a build without the device")
+def test_a_device_that_this_build_of_torch_does_not_have_is_an_error():
+    with pytest.raises(RuntimeError):
+        measure_peak("cuda", torch.float32, time_limit_sec=0.1, use_cache=False)
 
 
 def test_a_dtype_that_the_device_cannot_multiply_is_an_error():

@@ -2,12 +2,22 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mfu_callback import Peak, measure_peak
-from mfu_callback.peaks.cache import DIRECTORY_VARIABLE, CacheKey, cache_directory, cached_peak, clear_cache, keep_best
+from mfu_callback.peaks import resolve_peak
+from mfu_callback.peaks.cache import (
+    DIRECTORY_VARIABLE,
+    CacheKey,
+    cache_directory,
+    cached_peak,
+    clear_cache,
+    confirmed_peak,
+    keep_best,
+)
 
 CPU, BF16, FP32 = torch.device("cpu"), torch.bfloat16, torch.float32
 PEAK = Peak(flops_per_sec=1e12, name="X", dtype=BF16, source="measured: best of 20 matmuls")
@@ -87,7 +97,12 @@ def test_clearing_forgets_everything():
         lambda text: "[1, 2]",
         lambda text: "null",
         lambda text: json.dumps({"key": {}, "peak": {}}),
+        lambda text: "[" * 100_000,
         lambda text: text.replace("bfloat16", "no_such_dtype"),
+        lambda text: text.replace('"dtype": "bfloat16", "source"', '"dtype": "float64", "source"'),
+        lambda text: text.replace('"dtype": "bfloat16", "source"', '"dtype": "nn", "source"'),
+        lambda text: text.replace("1000000000000.0", "Infinity"),
+        lambda text: text.replace('"agreeing"', '"agreed"'),
         lambda text: text.replace("1000000000000.0", "-1"),
         lambda text: text.replace("1000000000000.0", "NaN"),
         lambda text: text.replace("1000000000000.0", '"fast"'),
@@ -105,6 +120,59 @@ def test_a_directory_that_cannot_be_written_only_costs_the_memory(directory):
     directory.write_text("a file where the directory should be")
     assert keep_best(PEAK, key()) == PEAK
     assert cached_peak(CPU, BF16) is None
+
+
+def test_a_peak_is_confirmed_by_a_second_whole_sweep_that_agrees():
+    keep_best(PEAK, key())
+    assert confirmed_peak(CPU, BF16) is None
+    keep_best(replace(PEAK, flops_per_sec=0.95e12), key(), is_whole=False)
+    assert confirmed_peak(CPU, BF16) is None
+    keep_best(replace(PEAK, flops_per_sec=0.95e12), key())
+    assert confirmed_peak(CPU, BF16) == PEAK
+    keep_best(replace(PEAK, flops_per_sec=0.5e12), key())  # on a busy machine
+    assert confirmed_peak(CPU, BF16) == replace(PEAK, is_noisy=True)
+    keep_best(replace(PEAK, flops_per_sec=2e12), key())  # what was confirmed was measured on a busy one
+    assert confirmed_peak(CPU, BF16) is None
+
+
+def test_a_short_sweep_is_kept_and_not_relied_on():
+    measure_peak("cpu", FP32, time_limit_sec=0.1)
+    measure_peak("cpu", FP32, time_limit_sec=0.1)
+    assert cached_peak(CPU, FP32) is not None
+    assert confirmed_peak(CPU, FP32) is None
+
+
+def test_a_user_without_a_home_has_no_cache_and_no_error(monkeypatch):
+    def no_home(*_, **__):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(DIRECTORY_VARIABLE)
+    monkeypatch.setattr("mfu_callback.peaks.cache.user_cache_path", no_home)
+    assert cached_peak(CPU, BF16) is None
+    assert keep_best(PEAK, key()) == PEAK
+    assert resolve_peak(1e12, CPU, BF16).peak.flops_per_sec == 1e12
+    with pytest.raises(RuntimeError, match="home"):
+        clear_cache()
+
+
+def test_the_variable_may_name_the_home_directory(monkeypatch):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, "~/peaks")
+    assert cache_directory() == Path.home() / "peaks"
+
+
+def test_a_write_that_fails_leaves_nothing_and_clearing_removes_what_was_left(directory, monkeypatch):
+    keep_best(PEAK, key())
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mfu_callback.peaks.cache.os.replace", full)
+        keep_best(replace(PEAK, flops_per_sec=2e12), key())
+    assert list(directory.iterdir()) == [key().path]
+    (directory / "peak-left.tmp").touch()
+    assert clear_cache() == 1
+    assert list(directory.iterdir()) == []
 
 
 def test_nothing_is_left_beside_the_peaks(directory):

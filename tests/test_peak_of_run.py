@@ -90,6 +90,16 @@ def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
     assert asked == [torch.bfloat16]
 
 
+def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
+    of_run, _ = make()
+    with monkeypatch.context() as patch:
+        patch.setattr("mfu_callback._peak_of_run.resolve_peak", lambda *_: 1 / 0)
+        of_run.find(torch.float8_e4m3fn)
+    assert of_run._meter.peak is None
+    of_run.follow(count(bfloat16=100))
+    assert (asked, of_run._meter.peak.dtype) == ([torch.bfloat16], torch.bfloat16)
+
+
 def test_mfu_above_one_names_its_likely_causes_in_order(asked):
     of_run, warnings = make()
     of_run.find(torch.bfloat16)

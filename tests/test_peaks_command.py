@@ -49,10 +49,14 @@ def test_the_table_for_people(capsys):
 def test_all_prints_every_row_with_its_source(capsys):
     assert main(["--all"]) == 0
     out = capsys.readouterr().out
+    lines = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
+    assert set(lines) == {device.name for device in DEVICES}
     for device in DEVICES:
-        assert device.name.split()[0] in out
+        number = lines[device.name].split("│")[-2].strip()
+        assert f"\n[{number}] {device.source}\n" in out
+        assert device.architecture is None or f"\n{device.architecture.name}: {device.architecture.source}\n" in out
     assert "* derived: units x boost clock" in out
-    assert out.count("https://") >= len(DEVICES)
+    assert "…" not in out
 
 
 def test_all_as_json_says_of_every_rate_where_it_is_from(capsys):
@@ -72,6 +76,7 @@ def test_all_as_json_says_of_every_rate_where_it_is_from(capsys):
     [
         (["--device", "gpu"], "argument --device: this machine has no device 'gpu' for torch"),
         (["--device", "cuda:99"], "argument --device: this machine has no device 'cuda:99' for torch"),
+        (["--device", "meta"], "argument --device: this machine has no device 'meta' for torch"),
         (["--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
         (["--time-limit", "0"], "argument --time-limit: '0' is not a number of seconds above 0"),
         (["--time-limit", "soon"], "argument --time-limit: 'soon' is not a number of seconds above 0"),
@@ -82,6 +87,21 @@ def test_a_wrong_option_is_named(arguments, message, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    command = f"{sys.executable} -W ignore -m mfu_callback.peaks --all --json | head -2"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_cannot_be_cleared_is_an_error_in_a_line(monkeypatch, capsys):
+    def fail():
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr("mfu_callback.peaks.__main__.clear_cache", fail)
+    assert main(["--clear"]) == 2
+    assert capsys.readouterr().err == "python -m mfu_callback.peaks: read-only file system\n"
 
 
 def test_help_names_every_option(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,12 +12,20 @@ import torch
 from rich.console import Console
 
 from mfu_callback.peaks.cache import cache_directory, clear_cache
-from mfu_callback.peaks.show import sources, this_machine_json, this_machine_table, whole_json, whole_table
+from mfu_callback.peaks.show import (
+    sources,
+    this_machine_json,
+    this_machine_table,
+    whole_json,
+    whole_sources,
+    whole_table,
+)
 from mfu_callback.peaks.survey import DTYPES, Surveyed, devices_here, survey, usual_dtypes
 from mfu_callback.peaks.table import DEVICES
 
 # Wide enough for the sources where there is no terminal to ask for its width.
 _WIDTH_OF_A_FILE = 300
+_WIDTH_OF_THE_TABLE = 130
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,12 +54,30 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 1 where nothing at all could be looked up or measured."""
     options = make_parser().parse_args(arguments)
+    try:
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, RuntimeError) as error:
+        print(f"python -m mfu_callback.peaks: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
     if options.clear:
         print(f"{clear_cache()} measured peaks removed from {cache_directory()}")
         return 0
+    if options.all and options.json:
+        print(json.dumps(whole_json(DEVICES), indent=2))
+        return 0
     if options.all:
-        print(json.dumps(whole_json(DEVICES), indent=2)) if options.json else console.print(whole_table(DEVICES))
+        console.width = max(console.width, _WIDTH_OF_THE_TABLE)
+        console.print(whole_table(DEVICES))
+        console.print(*whole_sources(DEVICES), sep="\n", highlight=False, markup=False)
         return 0
     found = _survey_all(options)
     if options.json:
@@ -67,16 +94,16 @@ def _survey_all(options: argparse.Namespace) -> list[Surveyed]:
     return [
         survey(device, dtype, time_limit_sec=time_limit_sec)
         for device in devices
-        for dtype in options.dtype or usual_dtypes(device)
+        for dtype in dict.fromkeys(options.dtype or usual_dtypes(device))
     ]
 
 
 def _device(text: str) -> torch.device:
     try:
         device = torch.device(text)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.ones(1, device=device).item()  # of the meta device it has none
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise argparse.ArgumentTypeError(f"this machine has no device {text!r} for torch ({reason})") from None
     return device
 

@@ -216,6 +216,7 @@ XE_HPC = Architecture(
     source=_XE,
     unit="Xe-cores",
     is_divisible=True,
+    most_together=2,
 )
 XE2_HPG = Architecture(
     name="Xe2-HPG",

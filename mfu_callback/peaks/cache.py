@@ -1,18 +1,20 @@
 """The measured peaks of this machine, kept on disk: the best so far for each device, dtype and setting.
 
 They lie in the user's cache directory, or in the directory that the variable MFU_CALLBACK_CACHE names, one file each.
-What cannot be read or written is measured anew; nothing here raises.
+What cannot be read or written is measured anew.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from platformdirs import user_cache_path
@@ -23,6 +25,7 @@ from mfu_callback.peaks.this_machine import cores, device_name, multiprocessors
 
 DIRECTORY_VARIABLE = "MFU_CALLBACK_CACHE"
 _MOST_APART = 1.1
+_CONFIRMED = 2  # sweeps that agree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,57 +67,94 @@ class CacheKey:
 
 
 def cache_directory() -> Path:
-    """Where the measured peaks are kept."""
-    return Path(os.environ.get(DIRECTORY_VARIABLE) or user_cache_path("mfu-callback", appauthor=False))
+    """Where the measured peaks are kept.
+
+    Raises:
+        RuntimeError: If the user has no home directory, and the variable is not set.
+    """
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    return Path(named).expanduser() if named else user_cache_path("mfu-callback", appauthor=False)
 
 
 def cached_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
     """The best peak that was measured under the settings of now, or None."""
-    return _load(CacheKey.of(device, dtype))
+    kept = _load(CacheKey.of(device, dtype))
+    return None if kept is None else kept.peak
 
 
-def keep_best(peak: Peak, key: CacheKey) -> Peak:
+def confirmed_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
+    """The same, if a second whole sweep has come within 10 % of it: one alone may have met a busy machine."""
+    kept = _load(CacheKey.of(device, dtype))
+    return kept.peak if kept is not None and kept.agreeing >= _CONFIRMED else None
+
+
+def keep_best(peak: Peak, key: CacheKey, *, is_whole: bool = True) -> Peak:
     """Keep a peak unless a higher one is kept already.
+
+    Args:
+        peak: The result of a sweep.
+        key: What it depends on.
+        is_whole: Whether the sweep was long enough to be relied on.
 
     Returns:
         The higher one; it is noisy where the two differ by over 10 %.
     """
     kept = _load(key)
-    if kept is None:
-        best = peak
-    else:
-        low, best = sorted((kept, peak), key=lambda one: one.flops_per_sec)
-        best = replace(best, is_noisy=best.is_noisy or best.flops_per_sec > _MOST_APART * low.flops_per_sec)
-    if best != kept:
-        with suppress(OSError):
-            _store(best, key)
+    best, agreeing = peak, int(is_whole)
+    if kept is not None:
+        low, best = sorted((kept.peak, peak), key=lambda one: one.flops_per_sec)
+        if best.flops_per_sec > _MOST_APART * low.flops_per_sec:
+            best, agreeing = replace(best, is_noisy=True), kept.agreeing if best is kept.peak else agreeing
+        else:
+            agreeing += kept.agreeing
+    with suppress(OSError, RuntimeError):
+        _store(_Kept(best, agreeing), key)
     return best
 
 
 def clear_cache() -> int:
-    """Forget all measured peaks; returns how many there were."""
-    files = list(cache_directory().glob("peak-*.json"))
+    """Forget all measured peaks; returns how many there were.
+
+    Raises:
+        OSError: If they cannot be removed.
+        RuntimeError: If there is no directory for them.
+    """
+    files = list(cache_directory().glob("peak-*"))
     for file in files:
         file.unlink(missing_ok=True)
-    return len(files)
+    return sum(file.suffix == ".json" for file in files)
 
 
-def _load(key: CacheKey) -> Peak | None:
+class _Kept(NamedTuple):
+    """A peak, and how many whole sweeps came within 10 % of it, its own included."""
+
+    peak: Peak
+    agreeing: int
+
+
+def _load(key: CacheKey) -> _Kept | None:
     try:
         content = json.loads(key.path.read_text(encoding="utf-8"))
-        peak = content["peak"]
-        if content["key"] != asdict(key) or not peak["flops_per_sec"] > 0:
+        fields = content["peak"]
+        peak = Peak(**fields | {"dtype": getattr(torch, key.dtype)})
+        is_sound = math.isfinite(peak.flops_per_sec) and peak.flops_per_sec > 0 and fields["dtype"] == key.dtype
+        if content["key"] != asdict(key) or not is_sound:
             return None
-        return Peak(**peak | {"dtype": getattr(torch, peak["dtype"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _Kept(peak, int(content["agreeing"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # RecursionError is of the last
         return None
 
 
-def _store(peak: Peak, key: CacheKey) -> None:
+def _store(kept: _Kept, key: CacheKey) -> None:
     # Written beside and moved in one piece: another process reads the old one or the new one.
-    content = {"key": asdict(key), "peak": asdict(peak) | {"dtype": dtype_name(peak.dtype)}}
-    key.path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=key.path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.replace(name, key.path)
+    peak = asdict(kept.peak) | {"dtype": dtype_name(kept.peak.dtype)}
+    path = key.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix="peak-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"key": asdict(key), "peak": peak, "agreeing": kept.agreeing}, file)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -17,6 +17,7 @@ class Architecture:
         source: The URL of the whitepaper.
         unit: What the vendor calls a unit.
         is_divisible: Whether drivers show a part of such a device under the name of the whole.
+        most_together: How many of its devices a driver may show as one.
         composes_tf32: Whether libraries run TF32 matmuls as several of another dtype.
     """
 
@@ -26,6 +27,7 @@ class Architecture:
     unit: str = "SMs"
     is_divisible: bool = False
     composes_tf32: bool = False
+    most_together: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,9 @@ def _is_part(row: Device, device_name: str) -> bool:
 def _share(row: Device, device_name: str, multiprocessors: int | None) -> float | None:
     """How much of the device a name stands for; None where that cannot be told."""
     if _is_part(row, device_name) and multiprocessors is not None and row.units is not None:
-        return multiprocessors / row.units
+        most = 1 if row.architecture is None else row.architecture.most_together
+        share = multiprocessors / row.units
+        return share if 0 < share <= most else None
     return None if _MIG_SLICE.search(device_name) else 1
 
 

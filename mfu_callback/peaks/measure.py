@@ -18,6 +18,7 @@ from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 from mfu_callback.peaks.timers import Timer, timer_of
 
+_WHOLE_SWEEP_SEC = 1.0  # a shorter one is kept, but not relied on
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 
@@ -52,20 +53,19 @@ def measure_peak(
 
     Raises:
         RuntimeError: If the device cannot multiply matrices of this dtype.
+        ValueError: If the time limit is not above 0.
 
     Example:
         >>> measure_peak("cpu", torch.float32, time_limit_sec=0.1, use_cache=False).is_measured
         True
     """
+    if not 0 < time_limit_sec < float("inf"):
+        raise ValueError(f"time_limit_sec={time_limit_sec!r} must be above 0: the seconds that a sweep may take.")
     device = torch.device(device)
-    with _current(device):
-        sweep = sweep_shapes(
-            shapes_for(device.type, multiprocessors(device)),
-            lambda shape: matmul_of(shape, device, dtype),
-            timer or timer_of(device),
-            time_limit_sec=time_limit_sec,
-            now=now,
-        )
+    try:
+        sweep = _sweep(device, dtype, timer, time_limit_sec, now)
+    except (ValueError, AssertionError) as error:  # what a build without the device or the kernel says
+        raise RuntimeError(str(error)) from error
     peak = Peak(
         flops_per_sec=sweep.best,
         name=device_name(device),
@@ -73,23 +73,37 @@ def measure_peak(
         source=_source(sweep),
         is_noisy=sweep.is_noisy,
     )
-    return keep_best(peak, CacheKey.of(device, dtype)) if use_cache else peak
+    is_whole = time_limit_sec >= _WHOLE_SWEEP_SEC
+    return keep_best(peak, CacheKey.of(device, dtype), is_whole=is_whole) if use_cache else peak
+
+
+def _sweep(
+    device: torch.device, dtype: torch.dtype, timer: Timer | None, time_limit_sec: float, now: Callable[[], float]
+) -> Sweep:
+    with _current(device):
+        return sweep_shapes(
+            shapes_for(device.type, multiprocessors(device)),
+            lambda shape: matmul_of(shape, device, dtype),
+            timer or timer_of(device),
+            time_limit_sec=time_limit_sec,
+            now=now,
+        )
 
 
 def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
     """A matmul of one shape, as a call without arguments.
 
     Args:
-        shape: (m, k) times (k, n).
+        shape: (m, k) times (k, n); fp8 is always transposed.
         device: Where it runs.
         dtype: Of both matrices.
     """
     left, right = _random_matrix(shape.m, shape.k, device, dtype), _random_matrix(shape.n, shape.k, device, dtype).t()
-    if dtype in _FLOAT8:
-        one = torch.ones((), device=device)
+    if dtype in _FLOAT8:  # its kernels take no other layout
+        one = torch.ones((), device=device, dtype=torch.float32)
         scales = (one, ScalingType.TensorWise, one, ScalingType.TensorWise)
         return lambda: scaled_mm(left, right, *scales, output_dtype=torch.bfloat16)
-    right = right.contiguous()
+    right = right if shape.transposed else right.contiguous()
     out = torch.empty(shape.m, shape.n, device=device, dtype=dtype)
 
     def multiply() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 
-from mfu_callback.peaks.cache import cached_peak
-from mfu_callback.peaks.find import find_peak
+from mfu_callback.peaks.cache import cached_peak, confirmed_peak
+from mfu_callback.peaks.find import find_device, find_peak
 from mfu_callback.peaks.fp32_precision import fp32_precision
 from mfu_callback.peaks.measure import measure_peak
 from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 from mfu_callback.peaks.unrated import why_unrated
+
+PeakArgument = Peak | float | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +35,17 @@ class Resolution:
     unexpected: bool = False
 
 
-def resolve_peak(asked: float | str | None, device: torch.device, dtype: torch.dtype) -> Resolution:
+def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) -> Resolution:
     """Find the peak for a run.
 
     Args:
-        asked: FLOP/s, "measured", or None to look the device up and measure it where it is unknown.
+        asked: A peak, FLOP/s, "measured", or None to look the device up and measure it where it is unknown.
         device: Where the run's matmuls are computed.
         dtype: The dtype of their inputs.
     """
-    if isinstance(asked, int | float):
+    if isinstance(asked, Peak):
+        return _known(asked, asked if asked.is_measured else cached_peak(device, dtype))
+    if isinstance(asked, Real):
         peak = Peak(flops_per_sec=float(asked), name=device_name(device), dtype=dtype, source="given: peak=")
         return _known(peak, cached_peak(device, dtype))
     if asked is None and (datasheet := datasheet_peak(device, dtype)) is not None:
@@ -69,9 +74,11 @@ def _known(peak: Peak, achievable: Peak | None) -> Resolution:
 
 
 def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Resolution:
-    name, reason = device_name(device), why_unrated(device_name(device))
+    name = device_name(device)
+    has_row = find_device(name, multiprocessors(device)) is not None
+    reason = None if has_row else why_unrated(name)
     try:
-        peak = _quiet_cached_peak(device, dtype) or measure_peak(device, dtype)
+        peak = confirmed_peak(device, dtype) or measure_peak(device, dtype)
     except RuntimeError as error:
         message = f"The peak of '{name}' in {dtype_name(dtype)} could not be measured ({error}), so MFU is left out."
         return Resolution(peak=None, message=f"{message} Pass peak= in FLOP/s.", unexpected=True)
@@ -81,10 +88,6 @@ def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Re
         f"No peak is known for '{name}' in {dtype_name(dtype)}{'' if reason is None else f' ({reason})'}, so MFU is"
         f" measured against this device's own best matmul ({peak}). Pass peak="
     )
-    remedy = ", or add a row to the table in mfu_callback/peaks." if reason is None else " in FLOP/s for another one."
+    is_unknown = reason is None and not has_row
+    remedy = ", or add a row to the table in mfu_callback/peaks." if is_unknown else " in FLOP/s for another one."
     return Resolution(peak=peak, achievable=peak, message=message + remedy, unexpected=reason is None)
-
-
-def _quiet_cached_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
-    peak = cached_peak(device, dtype)
-    return None if peak is None or peak.is_noisy else peak

@@ -16,6 +16,8 @@ _DEPTHS = (4096, 8192)
 def shapes_for(device_type: str, multiprocessors: int | None = None) -> list[Shape]:
     """Matmuls of growing size for a device: squares, and tiles that fill its multiprocessors a whole number of times.
 
+    Each is there twice, the right matrix as it is and transposed.
+
     Args:
         device_type: "cpu", "cuda", ...
         multiprocessors: How many the device has, where the driver says it.
@@ -24,11 +26,12 @@ def shapes_for(device_type: str, multiprocessors: int | None = None) -> list[Sha
     shapes = [Shape(size, size, size) for size in sizes]
     if multiprocessors is not None:
         shapes += _whole_waves(multiprocessors)
-    return sorted(shapes, key=lambda shape: shape.flops)
+    both = [shape._replace(transposed=transposed) for shape in shapes for transposed in (False, True)]
+    return sorted(both, key=lambda shape: shape.flops)
 
 
 def _whole_waves(multiprocessors: int) -> list[Shape]:
     rows = next(i for i in range(isqrt(multiprocessors), 0, -1) if multiprocessors % i == 0)
     columns = multiprocessors // rows
-    # Twice the rows, so that the tiles, wide as they are, make about a square.
+    # The tiles are twice as wide as high, so the larger factor counts those on top of each other.
     return [Shape(_TILE_M * columns * waves, depth, _TILE_N * rows * waves) for waves in (1, 2, 4) for depth in _DEPTHS]

@@ -14,6 +14,7 @@ from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.survey import DTYPES, Surveyed, table_rates
 
 _RATES = (*DTYPES, "int8")
+_HEADS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}
 DERIVED = "* derived: units x boost clock x FLOPs per clock of the architecture's whitepaper"
 
 
@@ -36,19 +37,31 @@ def sources(found: Sequence[Surveyed]) -> list[str]:
 
 
 def whole_table(devices: Sequence[Device]) -> Table:
-    """All rows of the table with their rates and sources."""
-    table = Table(title="Dense peaks in TFLOP/s (int8: TOPS)", caption=DERIVED)
+    """All rows of the table with their rates; the last column is the number of the source."""
+    table = Table(title="Dense peaks in TFLOP/s (int8: TOPS)", caption=DERIVED, padding=(0, 0, 0, 1))
     table.title_justify = table.caption_justify = "left"
-    table.add_column("device")
-    for head in (*_RATES, "GB", "GB/s"):
-        table.add_column(head, justify="right")
-    table.add_column("source", overflow="fold")
+    table.add_column("device", no_wrap=True)
+    for head in (*(_HEADS.get(name, name) for name in _RATES), "GB", "GB/s", "[ ]"):
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    numbers = _numbers_of_sources(devices)
     for device in devices:
         rates = table_rates(device)
         cells = [_rate(rates.get(name)) for name in _RATES]
-        cells += [_amount(device.memory_gb), _amount(device.bandwidth_gb_per_sec)]
-        table.add_row(Text(device.name), *cells, Text(device.source))
+        cells += [_amount(device.memory_gb), _amount(device.bandwidth_gb_per_sec), str(numbers[device.source])]
+        table.add_row(Text(device.name), *cells)
     return table
+
+
+def whole_sources(devices: Sequence[Device]) -> list[str]:
+    """The sources of the table by their numbers, then those of the architectures: a line each."""
+    lines = [f"[{number}] {source}" for source, number in _numbers_of_sources(devices).items()]
+    architectures = {device.architecture.name: device.architecture for device in devices if device.architecture}
+    return lines + [f"{name}: {one.source}" for name, one in architectures.items()]
+
+
+def _numbers_of_sources(devices: Sequence[Device]) -> dict[str, int]:
+    sources = dict.fromkeys(device.source for device in devices)
+    return {source: number for number, source in enumerate(sources, start=1)}
 
 
 def this_machine_json(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
@@ -87,8 +100,9 @@ def whole_json(devices: Sequence[Device]) -> list[dict[str, Any]]:
 def _description(one: Surveyed) -> str:
     lines = [f"{one.device}: {one.name}"]
     if one.row is not None:
-        lines += [f"row: {one.row.name}", f"{_amount(one.row.memory_gb)} GB"]
-        lines += [f"{_amount(one.row.bandwidth_gb_per_sec)} GB/s"]
+        lines.append(f"row: {one.row.name}")
+        amounts = ((one.row.memory_gb, "GB"), (one.row.bandwidth_gb_per_sec, "GB/s"))
+        lines += [f"{_amount(amount)} {unit}" for amount, unit in amounts if amount is not None]
     return "\n".join(lines)
 
 

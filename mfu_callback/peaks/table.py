@@ -36,7 +36,7 @@ DEVICES: tuple[Device, ...] = (
 # Words that do not tell one device from another: vendor, brand, and the marks of trade.
 _NEUTRAL = frozenset(("nvidia", "amd", "intel", "google", "geforce", "tesla", "gpu", "tm", "r"))
 # NVIDIA's driver writes SUPER on a desktop's card and Super on a laptop's.
-_LAPTOP_SUPER = re.compile(r"\bSuper\b")
+_LAPTOP_SUPER = re.compile(r"\b(?!SUPER\b)(?i:super)\b")
 
 
 def rows_of(device_name: str) -> tuple[Device, ...]:
