@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from mfu_callback.peaks import Peak
 from mfu_callback.summary import Summary
 from mfu_callback.tokens import count_real_tokens, count_samples, count_tokens
 from mfu_callback.totals import Amounts, Totals
+from mfu_callback.user_functions import UserFunctions
 
 _MOST_FACTS = 1_000
 
@@ -93,7 +93,7 @@ class MFUMeter:
         self._batch = _Batch()
         self._step = Amounts()
         self._facts: dict[BatchShape, _Facts] = {}
-        self._failed: set[str] = set()
+        self._functions = UserFunctions()
         self._is_counting = False
         self._wall = wall or WallTime()
         self._ledger = Ledger(clock, sync=sync, wall=self._wall)
@@ -109,7 +109,7 @@ class MFUMeter:
             self._batch = self._known_of(batch)
         except Exception as error:  # whatever an object of the user's may do when it is looked at
             self._batch = _Batch()
-            self._warn_once(
+            self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
                 " out. Pass tokens= and flops= as functions of the batch.",
@@ -198,7 +198,7 @@ class MFUMeter:
     def tokens_of(self, batch: Any) -> int | None:
         """Tokens of a batch, or None where it has none."""
         if callable(self._tokens):
-            tokens = self._ask("tokens=", self._tokens, batch)
+            tokens = self._functions.ask("tokens=", self._tokens, batch)
             return None if tokens is None else int(tokens)
         return count_tokens(batch) if self._tokens is None else self._tokens
 
@@ -269,27 +269,9 @@ class MFUMeter:
         if isinstance(self._flops, str):
             return UNKNOWN
         if callable(self._flops):
-            flops = self._ask("flops=", self._flops, batch)
+            flops = self._functions.ask("flops=", self._flops, batch)
             return UNKNOWN if flops is None else TrainingFlops(flops)
         return UNKNOWN if tokens is None else TrainingFlops(float(self._flops) * tokens)
-
-    def _ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
-        # The user's own function must not end the user's run.
-        try:
-            value = function(batch)
-            return None if value is None else float(value)
-        except Exception as error:
-            self._warn_once(
-                name,
-                f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
-                " Training goes on. It is called with the batch that training_step gets.",
-            )
-            return None
-
-    def _warn_once(self, subject: str, message: str) -> None:
-        if subject not in self._failed:
-            self._failed.add(subject)
-            warnings.warn(message, stacklevel=2)
 
     def _device_state(self) -> dict[str, float]:
         return {

@@ -1,8 +1,6 @@
 """The sweep on a clock of its own, and on this machine."""
 
-import sys
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,11 +192,6 @@ def test_this_machines_peak(dtype):
     assert torch.get_num_threads() == threads
 
 
-def test_the_threads_of_the_process_are_in_the_name():
-    assert device_name("cpu").endswith(f", {torch.get_num_threads()} threads")
-    assert multiprocessors("cpu") is None
-
-
 def test_a_default_device_and_a_default_dtype_of_the_users_change_nothing():
     with torch.device("meta"):
         torch.set_default_dtype(torch.float64)
@@ -257,42 +250,6 @@ def test_a_measurement_in_a_thread_leaves_grad_mode_alone():
     thread.join()
     assert states == [True]
     assert torch.is_grad_enabled()
-
-
-@pytest.mark.parametrize(
-    ("kind", "answers", "expected"),
-    [
-        ("cuda", {"get_device_name": "NVIDIA A100-SXM4-40GB"}, "NVIDIA A100-SXM4-40GB"),
-        ("mps", {}, "Apple M2"),
-        ("xla", None, "xla"),
-    ],
-)
-def test_a_devices_name_is_what_its_driver_reports(monkeypatch, kind, answers, expected):
-    def module_of(device):
-        if answers is None:
-            raise RuntimeError(f"Device '{kind}' does not have a corresponding module")
-        return SimpleNamespace(**{name: lambda device, value=value: value for name, value in answers.items()})
-
-    monkeypatch.setattr(torch, "get_device_module", module_of)
-    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M2")
-    assert device_name(torch.device(kind)) == expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"TYPE": "V4", "ACCELERATOR_TYPE": "v4-8"}, 275),
-        ({"ACCELERATOR_TYPE": "v5litepod-16"}, 197),
-        ({"ACCELERATOR_TYPE": "v6e-8"}, 918),
-        ({}, None),
-    ],
-)
-def test_a_tpus_name_is_in_its_machines_metadata(monkeypatch, environment, expected):
-    library = SimpleNamespace(tpu=SimpleNamespace(get_tpu_env=lambda: environment))
-    monkeypatch.setitem(sys.modules, "torch_xla", SimpleNamespace(_internal=library))
-    monkeypatch.setitem(sys.modules, "torch_xla._internal", library)
-    peak = find_peak(device_name(torch.device("xla", 0)), torch.bfloat16)
-    assert (peak and peak.flops_per_sec / 1e12) == expected
 
 
 @pytest.mark.gpu

@@ -1,0 +1,44 @@
+"""Calling functions of the user's without letting them end the user's run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+
+class UserFunctions:
+    """Calls them and warns once of each that fails."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+
+    def ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
+        """What a function says of a batch; None where it fails or says nothing.
+
+        Args:
+            name: The argument that it was given as: "tokens=".
+            function: The function.
+            batch: What `training_step` gets.
+        """
+        try:
+            value = function(batch)
+            return None if value is None else float(value)
+        except Exception as error:
+            self.warn_once(
+                name,
+                f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
+                " Training goes on. It is called with the batch that training_step gets.",
+            )
+            return None
+
+    def warn_once(self, subject: str, message: str) -> None:
+        """Warn, unless that was done already.
+
+        Args:
+            subject: What the warning is about.
+            message: The warning.
+        """
+        if subject not in self._failed:
+            self._failed.add(subject)
+            warnings.warn(message, stacklevel=2)
