@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mfu_callback.totals import Totals
 
@@ -39,7 +40,7 @@ def model_flops_utilization(
     return tokens_per_sec * flops_per_token / (peak_flops_per_sec * devices)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: cached properties need a dictionary
 class Window:
     """The totals of every device over the same steps.
 
@@ -49,7 +50,7 @@ class Window:
 
     ranks: tuple[Totals, ...]
 
-    @property
+    @cached_property
     def peak_flops_per_sec(self) -> float | None:
         """The peak that MFU is measured against, in FLOP/s of one device (their mean); None where one is unknown."""
         return self._mean([rank.peak_flops_per_sec for rank in self.ranks])
@@ -59,7 +60,7 @@ class Window:
         """The measured peak likewise."""
         return self._mean([rank.achievable_flops_per_sec for rank in self.ranks])
 
-    @property
+    @cached_property
     def device_seconds(self) -> float:
         """Training time summed over devices."""
         return sum(rank.seconds for rank in self.ranks)
@@ -106,13 +107,13 @@ class Window:
         """Tokens per second, one device."""
         return None if self.tokens_per_sec is None else self.tokens_per_sec / len(self.ranks)
 
-    @property
+    @cached_property
     def device_tflops_per_sec(self) -> float | None:
         """1e12 model FLOP/s, one device."""
         rate = self._rate([rank.flops for rank in self.ranks])
         return None if rate is None else rate / len(self.ranks) / 1e12
 
-    @property
+    @cached_property
     def mfu(self) -> float | None:
         """Model FLOPs utilization against the peak."""
         return self._share_of(self.peak_flops_per_sec)
@@ -136,7 +137,7 @@ class Window:
         known = [rank.peak_memory_bytes for rank in self.ranks if not math.isnan(rank.peak_memory_bytes)]
         return max(known) / 2**30 if known else None
 
-    @property
+    @cached_property
     def waterfall(self) -> dict[str, float] | None:
         """Where all of the machine went; None where MFU is unknown."""
         if self.mfu is None or self.peak_flops_per_sec is None:
