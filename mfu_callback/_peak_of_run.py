@@ -85,7 +85,7 @@ class PeakOfRun:
         self._warn_once(
             "above one",
             f"MFU is {window.mfu:.2f}, and nothing can exceed its peak: this is a wrong measurement. The likely causes,"
-            f" the likeliest first: {causes}. It is measured against {_described(peak)}. Pass peak= in FLOP/s, or"
+            f" the likeliest first: {causes}. It is measured against {peak.description}. Pass peak= in FLOP/s, or"
             " flops= per token.",
         )
 
@@ -96,7 +96,3 @@ def _dtype_of_most(count: FlopCount) -> torch.dtype | None:
     if count.uncounted or flops <= sum(count.per_dtype.values()) / 2:
         return None
     return getattr(torch, name, None)
-
-
-def _described(peak: Peak) -> str:
-    return f"{peak}, {peak.name} in {dtype_name(peak.dtype)} ({peak.source})"

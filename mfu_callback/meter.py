@@ -118,13 +118,11 @@ class MFUMeter:
     def _known_of(self, batch: Any) -> _Batch:
         shape = shape_of(batch) if isinstance(self._flops, str) else None
         facts = None if shape is None else self._facts.get(shape)
+        real_tokens = count_real_tokens(batch) if facts is None or facts.has_mask else None
         if facts is None:
-            real_tokens = count_real_tokens(batch)
             facts = _Facts(tokens=self.tokens_of(batch), has_mask=real_tokens is not None)
             if shape is not None and not callable(self._tokens) and len(self._facts) < _MOST_FACTS:
                 self._facts[shape] = facts
-        else:
-            real_tokens = count_real_tokens(batch) if facts.has_mask else None
         return _Batch(
             tokens=facts.tokens,
             real_tokens=real_tokens,

@@ -1,11 +1,7 @@
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from check_sources import complaint, main, urls_of
 
 from mfu_callback.peaks.device import Architecture, Device

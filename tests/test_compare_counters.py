@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
 
 import compare_counters  # noqa: E402
 from compare_counters import Row, details, fractions  # noqa: E402

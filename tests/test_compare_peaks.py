@@ -1,10 +1,7 @@
 import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import compare_peaks
+import pytest
 from compare_peaks import judged, lightnings, main, make_look_ups, names_for, ours, torchtitans
 from device_names import NAMES, Named
 

@@ -6,6 +6,8 @@ of the rate with accumulation in fp16 on GeForce, the same on the data centre's 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mfu_callback.peaks.device import Architecture
 
 _PASCAL = "https://images.nvidia.com/content/pdf/tesla/whitepaper/pascal-architecture-whitepaper.pdf"
@@ -106,19 +108,7 @@ BLACKWELL_GEFORCE = Architecture(
     },
     source=_RTX_BLACKWELL,
 )
-BLACKWELL_PRO = Architecture(
-    name="Blackwell (RTX PRO)",
-    flops_per_clock={
-        "float64": 4,
-        "float32": 256,
-        "tf32": 512,
-        "float16": 1024,
-        "bfloat16": 1024,
-        "float8": 2048,
-        "int8": 2048,
-    },
-    source=_RTX_BLACKWELL_PRO,
-)
+BLACKWELL_PRO = replace(ADA, name="Blackwell (RTX PRO)", source=_RTX_BLACKWELL_PRO)
 # Turing's smallest chip has no tensor cores. Its fp16 is not given: twice its fp32, but with accumulation in fp16.
 TURING_TU117 = Architecture(
     name="Turing (TU117)",

@@ -5,10 +5,6 @@ from __future__ import annotations
 from mfu_callback.peaks.architectures import ADA_GEFORCE, BLACKWELL_GEFORCE
 from mfu_callback.peaks.device import Device
 
-_ADA = "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf"
-_RTX_BLACKWELL = (
-    "https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf"
-)
 _4090_D = "https://www.nvidia.cn/geforce/graphics-cards/40-series/rtx-4090-d/"
 # NVIDIA's table of the cores and boost clocks of every card, for those whose tensor rates it does not print.
 _CARDS = "https://www.nvidia.com/en-us/geforce/graphics-cards/compare/"
@@ -88,7 +84,7 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.505,
         memory_gb=16,
         bandwidth_gb_per_sec=717,
-        source=_ADA,
+        source=ADA_GEFORCE.source,
     ),
     Device(
         name="RTX 4080 SUPER",
@@ -109,7 +105,7 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.52,
         memory_gb=24,
         bandwidth_gb_per_sec=1008,
-        source=_ADA,
+        source=ADA_GEFORCE.source,
     ),
     Device(
         name="RTX 4090 D",
@@ -160,7 +156,7 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.512,
         memory_gb=12,
         bandwidth_gb_per_sec=672,
-        source=_RTX_BLACKWELL,
+        source=BLACKWELL_GEFORCE.source,
     ),
     Device(
         name="RTX 5070 Ti",
@@ -171,7 +167,7 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.452,
         memory_gb=16,
         bandwidth_gb_per_sec=896,
-        source=_RTX_BLACKWELL,
+        source=BLACKWELL_GEFORCE.source,
     ),
     Device(
         name="RTX 5080",
@@ -182,7 +178,7 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.617,
         memory_gb=16,
         bandwidth_gb_per_sec=960,
-        source=_RTX_BLACKWELL,
+        source=BLACKWELL_GEFORCE.source,
     ),
     Device(
         name="RTX 5090",
@@ -193,6 +189,6 @@ GEFORCE: tuple[Device, ...] = (
         clock_ghz=2.407,
         memory_gb=32,
         bandwidth_gb_per_sec=1792,
-        source=_RTX_BLACKWELL,
+        source=BLACKWELL_GEFORCE.source,
     ),
 )

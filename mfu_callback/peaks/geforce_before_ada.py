@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from mfu_callback.peaks.architectures import AMPERE_GEFORCE, TURING_GEFORCE
+from mfu_callback.peaks.architectures import AMPERE_GEFORCE, BLACKWELL_GEFORCE, TURING_GEFORCE
 from mfu_callback.peaks.device import Device
 
-_TURING = (
-    "https://images.nvidia.com/aem-dam/en-zz/Solutions/design-visualization/technologies/turing-architecture/"
-    "NVIDIA-Turing-Architecture-Whitepaper.pdf"
-)
-_GA102 = "https://www.nvidia.com/content/PDF/nvidia-ampere-ga-102-gpu-architecture-whitepaper-v2.1.pdf"
-_RTX_BLACKWELL = (
-    "https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf"
-)
 # NVIDIA's table of the cores and boost clocks of every card, for those whose tensor rates it does not print.
 _CARDS = "https://www.nvidia.com/en-us/geforce/graphics-cards/compare/"
 
@@ -59,7 +51,7 @@ GEFORCE_BEFORE_ADA: tuple[Device, ...] = (
         clock_ghz=1.545,
         memory_gb=11,
         bandwidth_gb_per_sec=616,
-        source=_TURING,
+        source=TURING_GEFORCE.source,
     ),
     Device(
         name="RTX 3050 8GB",
@@ -119,7 +111,7 @@ GEFORCE_BEFORE_ADA: tuple[Device, ...] = (
         clock_ghz=1.725,
         memory_gb=8,
         bandwidth_gb_per_sec=448,
-        source=_GA102,
+        source=AMPERE_GEFORCE.source,
     ),
     Device(
         name="RTX 3070 Ti",
@@ -140,7 +132,7 @@ GEFORCE_BEFORE_ADA: tuple[Device, ...] = (
         clock_ghz=1.71,
         memory_gb=10,
         bandwidth_gb_per_sec=760,
-        source=_GA102,
+        source=AMPERE_GEFORCE.source,
     ),
     Device(
         name="RTX 3080 12GB",
@@ -172,7 +164,7 @@ GEFORCE_BEFORE_ADA: tuple[Device, ...] = (
         clock_ghz=1.695,
         memory_gb=24,
         bandwidth_gb_per_sec=936,
-        source=_RTX_BLACKWELL,
+        source=BLACKWELL_GEFORCE.source,
     ),
     Device(
         name="RTX 3090 Ti",

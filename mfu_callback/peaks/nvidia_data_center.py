@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mfu_callback.peaks.architectures import HOPPER
 from mfu_callback.peaks.device import Device
 
-_HOPPER = "https://resources.nvidia.com/en-us-tensor-core/gtc22-whitepaper-hopper"
 _H100 = "https://www.nvidia.com/en-us/data-center/h100/"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 _GH200 = "https://resources.nvidia.com/en-us-grace-cpu/grace-hopper-superchip"
@@ -15,20 +16,63 @@ _HGX = "https://www.nvidia.com/en-us/data-center/hgx/"
 _GB200 = "https://www.nvidia.com/en-us/data-center/gb200-nvl72/"
 _BLACKWELL_ULTRA = "https://resources.nvidia.com/en-us-blackwell-architecture/blackwell-ultra-datasheet"
 
+_H100_SXM = Device(
+    name="H100 SXM",
+    reported=("H100 80GB HBM3",),
+    dense={"float64": 67, "float32": 67},
+    sparse={"tf32": 989, "float16": 1979, "bfloat16": 1979, "float8": 3958, "int8": 3958},
+    architecture=HOPPER,
+    units=132,
+    clock_ghz=1.83,
+    wide_clock_ghz=1.98,
+    memory_gb=80,
+    bandwidth_gb_per_sec=3350,
+    source=_H100,
+)
+_H100_NVL = Device(
+    name="H100 NVL",
+    reported=("H100 NVL",),
+    dense={"float64": 60, "float32": 60},
+    sparse={"tf32": 835, "float16": 1671, "bfloat16": 1671, "float8": 3341, "int8": 3341},
+    architecture=HOPPER,
+    units=132,
+    wide_clock_ghz=1.785,
+    memory_gb=94,
+    bandwidth_gb_per_sec=3900,
+    source=_H100,
+)
+_H20_96GB = Device(
+    name="H20",
+    reported=("H20",),
+    dense={"float64": 1, "tf32": 74, "float16": 148, "bfloat16": 148, "float8": 296, "int8": 296},
+    units=78,
+    memory_gb=96,
+    bandwidth_gb_per_sec=4000,
+    source=_H20,
+)
+_GH200_96GB = Device(
+    name="GH200 96GB",
+    reported=("GH200 480GB", "GH200 120GB"),
+    dense={
+        "float64": 67,
+        "float32": 67,
+        "tf32": 494,
+        "float16": 990,
+        "bfloat16": 990,
+        "float8": 1979,
+        "int8": 1979,
+    },
+    architecture=HOPPER,
+    units=132,
+    clock_ghz=1.83,
+    wide_clock_ghz=1.98,
+    memory_gb=96,
+    bandwidth_gb_per_sec=4000,
+    source=_GH200,
+)
+
 DATA_CENTER: tuple[Device, ...] = (
-    Device(
-        name="H100 SXM",
-        reported=("H100 80GB HBM3",),
-        dense={"float64": 67, "float32": 67},
-        sparse={"tf32": 989, "float16": 1979, "bfloat16": 1979, "float8": 3958, "int8": 3958},
-        architecture=HOPPER,
-        units=132,
-        clock_ghz=1.83,
-        wide_clock_ghz=1.98,
-        memory_gb=80,
-        bandwidth_gb_per_sec=3350,
-        source=_H100,
-    ),
+    _H100_SXM,
     Device(
         name="H100 PCIe",
         reported=("H100 PCIe",),
@@ -47,20 +91,9 @@ DATA_CENTER: tuple[Device, ...] = (
         wide_clock_ghz=1.755,
         memory_gb=80,
         bandwidth_gb_per_sec=2000,
-        source=_HOPPER,
+        source=HOPPER.source,
     ),
-    Device(
-        name="H100 NVL",
-        reported=("H100 NVL",),
-        dense={"float64": 60, "float32": 60},
-        sparse={"tf32": 835, "float16": 1671, "bfloat16": 1671, "float8": 3341, "int8": 3341},
-        architecture=HOPPER,
-        units=132,
-        wide_clock_ghz=1.785,
-        memory_gb=94,
-        bandwidth_gb_per_sec=3900,
-        source=_H100,
-    ),
+    _H100_NVL,
     # The H800's fp64 is cut and its tensor cores are not, so that it is not of Hopper's rates per clock.
     Device(
         name="H800 SXM",
@@ -82,90 +115,40 @@ DATA_CENTER: tuple[Device, ...] = (
         bandwidth_gb_per_sec=2000,
         source="https://lenovopress.lenovo.com/lp1814",
     ),
-    Device(
+    replace(
+        _H100_SXM,
         name="H200 SXM",
         reported=("H200",),
-        dense={"float64": 67, "float32": 67},
-        sparse={"tf32": 989, "float16": 1979, "bfloat16": 1979, "float8": 3958, "int8": 3958},
-        architecture=HOPPER,
-        units=132,
-        clock_ghz=1.83,
-        wide_clock_ghz=1.98,
         memory_gb=141,
         bandwidth_gb_per_sec=4800,
         source=_H200,
     ),
-    Device(
+    replace(
+        _H100_NVL,
         name="H200 NVL",
         reported=("H200 NVL",),
-        dense={"float64": 60, "float32": 60},
-        sparse={"tf32": 835, "float16": 1671, "bfloat16": 1671, "float8": 3341, "int8": 3341},
-        architecture=HOPPER,
-        units=132,
-        wide_clock_ghz=1.785,
         memory_gb=141,
         bandwidth_gb_per_sec=4800,
         source=_H200,
     ),
     # The H20's rates are dense as printed (148 is 15 % of the H100's 989). The 44 TFLOP/s that the same table gives
     # for fp32 are left out: 78 SMs would have to run at 2.2 GHz, and their boost clock is 1.98 GHz.
-    Device(
-        name="H20",
-        reported=("H20",),
-        dense={"float64": 1, "tf32": 74, "float16": 148, "bfloat16": 148, "float8": 296, "int8": 296},
-        units=78,
-        memory_gb=96,
-        bandwidth_gb_per_sec=4000,
-        source=_H20,
-    ),
-    Device(
+    _H20_96GB,
+    replace(
+        _H20_96GB,
         name="H20 141GB",
         reported=("H20-3e",),
-        dense={"float64": 1, "tf32": 74, "float16": 148, "bfloat16": 148, "float8": 296, "int8": 296},
-        units=78,
         memory_gb=141,
-        source=_H20,
+        bandwidth_gb_per_sec=None,
     ),
     # A GH200's driver spells the processor's memory (480 or 120 GB), not the GPU's 96 GB, up to its HBM3e version.
-    Device(
-        name="GH200 96GB",
-        reported=("GH200 480GB", "GH200 120GB"),
-        dense={
-            "float64": 67,
-            "float32": 67,
-            "tf32": 494,
-            "float16": 990,
-            "bfloat16": 990,
-            "float8": 1979,
-            "int8": 1979,
-        },
-        architecture=HOPPER,
-        units=132,
-        clock_ghz=1.83,
-        wide_clock_ghz=1.98,
-        memory_gb=96,
-        bandwidth_gb_per_sec=4000,
-        source=_GH200,
-    ),
-    Device(
+    _GH200_96GB,
+    replace(
+        _GH200_96GB,
         name="GH200 144GB",
         reported=("GH200 144G HBM3e",),
-        dense={
-            "float64": 67,
-            "float32": 67,
-            "tf32": 494,
-            "float16": 990,
-            "bfloat16": 990,
-            "float8": 1979,
-            "int8": 1979,
-        },
-        architecture=HOPPER,
-        units=132,
-        clock_ghz=1.83,
-        wide_clock_ghz=1.98,
         memory_gb=144,
         bandwidth_gb_per_sec=4900,
-        source=_GH200,
     ),
     # NVIDIA revised Blackwell's rates: B200's fp64 and fp32 from 40 and 80, GB200's from 45 and 90. These are the later
     # ones. The HGX page prints a board of eight GPUs, the GB200's a superchip of two: an eighth and a half of that.

@@ -12,10 +12,6 @@ _RTX_PRO_5000 = (
 )
 _RTX_PRO_5000_72GB = "https://blogs.nvidia.com/blog/rtx-pro-5000-72gb-blackwell-gpu/"
 _RTX_PRO_6000_SERVER = "https://www.nvidia.com/en-us/data-center/rtx-pro-6000-blackwell-server-edition/"
-_RTX_BLACKWELL_PRO = (
-    "https://www.nvidia.com/content/dam/en-zz/Solutions/design-visualization/quadro-product-literature/pdf/"
-    "NVIDIA-RTX-Blackwell-PRO-GPU-Architecture-v1_1.pdf"
-)
 
 
 # What a page of Ada's cards calls tensor performance is fp8 with sparsity. For Blackwell's it is AI TOPS, fp4 with
@@ -174,7 +170,7 @@ WORKSTATION: tuple[Device, ...] = (
         clock_ghz=2.617,
         memory_gb=96,
         bandwidth_gb_per_sec=1792,
-        source=_RTX_BLACKWELL_PRO,
+        source=BLACKWELL_PRO.source,
     ),
     Device(
         name="RTX PRO 6000 Blackwell Max-Q Workstation Edition",
@@ -185,7 +181,7 @@ WORKSTATION: tuple[Device, ...] = (
         clock_ghz=2.28,
         memory_gb=96,
         bandwidth_gb_per_sec=1792,
-        source=_RTX_BLACKWELL_PRO,
+        source=BLACKWELL_PRO.source,
     ),
     # The page rounds the other rates to one or two digits, such as 1 PFLOP/s at fp16 with sparsity.
     Device(

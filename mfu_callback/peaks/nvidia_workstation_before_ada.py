@@ -17,7 +17,6 @@ _RTX_8000 = (
     "https://www.nvidia.com/content/dam/en-zz/Solutions/design-visualization/quadro-product-literature/"
     "quadro-rtx-8000-us-nvidia-946977-r1-web.pdf"
 )
-_GA102 = "https://www.nvidia.com/content/PDF/nvidia-ampere-ga-102-gpu-architecture-whitepaper-v2.1.pdf"
 _RTX_A5500 = (
     "https://www.nvidia.com/content/dam/en-zz/Solutions/gtcs22/design-visualization/quadro-product-literature/"
     "proviz-nvidia-rtx-a5500-datasheet-2130578-r3-us-web.pdf"
@@ -237,6 +236,6 @@ WORKSTATION_BEFORE_ADA: tuple[Device, ...] = (
         clock_ghz=1.8,
         memory_gb=48,
         bandwidth_gb_per_sec=768,
-        source=_GA102,
+        source=AMPERE.source,
     ),
 )

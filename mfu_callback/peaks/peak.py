@@ -40,6 +40,11 @@ class Peak:
         """Whether this is what the device reached rather than what a datasheet promises."""
         return self.kind == "measured"
 
+    @property
+    def description(self) -> str:
+        """The rate, the device, the dtype and the source, for people."""
+        return f"{self}, {self.name} in {dtype_name(self.dtype)} ({self.source})"
+
     def __str__(self) -> str:
         """The rate alone, for people."""
         return f"{self.flops_per_sec / 1e12:.4g} TFLOP/s{' (noisy)' if self.is_noisy else ''}"

@@ -65,7 +65,7 @@ def datasheet_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
 
 
 def _known(peak: Peak, achievable: Peak | None) -> Resolution:
-    message = f"MFU is measured against {peak}, {peak.name} in {dtype_name(peak.dtype)} ({peak.source})."
+    message = f"MFU is measured against {peak.description}."
     if achievable is not None and achievable is not peak:
         message += f" This device has reached {achievable} ({achievable.source})."
     if achievable is not None and achievable.is_noisy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -59,6 +60,7 @@ def _tpu_name() -> str | None:
         return None
 
 
+@cache
 def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() says only "x86_64" there
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
