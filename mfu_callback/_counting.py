@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -53,7 +53,7 @@ class Counting:
         @functools.wraps(run)
         def counted(*args: Any, **kwargs: Any) -> Any:
             if not self._state_is_known:
-                self._meter.counts.model_state = hash(tuple(p.requires_grad for p in self._module.parameters()))
+                self._meter.model_is(hash(tuple(p.requires_grad for p in self._module.parameters())))
                 self._state_is_known = True
             if not self._meter.needs_count:
                 return run(*args, **kwargs)
@@ -66,12 +66,21 @@ class Counting:
 
         return counted
 
-    def forward(self) -> AbstractContextManager[None]:
-        """Around the forward of the batch: outside of it, what runs without gradients is not the model's."""
-        if self._counter is None:
-            return nullcontext()
-        self._calls += 1
-        return self._counter.forward_only_inside()
+    def around_training_step(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a batch's forward, which an optimizer may run several times: it joins what the step has done."""
+
+        @functools.wraps(training_step)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if self._counter is None:
+                out = training_step(*args, **kwargs)
+            else:  # outside of it, what runs without gradients is not the model's
+                self._calls += 1
+                with self._counter.forward_only_inside():
+                    out = training_step(*args, **kwargs)
+            self._meter.add_forward()
+            return out
+
+        return counted
 
     def _enter_counter(self, stack: ExitStack) -> FlopCounter | None:
         self._calls = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 # The method that Lightning's training loop calls right before it fetches a batch; no hook marks that moment.
 FETCH = "_on_before_fetch"
+# The method of the logger connector that sends a batch's metrics to the loggers, once its hooks have run.
+SEND_METRICS = "log_metrics"
 
 _MATMUL_DTYPES = {
     "64-true": torch.float64,
@@ -37,8 +40,30 @@ def matmul_dtype(trainer: Trainer) -> torch.dtype:
 
 
 def is_logging_step(trainer: Trainer) -> bool:
-    """Whether the Trainer sends metrics to its loggers at the end of this batch."""
-    return bool(trainer._logger_connector.should_update_logs)
+    """Whether the Trainer sends metrics to its loggers at the end of this batch, in which an optimizer stepped."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and ((trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
+
+
+def step_counter(trainer: Trainer) -> Callable[[], int]:
+    """What reads ``trainer.global_step`` in a twentieth of the time."""
+    loop = optimization_loop(trainer)
+    if trainer.lightning_module.automatic_optimization:
+        return lambda: loop.optim_progress.optimizer.step.total.completed
+    return lambda: loop.optim_step_progress.total.completed
+
+
+def logger_connector(trainer: Trainer) -> Any:
+    """What keeps metrics and sends them to the loggers."""
+    return trainer._logger_connector
+
+
+def show_metrics(trainer: Trainer, metrics: Mapping[str, Any], *, in_progress_bar: Mapping[str, float]) -> None:
+    """Put metrics into ``callback_metrics`` and ``logged_metrics``, and some into the progress bar."""
+    connector = trainer._logger_connector
+    connector._callback_metrics.update(metrics)
+    connector._logged_metrics.update(metrics)
+    connector._progress_bar_metrics.update(in_progress_bar)
 
 
 def log_directory(trainer: Trainer) -> Path | None:

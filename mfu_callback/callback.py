@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +13,8 @@ from mfu_callback import _lightning
 from mfu_callback._arguments import check_arguments
 from mfu_callback._brackets import Brackets
 from mfu_callback._counting import Counting
+from mfu_callback._logging import MetricLog
+from mfu_callback._optimizer_steps import OptimizerSteps
 from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback._phases import bracket_phases
 from mfu_callback.clock import Phase, StepClock, timer_for
@@ -25,6 +25,9 @@ from mfu_callback.peaks import PeakArgument
 from mfu_callback.report import print_summary, write_summary
 from mfu_callback.summary import Summary
 from mfu_callback.totals import Totals
+
+# What is there while a run goes on, and in no copy of the callback.
+_OF_A_RUN = ("_meter", "_counting", "_peak_of_run", "_steps", "_metric_log")
 
 
 class MFUCallback(Callback):
@@ -104,14 +107,14 @@ class MFUCallback(Callback):
         self._meter: MFUMeter | None = None
         self._peak_of_run: PeakOfRun | None = None
         self._counting: Counting | None = None
-        self._in_step = self._stepped = self._is_new_batch = False
-        self._steps_seen = 0
+        self._steps: OptimizerSteps | None = None
+        self._metric_log: MetricLog | None = None
+        self._in_step = False
         self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy of the callback takes over: its arguments and its summary, nothing of a run that is going on."""
-        fresh = {"_brackets": Brackets(), "_meter": None, "_counting": None, "_peak_of_run": None}
-        return {**vars(self), **fresh}
+        return {**vars(self), "_brackets": Brackets(), **dict.fromkeys(_OF_A_RUN)}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins, and with it the wall time."""
@@ -145,9 +148,9 @@ class MFUCallback(Callback):
         self._peak_of_run = PeakOfRun(self._meter, self._peak, device, self._warn_once)
         self._peak_of_run.find(_lightning.matmul_dtype(trainer))
         self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak_of_run.follow)
-        self._in_step = self._stepped = self._is_new_batch = False
-        self._steps_seen = trainer.global_step
-        self._put_brackets(trainer, clock)
+        self._steps = OptimizerSteps(trainer)
+        self._in_step = False
+        self._put_brackets(trainer, clock, self._counting, self._steps)
         self._wall.rest_is("setup")
         clock.start()
 
@@ -165,7 +168,6 @@ class MFUCallback(Callback):
             self._in_step = True
         self._meter.clock.enter(Phase.OTHER)
         self._meter.look_at(batch)
-        self._is_new_batch = True
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """The forward is over."""
@@ -188,15 +190,12 @@ class MFUCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the step if an optimizer stepped, and log where the Trainer logs."""
-        if self._meter is None:
+        if self._meter is None or self._steps is None or not self._steps.any_since_last_asked():
             return
-        if not self._stepped and trainer.global_step == self._steps_seen:
-            return
-        self._steps_seen = trainer.global_step
         self._meter.end_step()
-        self._in_step = self._stepped = False
-        if _lightning.is_logging_step(trainer) and not trainer.barebones:
-            self._log(trainer, pl_module, self._meter)
+        self._in_step = False
+        if _lightning.is_logging_step(trainer):
+            self._log(trainer, self._meter)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the brackets off and sum the run up."""
@@ -214,54 +213,38 @@ class MFUCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the brackets off and let the run go."""
         self._brackets.remove()
-        self._meter = self._counting = self._peak_of_run = None
+        self._forget_run()
 
     def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
         if self._meter is None:
             return
         self.summary = self._meter.summary(ranks)
-        self._meter = self._counting = self._peak_of_run = None
+        self._forget_run()
         if trainer.is_global_zero:
             with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding, a full disk
                 print_summary(self.summary, warmup_steps=self._warmup_steps)
                 write_summary(self.summary, _lightning.log_directory(trainer))
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> None:
+    def _forget_run(self) -> None:
+        vars(self).update(dict.fromkeys(_OF_A_RUN))
+
+    def _log(self, trainer: Trainer, meter: MFUMeter) -> None:
         ranks = _all_ranks(trainer, meter.take_window())
         if not all(rank.steps for rank in ranks):
             return
         window = Window(ranks=tuple(ranks))
         if self._peak_of_run is not None:
             self._peak_of_run.doubt(window)
-        values = logged_values(window)
-        for in_bar in (False, True):
-            names = [tag.name for tag in TAGS if tag.in_progress_bar is in_bar and tag.name in values]
-            chosen = {name: values[name] for name in names}
-            pl_module.log_dict(chosen, prog_bar=in_bar, on_step=True, on_epoch=False, batch_size=1)
+        if self._metric_log is not None:
+            in_progress_bar = [tag.name for tag in TAGS if tag.in_progress_bar]
+            self._metric_log.log(logged_values(window), in_progress_bar=in_progress_bar)
 
-    def _put_brackets(self, trainer: Trainer, clock: StepClock) -> None:
-        assert self._counting is not None
-        self._brackets.put(trainer.strategy, "training_step", self._training_step)
-        self._brackets.put(_lightning.optimization_loop(trainer), "run", self._counting.around_step)
-        bracket_phases(self._brackets, trainer, clock, self._optimizer_stepped)
-
-    def _training_step(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._meter is None or self._counting is None:
-                return function(*args, **kwargs)
-            if self._is_new_batch:  # an optimizer may run its closure several times
-                self._is_new_batch = False
-                self._meter.add_batch()
-            with self._counting.forward():
-                out = function(*args, **kwargs)
-            self._meter.add_forward()
-            return out
-
-        return call
-
-    def _optimizer_stepped(self) -> None:
-        self._stepped = True
+    def _put_brackets(self, trainer: Trainer, clock: StepClock, counting: Counting, steps: OptimizerSteps) -> None:
+        self._brackets.put(trainer.strategy, "training_step", counting.around_training_step)
+        self._brackets.put(_lightning.optimization_loop(trainer), "run", counting.around_step)
+        bracket_phases(self._brackets, trainer, clock, steps.tell)
+        if not trainer.barebones:
+            self._metric_log = MetricLog(trainer, self._brackets)
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:

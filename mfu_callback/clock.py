@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from itertools import pairwise
+from itertools import chain, pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -112,7 +112,10 @@ def timer_for(device: torch.device) -> Timer:
     return HostTimer() if device.type == "cpu" else DeviceTimer(device)
 
 
-Marks = list[tuple[Phase, Any]]
+# The phases of a step, and the moments at which they began. (Plain types: these are made in every step.)
+Marks = tuple[bytearray, list[Any]]
+
+_FIRST_PHASES = bytes([Phase.OTHER])
 
 
 class StepClock:
@@ -123,44 +126,47 @@ class StepClock:
 
     Args:
         timer: What stamps the moments.
+
+    Attributes:
+        synchronize: Waits for the device.
     """
 
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
-        self._marks: Marks = []
+        self._stamp = timer.stamp  # read on the hot path
+        self.synchronize = timer.synchronize
         self.start()
 
     def start(self) -> None:
         """Begin anew; what came before is forgotten."""
-        self._marks = [(Phase.OTHER, self._timer.stamp())]
+        self._begin_at(self._stamp())
 
     def enter(self, phase: Phase) -> None:
         """From now on the time belongs to this phase."""
-        self._marks.append((phase, self._timer.stamp()))
+        self._stamps.append(self._stamp())
+        self._phases.append(phase)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
         """Give the time of a block to a phase, and what follows to the phase before."""
-        before = self._marks[-1][0]
+        before = Phase(self._phases[-1])
         self.enter(phase)
         try:
             yield
         finally:
             self.enter(before)
 
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        self._timer.synchronize()
-
     def end_step(self) -> Marks:
         """The marks since the last call (or the start), with one for this moment; does not wait."""
-        now = (Phase.OTHER, self._timer.stamp())
-        marks, self._marks = [*self._marks, now], [now]
+        self.enter(Phase.OTHER)
+        marks = self._phases, self._stamps
+        self._begin_at(self._stamps[-1])
         return marks
 
     def is_over(self, marks: Marks) -> bool:
         """Whether the device has come to the last of these marks; never waits."""
-        return self._timer.is_over(marks[-1][1])
+        _, stamps = marks
+        return self._timer.is_over(stamps[-1])
 
     def seconds(self, steps: Sequence[Marks]) -> np.ndarray:
         """Seconds of every phase in each of some steps, to whose ends the device has come.
@@ -171,9 +177,14 @@ class StepClock:
         Returns:
             Of shape (steps, phases).
         """
-        marks = [mark for step in steps for mark in step]
-        durations = np.append(self._timer.durations([stamp for _, stamp in marks]), 0.0)
-        lengths = [len(step) for step in steps]
+        lengths = [len(stamps) for _, stamps in steps]
+        durations = np.zeros(sum(lengths))
+        durations[:-1] = self._timer.durations(list(chain.from_iterable(stamps for _, stamps in steps)))
         durations[np.cumsum(lengths) - 1] = 0.0  # from the end of a step to the start of the next one
-        cells = np.repeat(np.arange(len(steps)), lengths) * len(Phase) + [phase for phase, _ in marks]
+        phases = np.frombuffer(b"".join(phases for phases, _ in steps), dtype=np.uint8)
+        cells = np.repeat(np.arange(0, len(steps) * len(Phase), len(Phase)), lengths) + phases
         return np.bincount(cells, durations, minlength=len(steps) * len(Phase)).reshape(len(steps), len(Phase))
+
+    def _begin_at(self, stamp: Any) -> None:
+        self._phases = bytearray(_FIRST_PHASES)
+        self._stamps = [stamp]

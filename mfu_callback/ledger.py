@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from itertools import compress
 
 import numpy as np
 
@@ -19,12 +19,8 @@ _STEP_TIMES_KEPT = 10_000
 _MOST_PENDING = 1_000
 
 
-class _Step(NamedTuple):
-    """A step that the host is through with."""
-
-    part: str
-    amounts: Amounts
-    marks: Marks
+# A step that the host is through with: its part of the wall time, what was done in it, and its marks.
+_Step = tuple[str, Amounts, Marks]
 
 
 class Ledger:
@@ -42,7 +38,8 @@ class Ledger:
 
     def __init__(self, clock: StepClock, *, sync: str, wall: WallTime) -> None:
         self._clock = clock
-        self._sync = sync
+        self._waits_in_steps = sync == "step"
+        self._waits_in_windows = sync == "window"
         self._wall = wall
         self._pending: deque[_Step] = deque()
         self._window = Totals()
@@ -51,7 +48,7 @@ class Ledger:
 
     def begin_step(self) -> None:
         """Start a step; what the device still does is not this step's, or is told apart by its events."""
-        if self._sync == "step":
+        if self._waits_in_steps:
             self._clock.synchronize()
 
     def end_step(self, amounts: Amounts, part: str) -> None:
@@ -61,15 +58,15 @@ class Ledger:
             amounts: What was done in it.
             part: Of the wall time: "training" joins the totals; "warmup", "counting" and "rest" do not.
         """
-        self._pending.append(_Step(part, amounts, self._clock.end_step()))
-        if self._sync == "step":
+        self._pending.append((part, amounts, self._clock.end_step()))
+        if self._waits_in_steps:
             self._clock.synchronize()
         if len(self._pending) >= _MOST_PENDING:
             self._book(wait=True)
 
     def take_window(self) -> Totals:
         """The totals of the steps that the device has ended since the last call."""
-        self._book(wait=self._sync == "window")
+        self._book(wait=self._waits_in_windows)
         window, self._window = self._window, Totals()
         self._run += window
         return window
@@ -81,7 +78,7 @@ class Ledger:
             wait: Whether to wait for the device to end its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
-        self._pending.append(_Step("rest", Amounts(), self._clock.end_step()))
+        self._pending.append(("rest", Amounts(), self._clock.end_step()))
         self._book(wait=wait)
         return self._run + self._window
 
@@ -89,13 +86,15 @@ class Ledger:
         if wait:
             self._clock.synchronize()
         steps: list[_Step] = []
-        while self._pending and (wait or self._clock.is_over(self._pending[0].marks)):
+        while self._pending and (wait or self._clock.is_over(self._pending[0][-1])):
             steps.append(self._pending.popleft())
         if not steps:
             return
-        seconds = self._clock.seconds([step.marks for step in steps])
-        for part in dict.fromkeys(step.part for step in steps):
-            self._book_part(part, [step.amounts for step in steps if step.part == part], seconds[_are(part, steps)])
+        parts, amounts, marks = zip(*steps, strict=True)
+        seconds = self._clock.seconds(marks)
+        for part in dict.fromkeys(parts):
+            of_part = [other == part for other in parts]
+            self._book_part(part, list(compress(amounts, of_part)), seconds[of_part])
 
     def _book_part(self, part: str, amounts: list[Amounts], seconds: np.ndarray) -> None:
         training = seconds[:, : len(TRAINING_PHASES)].sum(axis=1)
@@ -105,7 +104,3 @@ class Ledger:
         if part == "training":
             self._window += totals_of(amounts, seconds)
             self.step_times.extend(training.tolist())
-
-
-def _are(part: str, steps: list[_Step]) -> np.ndarray:
-    return np.array([step.part == part for step in steps])

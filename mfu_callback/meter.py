@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, shape_of
+from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, form_of, shape_of
 from mfu_callback.goodput import WallTime
 from mfu_callback.ledger import Ledger
 from mfu_callback.metrics import Window
@@ -24,27 +24,24 @@ from mfu_callback.tokens import count_real_tokens, count_samples, count_tokens
 from mfu_callback.totals import Amounts, Totals
 from mfu_callback.user_functions import UserFunctions
 
-_MOST_FACTS = 1_000
+_MOST_FORMS = 1_000
 
 FlopsArgument = str | float | Callable[[Any], float]
 TokensArgument = int | Callable[[Any], int] | None
 
 
-class _Batch(NamedTuple):
-    """What is known of the micro-batch that is running: its shape where FLOPs are counted, its FLOPs where given."""
+@dataclass(slots=True)
+class _Facts:
+    """What all batches of one form have in common, kept because finding it takes longer than the rest of a step.
 
-    tokens: int | None = None
-    real_tokens: torch.Tensor | None = None
-    samples: int | None = None
+    The shape is there where FLOPs are counted, and the FLOPs once they were; what is unknown is NaN or None.
+    """
+
+    tokens: float = math.nan
+    samples: float = math.nan
+    has_mask: bool = False
     shape: BatchShape | None = None
-    flops: TrainingFlops = UNKNOWN
-
-
-class _Facts(NamedTuple):
-    """What every batch of one shape has in common, kept because finding it takes longer than the rest of a step."""
-
-    tokens: int | None
-    has_mask: bool
+    flops: TrainingFlops | None = UNKNOWN
 
 
 class MFUMeter:
@@ -90,9 +87,11 @@ class MFUMeter:
         self._attention = attention
         self._tokens = tokens
         self._steps_to_skip = warmup_steps
-        self._batch = _Batch()
+        self._batch = _Facts()
+        self._real_tokens: torch.Tensor | None = None
+        self._is_new_batch = False
         self._step = Amounts()
-        self._facts: dict[BatchShape, _Facts] = {}
+        self._facts: dict[Hashable, _Facts] = {}
         self._functions = UserFunctions()
         self._is_counting = False
         self._wall = wall or WallTime()
@@ -105,36 +104,47 @@ class MFUMeter:
 
     def look_at(self, batch: Any) -> None:
         """Take the micro-batch that is next; it is not kept."""
+        self._is_new_batch = True
         try:
-            self._batch = self._known_of(batch)
+            form = form_of(batch)
+            self._batch = self._facts.get(form) or self._facts_of(batch, form)
+            self._real_tokens = count_real_tokens(batch) if self._batch.has_mask else None
         except Exception as error:  # whatever an object of the user's may do when it is looked at
-            self._batch = _Batch()
+            self._batch, self._real_tokens = _Facts(), None
             self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
                 " out. Pass tokens= and flops= as functions of the batch.",
             )
 
-    def _known_of(self, batch: Any) -> _Batch:
-        shape = shape_of(batch) if isinstance(self._flops, str) else None
-        facts = None if shape is None else self._facts.get(shape)
-        real_tokens = count_real_tokens(batch) if facts is None or facts.has_mask else None
-        if facts is None:
-            facts = _Facts(tokens=self.tokens_of(batch), has_mask=real_tokens is not None)
-            if shape is not None and not callable(self._tokens) and len(self._facts) < _MOST_FACTS:
-                self._facts[shape] = facts
-        return _Batch(
-            tokens=facts.tokens,
-            real_tokens=real_tokens,
-            samples=count_samples(batch),
-            shape=shape,
-            flops=self._given_flops(batch, facts.tokens),
+    def _facts_of(self, batch: Any, form: Hashable) -> _Facts:
+        tokens, samples = self.tokens_of(batch), count_samples(batch)
+        is_counted = isinstance(self._flops, str)
+        facts = _Facts(
+            tokens=math.nan if tokens is None else tokens,
+            samples=math.nan if samples is None else samples,
+            has_mask=count_real_tokens(batch) is not None,
+            shape=shape_of(batch) if is_counted else None,
+            flops=None if is_counted else self._given_flops(batch, tokens),
         )
+        if not callable(self._tokens) and not callable(self._flops):
+            if len(self._facts) >= _MOST_FORMS:
+                self._facts.clear()
+            self._facts[form] = facts
+        return facts
+
+    def model_is(self, state: Hashable) -> None:
+        """Say in which state the model is: counts that were made in one (with frozen parts, say) hold for it alone."""
+        if state != self.counts.model_state:
+            self.counts.model_state = state
+            for facts in (self._batch, *self._facts.values()):
+                facts.flops = facts.flops if facts.shape is None else None
 
     @property
     def needs_count(self) -> bool:
         """Whether the FLOPs of the micro-batch that was looked at have to be counted."""
-        return self._batch.shape is not None and self.counts.needs_count(self._batch.shape)
+        batch = self._batch
+        return batch.flops is None and batch.shape is not None and self.counts.needs_count(batch.shape)
 
     def counter(self, module: nn.Module) -> FlopCounter:
         """What counts the module's forward and backward in a ``with`` block; the step is left out of the totals.
@@ -173,24 +183,24 @@ class MFUMeter:
             return None
         return count.forward * (1 + self._backward_factor) / (count.forward + count.backward) - 1
 
-    def add_batch(self) -> None:
-        """Add the micro-batch that was looked at to the step: once, however often its forward runs."""
-        batch = self._batch
-        self._step.tokens += math.nan if batch.tokens is None else batch.tokens
-        self._step.samples += math.nan if batch.samples is None else batch.samples
-        self._step.real_tokens.add(batch.real_tokens)
-
     def add_forward(self) -> None:
-        """Add the FLOPs of one forward and backward of that micro-batch."""
-        flops = self._batch.flops if self._batch.shape is None else self.counts.flops(self._batch.shape)
-        self._step.flops += flops.model
-        self._step.recomputed_flops += flops.recomputed
+        """Add a forward and backward of the micro-batch that was looked at; its tokens once, however often it runs."""
+        batch, step = self._batch, self._step
+        if self._is_new_batch:
+            self._is_new_batch = False
+            step.tokens += batch.tokens
+            step.samples += batch.samples
+            step.real_tokens.append(self._real_tokens)
+        flops = batch.flops or self._counted_flops()
+        step.flops += flops.model
+        step.recomputed_flops += flops.recomputed
 
     def end_step(self) -> None:
         """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
-        part = "counting" if self._is_counting else "warmup" if self._steps_to_skip > 0 else "training"
+        part = "counting" if self._is_counting else "warmup" if self._steps_to_skip else "training"
         self._ledger.end_step(self._step, part)
-        self._steps_to_skip = max(self._steps_to_skip - 1, 0)
+        if self._steps_to_skip:
+            self._steps_to_skip -= 1
         self._is_counting = False
 
     def tokens_of(self, batch: Any) -> int | None:
@@ -254,6 +264,14 @@ class MFUMeter:
             waterfall=run.waterfall,
             wall_time_sec=self._wall.until_now(),
         )
+
+    def _counted_flops(self) -> TrainingFlops:
+        batch = self._batch
+        assert batch.shape is not None
+        flops = self.counts.flops(batch.shape)
+        if not self.counts.needs_count(batch.shape):
+            batch.flops = flops
+        return flops
 
     def _training_flops(self, count: FlopCount) -> TrainingFlops | None:
         if not count.forward:

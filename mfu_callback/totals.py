@@ -71,28 +71,6 @@ class Totals:
         return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
 
 
-class DeviceSum:
-    """A sum of numbers that lie on the device, which is waited for only when the sum is read."""
-
-    __slots__ = ("_is_known", "value")
-
-    def __init__(self) -> None:
-        self.value: torch.Tensor | None = None
-        self._is_known = True
-
-    def add(self, number: torch.Tensor | None) -> None:
-        """Add a number; None makes the sum unknown for good."""
-        self._is_known = self._is_known and number is not None
-        if not self._is_known or number is None:
-            self.value = None
-        else:
-            self.value = number if self.value is None else self.value + number
-
-    def read(self) -> float:
-        """The sum; NaN where it is unknown or nothing was added."""
-        return math.nan if self.value is None else float(self.value)
-
-
 @dataclass(slots=True)
 class Amounts:
     """What one step does, added up while it runs; NaN where it is unknown.
@@ -102,14 +80,14 @@ class Amounts:
         tokens: Likewise.
         flops: Model FLOPs of forward and backward.
         recomputed_flops: FLOPs that run a second time.
-        real_tokens: Tokens that are not padding.
+        real_tokens: Tokens that are not padding, of each micro-batch: numbers on the device, which is not waited for.
     """
 
     samples: float = 0.0
     tokens: float = 0.0
     flops: float = 0.0
     recomputed_flops: float = 0.0
-    real_tokens: DeviceSum = field(default_factory=DeviceSum)
+    real_tokens: list[torch.Tensor | None] = field(default_factory=list)
 
 
 def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
@@ -122,16 +100,13 @@ def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
     if not steps:
         return Totals()
     amounts = np.array([(one.samples, one.tokens, one.flops, one.recomputed_flops) for one in steps]).sum(axis=0)
-    real_tokens = DeviceSum()
-    for one in steps:
-        real_tokens.add(one.real_tokens.value)
     data, forward, backward, optimizer, other = seconds.sum(axis=0)[: len(TRAINING_PHASES)].tolist()
     samples, tokens, flops, recomputed_flops = amounts.tolist()
     return Totals(
         steps=len(steps),
         samples=samples,
         tokens=tokens,
-        real_tokens=real_tokens.read(),
+        real_tokens=_sum_on_device([number for one in steps for number in one.real_tokens]),
         flops=flops,
         recomputed_flops=recomputed_flops,
         data_sec=data,
@@ -140,3 +115,10 @@ def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
         optimizer_sec=optimizer,
         other_sec=other,
     )
+
+
+def _sum_on_device(numbers: Sequence[torch.Tensor | None]) -> float:
+    known = [number for number in numbers if number is not None]
+    if not known or len(known) < len(numbers):
+        return math.nan
+    return float(torch.stack(known).sum())

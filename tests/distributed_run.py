@@ -64,6 +64,7 @@ def main() -> None:
         "uncounted": None if count is None else count.uncounted,
     }
     torch.save(ends_with, directory / f"{how}-{trainer.global_rank}.pt")
+    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts the process
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=
     clock.enter(Phase.FORWARD)
     device.launch(milliseconds)
     amounts = Amounts(tokens=8)
-    amounts.real_tokens.add(real_tokens)
+    amounts.real_tokens.append(real_tokens)
     ledger.end_step(amounts, part)
 
 

@@ -39,7 +39,6 @@ def run_step(meter, now, batches, phases=((Phase.FORWARD, 1.0),), count=None):
         if count is not None:
             meter.counter(nn.Identity())
             meter.set_count(count)
-        meter.add_batch()
         meter.add_forward()
     for phase, seconds in phases:
         meter.clock.enter(phase)
@@ -119,7 +118,6 @@ def test_a_forward_that_runs_again_adds_flops_and_no_tokens(now):
     run_step(meter, now, [TOKENS], count=COUNT)
     meter.begin_step()
     meter.look_at(TOKENS)
-    meter.add_batch()
     meter.add_forward()
     meter.add_forward()
     meter.end_step()
