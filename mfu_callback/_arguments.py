@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+from mfu_callback.batches import FlopsArgument, TokensArgument
 from mfu_callback.flops import ATTENTIONS, COUNTERS
 from mfu_callback.ledger import SYNCS
-from mfu_callback.meter import FlopsArgument, TokensArgument
 from mfu_callback.peaks import Peak, PeakArgument
 
 

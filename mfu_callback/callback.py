@@ -17,9 +17,11 @@ from mfu_callback._logging import MetricLog
 from mfu_callback._optimizer_steps import OptimizerSteps
 from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback._phases import bracket_phases
+from mfu_callback._sampling import Sampling
+from mfu_callback.batches import FlopsArgument, TokensArgument
 from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.goodput import WallTime
-from mfu_callback.meter import FlopsArgument, MFUMeter, TokensArgument
+from mfu_callback.meter import MFUMeter
 from mfu_callback.metrics import TAGS, Window, logged_values
 from mfu_callback.peaks import PeakArgument
 from mfu_callback.report import print_summary, write_summary
@@ -73,6 +75,8 @@ class MFUCallback(Callback):
         sync: When the device is waited for: "step", at both ends of each step; "window", only where metrics are logged;
             "events", never: its events are read when it has come to them. All the same on a CPU.
         warmup_steps: Optimizer steps at the start of fit to leave out.
+        modules: Whether to time every module in a few batches, whose steps are left out of the timing; the summary and
+            the report then tell FLOPs, time and MFU by module.
 
     Raises:
         ValueError: If an argument is not one of these.
@@ -91,6 +95,7 @@ class MFUCallback(Callback):
         tokens: TokensArgument = None,
         sync: str = "step",
         warmup_steps: int = 3,
+        modules: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(flops, backward_factor, attention, peak, tokens, sync, warmup_steps)
@@ -102,6 +107,7 @@ class MFUCallback(Callback):
         self._tokens = tokens
         self._sync = sync
         self._warmup_steps = warmup_steps
+        self._modules = modules
         self._brackets = Brackets()
         self._wall = WallTime()
         self._meter: MFUMeter | None = None
@@ -132,7 +138,8 @@ class MFUCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the peak and put the brackets on."""
         device = trainer.strategy.root_device
-        clock = StepClock(timer_for(device))
+        timer = timer_for(device)
+        clock = StepClock(timer)
         self._meter = MFUMeter(
             clock=clock,
             device=device,
@@ -151,6 +158,8 @@ class MFUCallback(Callback):
         self._steps = OptimizerSteps(trainer)
         self._in_step = False
         self._put_brackets(trainer, clock, self._counting, self._steps)
+        if self._modules:
+            Sampling(self._meter, trainer, pl_module, timer, self._brackets)
         self._wall.rest_is("setup")
         clock.start()
 

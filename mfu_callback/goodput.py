@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 # What is not training, in the order in which a report lists it. "rest" is what no other part is.
-PARTS = ("training", "setup", "sanity", "warmup", "counting", "validation", "checkpoint", "rest")
+PARTS = ("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint", "rest")
 
 
 class WallTime:

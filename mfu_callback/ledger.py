@@ -56,7 +56,7 @@ class Ledger:
 
         Args:
             amounts: What was done in it.
-            part: Of the wall time: "training" joins the totals; "warmup", "counting" and "rest" do not.
+            part: Of the wall time: "training" joins the totals; "warmup", "counting", "sampling" and "rest" do not.
         """
         self._pending.append((part, amounts, self._clock.end_step()))
         if self._waits_in_steps:

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
+from mfu_callback.batches import Batch, Batches, FlopsArgument, TokensArgument
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, CountsByShape, TrainingFlops, form_of, shape_of
+from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops
 from mfu_callback.goodput import WallTime
 from mfu_callback.ledger import Ledger
 from mfu_callback.metrics import Window
+from mfu_callback.module_times import ModuleTimes
 from mfu_callback.peaks import Peak
+from mfu_callback.per_module import ModuleFigures, figures_per_module
 from mfu_callback.summary import Summary
-from mfu_callback.tokens import count_real_tokens, count_samples, count_tokens
 from mfu_callback.totals import Amounts, Totals
-from mfu_callback.user_functions import UserFunctions
-
-_MOST_FORMS = 1_000
-
-FlopsArgument = str | float | Callable[[Any], float]
-TokensArgument = int | Callable[[Any], int] | None
-
-
-@dataclass(slots=True)
-class _Facts:
-    """What all batches of one form have in common, kept because finding it takes longer than the rest of a step.
-
-    The shape is there where FLOPs are counted, and the FLOPs once they were; what is unknown is NaN or None.
-    """
-
-    tokens: float = math.nan
-    samples: float = math.nan
-    has_mask: bool = False
-    shape: BatchShape | None = None
-    flops: TrainingFlops | None = UNKNOWN
 
 
 class MFUMeter:
@@ -85,15 +67,15 @@ class MFUMeter:
         self._flops = flops
         self._backward_factor = backward_factor
         self._attention = attention
-        self._tokens = tokens
         self._steps_to_skip = warmup_steps
-        self._batch = _Facts()
+        self._batches = Batches(flops, tokens)
+        self._batch = Batch()
         self._real_tokens: torch.Tensor | None = None
         self._is_new_batch = False
         self._step = Amounts()
-        self._facts: dict[Hashable, _Facts] = {}
-        self._functions = UserFunctions()
-        self._is_counting = False
+        self._sampled_sizes: list[float] = []  # in FLOPs, of the first batch's
+        self._left_out_as: str | None = None
+        self.module_times: ModuleTimes | None = None
         self._wall = wall or WallTime()
         self._ledger = Ledger(clock, sync=sync, wall=self._wall)
 
@@ -105,46 +87,31 @@ class MFUMeter:
     def look_at(self, batch: Any) -> None:
         """Take the micro-batch that is next; it is not kept."""
         self._is_new_batch = True
-        try:
-            form = form_of(batch)
-            self._batch = self._facts.get(form) or self._facts_of(batch, form)
-            self._real_tokens = count_real_tokens(batch) if self._batch.has_mask else None
-        except Exception as error:  # whatever an object of the user's may do when it is looked at
-            self._batch, self._real_tokens = _Facts(), None
-            self._functions.warn_once(
-                "batch",
-                f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
-                " out. Pass tokens= and flops= as functions of the batch.",
-            )
-
-    def _facts_of(self, batch: Any, form: Hashable) -> _Facts:
-        tokens, samples = self.tokens_of(batch), count_samples(batch)
-        is_counted = isinstance(self._flops, str)
-        facts = _Facts(
-            tokens=math.nan if tokens is None else tokens,
-            samples=math.nan if samples is None else samples,
-            has_mask=count_real_tokens(batch) is not None,
-            shape=shape_of(batch) if is_counted else None,
-            flops=None if is_counted else self._given_flops(batch, tokens),
-        )
-        if not callable(self._tokens) and not callable(self._flops):
-            if len(self._facts) >= _MOST_FORMS:
-                self._facts.clear()
-            self._facts[form] = facts
-        return facts
+        self._batch, self._real_tokens = self._batches.look_at(batch)
 
     def model_is(self, state: Hashable) -> None:
         """Say in which state the model is: counts that were made in one (with frozen parts, say) hold for it alone."""
         if state != self.counts.model_state:
             self.counts.model_state = state
-            for facts in (self._batch, *self._facts.values()):
-                facts.flops = facts.flops if facts.shape is None else None
+            self._batches.forget_counted_flops()
 
     @property
     def needs_count(self) -> bool:
         """Whether the FLOPs of the micro-batch that was looked at have to be counted."""
         batch = self._batch
         return batch.flops is None and batch.shape is not None and self.counts.needs_count(batch.shape)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the warm-up is over."""
+        return not self._steps_to_skip
+
+    def sample(self) -> None:
+        """Say that the modules of the micro-batch that was looked at are timed; its step is left out of the totals."""
+        self._left_out_as = self._left_out_as or "sampling"
+        first = self.flop_count and self._training_flops(self.flop_count)
+        batch = self._batch.flops or self._counted_flops()
+        self._sampled_sizes.append(batch.model / first.model if first else math.nan)
 
     def counter(self, module: nn.Module) -> FlopCounter:
         """What counts the module's forward and backward in a ``with`` block; the step is left out of the totals.
@@ -154,7 +121,7 @@ class MFUMeter:
         """
         if not isinstance(self._flops, str):
             raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
-        self._is_counting = True
+        self._left_out_as = "counting"
         return FlopCounter(module, counter=self._flops, attention=self._attention)
 
     def set_count(self, count: FlopCount | None) -> bool:
@@ -197,18 +164,11 @@ class MFUMeter:
 
     def end_step(self) -> None:
         """End the step: it joins the totals, unless it is warm-up or a step in which FLOPs were counted."""
-        part = "counting" if self._is_counting else "warmup" if self._steps_to_skip else "training"
+        part = self._left_out_as or ("warmup" if self._steps_to_skip else "training")
         self._ledger.end_step(self._step, part)
         if self._steps_to_skip:
             self._steps_to_skip -= 1
-        self._is_counting = False
-
-    def tokens_of(self, batch: Any) -> int | None:
-        """Tokens of a batch, or None where it has none."""
-        if callable(self._tokens):
-            tokens = self._functions.ask("tokens=", self._tokens, batch)
-            return None if tokens is None else int(tokens)
-        return count_tokens(batch) if self._tokens is None else self._tokens
+        self._left_out_as = None
 
     def measure_against(self, peak: Peak | None, achievable: Peak | None = None) -> None:
         """Take the peaks that what is logged from now on is measured against.
@@ -263,6 +223,21 @@ class MFUMeter:
             achievable=self.achievable,
             waterfall=run.waterfall,
             wall_time_sec=self._wall.until_now(),
+            modules=self._modules(),
+        )
+
+    def _modules(self) -> tuple[ModuleFigures, ...] | None:
+        times, count = self.module_times, self.flop_count
+        if times is None or not times.batches or not times.is_over():
+            return None
+        training = None if count is None else self._training_flops(count)
+        size = sum(self._sampled_sizes) / len(self._sampled_sizes)
+        is_known = count is not None and training is not None and not math.isnan(size)
+        return figures_per_module(
+            times.seconds(),
+            count.per_module if count is not None and is_known else {},
+            flops_factor=size * training.model / count.forward if count is not None and training else math.nan,
+            peak_flops_per_sec=None if self.peak is None else self.peak.flops_per_sec,
         )
 
     def _counted_flops(self) -> TrainingFlops:
@@ -280,14 +255,6 @@ class MFUMeter:
         if not isinstance(self._backward_factor, str):
             return TrainingFlops(count.forward * (1 + self._backward_factor), recomputed)
         return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
-
-    def _given_flops(self, batch: Any, tokens: int | None) -> TrainingFlops:
-        if isinstance(self._flops, str):
-            return UNKNOWN
-        if callable(self._flops):
-            flops = self._functions.ask("flops=", self._flops, batch)
-            return UNKNOWN if flops is None else TrainingFlops(flops)
-        return UNKNOWN if tokens is None else TrainingFlops(float(self._flops) * tokens)
 
     def _device_state(self) -> dict[str, float]:
         return {

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mfu_callback.per_module import ModuleFigures
 from mfu_callback.summary import Summary
 
 SUMMARY_FILE = "mfu_summary.json"
 _BAR_WIDTH = 30
+_SMALLEST_SHARE = 0.01  # of the time, for a module to have a row
 
 
 def print_summary(summary: Summary, *, warmup_steps: int, console: Console | None = None) -> None:
@@ -37,6 +39,8 @@ def print_summary(summary: Summary, *, warmup_steps: int, console: Console | Non
         console.print(_waterfall(summary.waterfall, console.encoding))
     if summary.advice is not None:
         console.print(summary.advice, highlight=False)
+    if summary.modules is not None:
+        console.print(_modules(summary.modules))
 
 
 def write_summary(summary: Summary, directory: Path | None) -> None:
@@ -98,6 +102,24 @@ def _waterfall(waterfall: dict[str, float], encoding: str) -> Table:
     for part, share in waterfall.items():
         bar = block * round(_BAR_WIDTH * min(max(share, 0), 1))
         table.add_row(part, f"{share:7.2%}", bar)
+    return table
+
+
+def _modules(modules: Sequence[ModuleFigures]) -> Table:
+    table = Table(title="Modules, with what is inside them; one batch", title_justify="left")
+    for column in ("module", "FLOPs", "forward", "backward", "share", "MFU"):
+        table.add_column(column, justify="left" if column == "module" else "right")
+    inside: list[str] = []  # names of the rows that the next one is inside of
+    for one in modules:
+        if one.share < _SMALLEST_SHARE:
+            continue
+        while inside and not one.name.startswith(f"{inside[-1]}."):
+            inside.pop()
+        name = one.name.removeprefix(f"{inside[-1]}." if inside else "") or "(all)"
+        count = f" (x {one.modules})" if one.modules > 1 else ""
+        figures = (_number(one.flops, ".3e"), f"{one.forward_sec:.3g} s", f"{one.backward_sec:.3g} s")
+        table.add_row(Text("  " * len(inside) + name + count), *figures, f"{one.share:.1%}", _number(one.mfu, ".4f"))
+        inside.extend([one.name] if one.name else [])
     return table
 
 

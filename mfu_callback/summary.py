@@ -9,6 +9,7 @@ from mfu_callback.advice import advice_for
 from mfu_callback.flops import FlopCount
 from mfu_callback.peaks import Peak
 from mfu_callback.peaks.peak import dtype_name
+from mfu_callback.per_module import ModuleFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Summary:
         achievable: The measured peak of the device, where one is known.
         waterfall: Where the machine went; sums to 1.
         wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.goodput.PARTS`).
+        modules: FLOPs, time and MFU by module, of this process; None unless ``modules=True`` asked for them.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class Summary:
     achievable: Peak | None = None
     waterfall: dict[str, float] | None = None
     wall_time_sec: dict[str, float] | None = None
+    modules: tuple[ModuleFigures, ...] | None = None
 
     @property
     def goodput(self) -> float | None:
@@ -70,8 +73,12 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data, for JSON; FLOPs per module and per dtype too."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = {name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None}
+        nested: dict[str, Any] = {
+            name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None
+        }
         for peak in (nested.get("peak"), nested.get("achievable")):
             if peak is not None:
                 peak["dtype"] = dtype_name(peak["dtype"])
+        if self.modules is not None:
+            nested["modules"] = [asdict(figures) for figures in self.modules]
         return plain | nested | {"goodput": self.goodput, "advice": self.advice}

@@ -1,14 +1,15 @@
 """What MFUCallback costs a training step, beside Lightning's ThroughputMonitor, in one run.
 
-    python scripts/overhead.py                                                   # 2,000 steps of a tiny model
+    python scripts/overhead.py                                                   # 5,000 steps of a tiny model
     python scripts/overhead.py --steps 1000 100000 --modules 10 10000 --ranks 1 2 4
 
 Both callbacks listen to the same steps of one Trainer, and the time that each spends in its own code is added up step
 by step, so that a machine that changes its speed changes it for both: its hooks, and for ours what its brackets around
-methods of the Trainer and of the optimizers add to them. A third callback has the same hooks, and they are empty: that
-much of the figures is the measuring itself. Steps on which the Trainer logs are counted apart, and so is what Lightning
-and its loggers take to send our values away. Every setting is a run of its own, in a process of its own (several for
-several ranks, of which the first is shown); of several values of an option, each is run with the others' first.
+methods of the Trainer and of the optimizers add to them. A third callback has the same hooks and brackets and does
+nothing in them: that much of the figures is the measuring itself. Steps on which the Trainer logs are counted apart,
+with the collective of several ranks, and so is what Lightning and its loggers take to send our values away.
+Every setting is a run of its own, in a process of its own (several for several ranks, of which the first is shown); of
+several values of an option, each is run with the others' first.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=[2000], help="of a run (default: 2000)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[5000], help="of a run (default: 5000)")
     parser.add_argument("--modules", type=int, nargs="+", default=[10], help="layers of the model (default: 10)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes that train with DDP (default: 1)")
     parser.add_argument("--sync", choices=SYNCS, default="step", help="of MFUCallback (default: %(default)s)")
@@ -79,7 +80,7 @@ def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any
 def make_table() -> Table:
     """The empty table."""
     table = Table("steps", "layers", "ranks", "callback", "without logging", "with logging", "sending its values")
-    table.add_column("memory growth")
+    table.add_column("memory growth after step 1,000")
     return table
 
 

@@ -56,15 +56,22 @@ class Model(LightningModule):
 
 
 class StepTimes:
-    """Adds up the seconds of one callback, step by step, and keeps the sums."""
+    """Adds up the seconds of one callback, step by step, and keeps the sums.
 
-    def __init__(self) -> None:
+    Args:
+        steps: How many there will be; their memory is taken now, so that it does not grow.
+    """
+
+    def __init__(self, steps: int) -> None:
         self.seconds = 0.0
-        self.per_step: list[float] = []
+        self.per_step = np.full(steps, np.nan)
+        self._ended = 0
 
-    def end_step(self) -> None:
-        """The next step begins."""
-        self.per_step.append(self.seconds)
+    def begin_step(self) -> None:
+        """The next step begins, and the last one, if there was one, ends."""
+        if self._ended:
+            self.per_step[self._ended - 1] = self.seconds
+        self._ended += 1
         self.seconds = 0.0
 
     def timed(self, function: Function) -> Callable[..., Any]:
@@ -147,8 +154,8 @@ class Empty(Callback):
         self._brackets.remove()
 
 
-class StepEnds(Callback):
-    """Ends a step of all times where the next one begins, and keeps the process's memory.
+class StepStarts(Callback):
+    """Begins a step of all times, before any other callback, and keeps the process's memory.
 
     Args:
         times: Of all callbacks.
@@ -159,11 +166,11 @@ class StepEnds(Callback):
         self.memory_bytes: list[int] = []
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """End the step before."""
-        if trainer.global_step % 500 == 0:
+        """Begin a step of every callback."""
+        if trainer.global_step % 1000 == 0:
             self.memory_bytes.append(psutil.Process().memory_info().rss)
         for one in self._times:
-            one.end_step()
+            one.begin_step()
 
 
 def main() -> None:
@@ -172,20 +179,20 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module = Model(arguments.modules)
-    ours, monitor, empty, sending = (StepTimes() for _ in range(4))
+    ours, monitor, empty, sending = (StepTimes(arguments.steps) for _ in range(4))
     callback = MFUCallback(peak=1e12, sync=arguments.sync)
     callback._brackets = TimedBrackets(ours, sending)
     module.optimizer.register_step_post_hook = timing_registration(module.optimizer, ours)  # type: ignore
     timed = {
         callback: ours,
         ThroughputMonitor(batch_size_fn=len): monitor,
-        Empty(TimedBrackets(empty, StepTimes())): empty,
+        Empty(TimedBrackets(empty, StepTimes(0))): empty,
     }
     for one, times in timed.items():
         times.time_hooks_of(one)
-    ends = StepEnds([ours, monitor, empty, sending])
+    starts = StepStarts([ours, monitor, empty, sending])
     with TemporaryDirectory() as directory:
-        trainer = train(module, [ends, *timed], arguments, Path(directory))
+        trainer = train(module, [starts, *timed], arguments, Path(directory))
     if trainer.is_global_zero:
         medians = {
             "MFUCallback": split(ours, arguments.log_every),
@@ -193,7 +200,7 @@ def main() -> None:
             "nothing": split(empty, arguments.log_every),
             "sending": split(sending, arguments.log_every),
         }
-        growth = ends.memory_bytes[-1] - ends.memory_bytes[len(ends.memory_bytes) // 4]
+        growth = starts.memory_bytes[-1] - starts.memory_bytes[min(1, len(starts.memory_bytes) - 1)]
         print(json.dumps(medians | {"memory_growth_bytes": growth}))
 
 
@@ -235,7 +242,7 @@ def train(
 
 def split(times: StepTimes, log_every: int) -> Mapping[str, float]:
     """The median microseconds of the steps that log and of those that do not, the first ones left out."""
-    seconds = np.array(times.per_step[1:])  # what comes before the first step is none
+    seconds = times.per_step[:-1]  # no step begins after the last one
     logs = (np.arange(len(seconds)) + 1) % log_every == 0
     warm = np.arange(len(seconds)) >= log_every
     return {

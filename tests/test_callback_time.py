@@ -103,6 +103,7 @@ def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumul
             "sanity": 2.0 + 1000.0,
             "warmup": 2 * step,
             "counting": step,
+            "sampling": 0.0,
             "validation": 4 * 2 * (2.0 + 1000.0),
             "checkpoint": 4 * 500.0,
             "rest": 0.0,

@@ -26,7 +26,8 @@ RUNS = {
 @pytest.mark.parametrize("run", RUNS)
 def test_the_weights_are_bit_identical_with_and_without_the_callback(run):
     without = train_tiny(**RUNS[run]).state_dict()
-    with_it = train_tiny(MFUCallback(peak="measured" if run == "plain" else PEAK), **RUNS[run]).state_dict()
+    callback = MFUCallback(peak="measured" if run == "plain" else PEAK, modules=run != "clipping")
+    with_it = train_tiny(callback, **RUNS[run]).state_dict()
     assert list(with_it) == list(without)
     assert all(torch.equal(with_it[name], without[name]) for name in without)
 
@@ -72,18 +73,18 @@ class Breaks(GPTModule):
         return loss
 
 
-@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize(("at", "modules"), [(0, False), (3, True), (5, False)])
 @pytest.mark.parametrize("error", [ArithmeticError("broken"), KeyboardInterrupt()])
-def test_nothing_stays_behind_when_the_run_breaks_off(at, error):
+def test_nothing_stays_behind_when_the_run_breaks_off(at, modules, error):
     def run(*callbacks):
         trainer, module = make_trainer(*callbacks), Breaks(at, error)
         with pytest.raises((ArithmeticError, SystemExit)) as caught:
             trainer.fit(module, datamodule=tiny_data())
         return type(caught.value), marks(trainer, module)
 
-    callback = MFUCallback(peak=PEAK)
+    callback = MFUCallback(peak=PEAK, modules=modules)
     assert run(callback) == run()
-    assert callback.summary.steps == (0 if at == 0 else 2)
+    assert callback.summary.steps == {0: 0, 3: 0, 5: 2}[at]
 
 
 def test_nothing_stays_behind_after_a_whole_run():
@@ -92,7 +93,7 @@ def test_nothing_stays_behind_after_a_whole_run():
         trainer.fit(module, datamodule=tiny_data())
         return marks(trainer, module)
 
-    assert run(MFUCallback(peak=PEAK)) == run()
+    assert run(MFUCallback(peak=PEAK, modules=True)) == run()
 
 
 class CopiesItself(GPTModule):

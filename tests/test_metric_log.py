@@ -81,7 +81,7 @@ def test_callbacks_of_the_same_batch_see_the_values(tmp_path, logger):
 
 
 def test_a_checkpoint_and_early_stopping_can_watch_mfu(tmp_path):
-    checkpoint = ModelCheckpoint(tmp_path, monitor="throughput/mfu", mode="max", every_n_train_steps=1, save_top_k=1)
+    checkpoint = ModelCheckpoint(tmp_path, monitor="throughput/mfu", mode="max", every_n_train_steps=2, save_top_k=1)
     stopping = EarlyStopping("throughput/mfu", mode="max", stopping_threshold=0.0, check_on_train_epoch_end=True)
     trainer = make_trainer(
         MFUCallback(peak=PEAK, warmup_steps=1),

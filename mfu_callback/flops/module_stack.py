@@ -31,12 +31,19 @@ class ModuleStack:
     Args:
         root: The module whose parts have names.
         leave: Called when a module's call ends, with its frame, its inputs and its output (None if it raised).
+        enter: Called when one begins, with its frame.
     """
 
-    def __init__(self, root: nn.Module, leave: Callable[[Frame, tuple[Any, ...], Any], None]) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        leave: Callable[[Frame, tuple[Any, ...], Any], None],
+        enter: Callable[[Frame], None] = lambda frame: None,
+    ) -> None:
         self.root = root
         self._names: dict[int, str] = {id(module): name for name, module in root.named_modules()}
         self._leave = leave
+        self._enter = enter
         self._frames: list[Frame] = []
         self._handles: list[Any] = []
         self._thread = threading.get_ident()
@@ -84,6 +91,11 @@ class ModuleStack:
         return self._frames[-1] if self._frames else None
 
     @property
+    def outer(self) -> Frame | None:
+        """The call that the innermost one is inside of."""
+        return self._frames[-2] if len(self._frames) > 1 else None
+
+    @property
     def name(self) -> str:
         """The name of the module that is running now; "" is the root."""
         return self._frames[-1].name if self._frames else ""
@@ -106,18 +118,29 @@ class ModuleStack:
 
     def name_of(self, function: Callable[..., Any]) -> str:
         """What a function is called, with the module that it is a method of."""
+        owner = self.module_of(function)
+        if owner is not None:
+            return f"{type(owner).__name__} {self.name_of_module(owner) or ''}".rstrip()
+        return getattr(function, "__qualname__", type(function).__name__)
+
+    def name_of_module(self, module: nn.Module) -> str | None:
+        """A module's name, if the root knows it."""
+        return self._names.get(id(module))
+
+    @staticmethod
+    def module_of(function: Callable[..., Any]) -> nn.Module | None:
+        """The module that a function is a method of."""
+        owner = getattr(function, "__self__", None)
         for cell in getattr(function, "__closure__", None) or ():
             with suppress(ValueError):  # it may be empty
-                if isinstance(getattr(cell.cell_contents, "__self__", None), nn.Module):  # a wrapper of Dynamo's
-                    function = cell.cell_contents
-        owner = getattr(function, "__self__", None)
-        if isinstance(owner, nn.Module):
-            return f"{type(owner).__name__} {self._names.get(id(owner), '')}".rstrip()
-        return getattr(function, "__qualname__", type(function).__name__)
+                inside = getattr(cell.cell_contents, "__self__", None)
+                owner = inside if isinstance(inside, nn.Module) else owner  # a wrapper of Dynamo's
+        return owner if isinstance(owner, nn.Module) else None
 
     def _before(self, module: nn.Module, args: Any) -> None:
         if self._is_ours():
             self._frames.append(Frame(module, self._name_of(module)))
+            self._enter(self._frames[-1])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._is_ours() or all(frame.module is not module for frame in self._frames):

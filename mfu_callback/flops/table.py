@@ -13,6 +13,11 @@ from rich.text import Text
 from mfu_callback.flops.flop_count import FlopCount
 
 
+def group_of(name: str) -> str:
+    """The name that like modules share: ``*`` for each number, as in ``blocks.*.attention``."""
+    return ".".join("*" if re.fullmatch(r"\d+", part) else part for part in name.split("."))
+
+
 def grouped_by_module(count: FlopCount) -> dict[str, tuple[int, int]]:
     """FLOPs of like modules together: the same name but for the numbers in it, as in ``blocks.*.attention``.
 
@@ -25,9 +30,8 @@ def grouped_by_module(count: FlopCount) -> dict[str, tuple[int, int]]:
     modules: Counter[str] = Counter()
     flops: Counter[str] = Counter()
     for name, own in count.per_module.items():
-        group = ".".join("*" if re.fullmatch(r"\d+", part) else part for part in name.split("."))
-        modules[group] += 1
-        flops[group] += own
+        modules[group_of(name)] += 1
+        flops[group_of(name)] += own
     return {group: (modules[group], flops[group]) for group in flops}
 
 
