@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import BitsandbytesPrecision
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from mfu_callback.flops.shards import MESH_DIMENSION
 
 # The method that Lightning's training loop calls right before it fetches a batch; no hook marks that moment.
 FETCH = "_on_before_fetch"
@@ -37,6 +40,15 @@ def matmul_dtype(trainer: Trainer) -> torch.dtype:
     if isinstance(plugin, BitsandbytesPrecision):  # its weights are unpacked to this dtype; its name says nothing
         return plugin.dtype
     return _MATMUL_DTYPES.get(str(plugin.precision), torch.float32)
+
+
+def tensor_parallel_size(trainer: Trainer) -> int:
+    """How many devices share the work on one batch."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, ModelParallelStrategy):
+        return 1
+    mesh = strategy.device_mesh
+    return mesh[MESH_DIMENSION].size() if MESH_DIMENSION in (mesh.mesh_dim_names or ()) else 1
 
 
 def is_logging_step(trainer: Trainer) -> bool:

@@ -149,6 +149,7 @@ class MFUCallback(Callback):
             tokens=self._tokens,
             sync=self._sync,
             warmup_steps=self._warmup_steps,
+            tensor_parallel=_lightning.tensor_parallel_size(trainer),
             wall=self._wall,
         )
         self._warned.clear()

@@ -42,6 +42,7 @@ class MFUMeter:
         peak: What MFU is measured against.
         sync: When the device is waited for: one of `mfu_callback.ledger.SYNCS`.
         warmup_steps: How many steps to leave out.
+        tensor_parallel: How many devices share the work on every batch; this one is credited with its part.
         wall: The wall time of the whole run, if it began earlier.
     """
 
@@ -57,6 +58,7 @@ class MFUMeter:
         peak: Peak | None = None,
         sync: str = "step",
         warmup_steps: int = 3,
+        tensor_parallel: int = 1,
         wall: WallTime | None = None,
     ) -> None:
         self.clock = clock
@@ -68,6 +70,7 @@ class MFUMeter:
         self._backward_factor = backward_factor
         self._attention = attention
         self._steps_to_skip = warmup_steps
+        self._tensor_parallel = tensor_parallel
         self._batches = Batches(flops, tokens)
         self._batch = Batch()
         self._real_tokens: torch.Tensor | None = None
@@ -122,7 +125,9 @@ class MFUMeter:
         if not isinstance(self._flops, str):
             raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
         self._left_out_as = "counting"
-        return FlopCounter(module, counter=self._flops, attention=self._attention)
+        return FlopCounter(
+            module, counter=self._flops, attention=self._attention, tensor_parallel=self._tensor_parallel
+        )
 
     def set_count(self, count: FlopCount | None) -> bool:
         """Take the count of the micro-batch that was looked at; None where it failed.
@@ -182,7 +187,7 @@ class MFUMeter:
 
     def take_window(self) -> Totals:
         """The totals since the last call."""
-        return replace(self._ledger.take_window(), **self._device_state())
+        return self._own_part(self._ledger.take_window())
 
     def run_totals(self, *, wait: bool = True) -> Totals:
         """The totals of the whole run.
@@ -190,7 +195,7 @@ class MFUMeter:
         Args:
             wait: Whether to wait for the device to end its last steps.
         """
-        return replace(self._ledger.run_totals(wait=wait), **self._device_state())
+        return self._own_part(self._ledger.run_totals(wait=wait))
 
     def summary(self, ranks: list[Totals]) -> Summary:
         """What the run came to, from the run totals of all devices."""
@@ -206,7 +211,7 @@ class MFUMeter:
         tokens = sum(rank.tokens for rank in ranks)
         return Summary(
             steps=int(ranks[0].steps),
-            tokens=None if math.isnan(tokens) else int(tokens),
+            tokens=None if math.isnan(tokens) else round(tokens),
             tokens_per_sec=run.tokens_per_sec,
             real_tokens_per_sec=run.real_tokens_per_sec,
             samples_per_sec=run.samples_per_sec,
@@ -237,7 +242,7 @@ class MFUMeter:
             times.seconds(),
             count.per_module if count is not None and is_known else {},
             flops_factor=size * training.model / count.forward if count is not None and training else math.nan,
-            peak_flops_per_sec=None if self.peak is None else self.peak.flops_per_sec,
+            peak_flops_per_sec=None if self.peak is None else self.peak.flops_per_sec * self._tensor_parallel,
         )
 
     def _counted_flops(self) -> TrainingFlops:
@@ -255,6 +260,9 @@ class MFUMeter:
         if not isinstance(self._backward_factor, str):
             return TrainingFlops(count.forward * (1 + self._backward_factor), recomputed)
         return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
+
+    def _own_part(self, totals: Totals) -> Totals:
+        return replace(totals.shared_by(self._tensor_parallel), **self._device_state())
 
     def _device_state(self) -> dict[str, float]:
         return {

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 
 import numpy as np
 import torch
 
 from mfu_callback.clock import TRAINING_PHASES
 
+# What is done, in whatever time.
+_AMOUNTS = ("samples", "tokens", "real_tokens", "flops", "recomputed_flops")
 # What does not add up over time: the latest value is that of the whole.
 _LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
 
@@ -60,6 +62,12 @@ class Totals:
         """Totals of both stretches of one device."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return Totals(**sums | {name: getattr(other, name) for name in _LATEST})
+
+    def shared_by(self, devices: int) -> Totals:
+        """The part of one of several devices that did all of this together, in the same time."""
+        if devices == 1:
+            return self
+        return replace(self, **{name: getattr(self, name) / devices for name in _AMOUNTS})
 
     def as_row(self) -> tuple[float, ...]:
         """The values in the order of the fields."""

@@ -24,6 +24,10 @@ class Work(NamedTuple):
     backward: int = 0
     recomputed: int = 0
 
+    def times(self, number: int) -> Work:
+        """The FLOPs of several calls alike."""
+        return self if number == 1 else Work(*(number * flops for flops in self))
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

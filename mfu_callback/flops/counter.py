@@ -31,6 +31,7 @@ from mfu_callback.flops.passes import (
     recomputes_for_first_graph,
 )
 from mfu_callback.flops.replay import Replay
+from mfu_callback.flops.shards import Shards
 from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.unseen import BlankMemory
 
@@ -54,6 +55,7 @@ class FlopCounter:
         counter: "thop" as above; "dispatch" files all as functional; "thop-modules" counts exactly what
             `thop.profile` would return, times 2.
         attention: "full" counts the whole T x S square of attention, "causal" only the pairs that attend.
+        tensor_parallel: How many devices share the work on one batch; their work together is counted (shards.py).
 
     Raises:
         ValueError: If an argument is not one of these.
@@ -66,7 +68,9 @@ class FlopCounter:
         (128, 128)
     """
 
-    def __init__(self, module: nn.Module, *, counter: str = "thop", attention: str = "full") -> None:
+    def __init__(
+        self, module: nn.Module, *, counter: str = "thop", attention: str = "full", tensor_parallel: int = 1
+    ) -> None:
         if counter not in COUNTERS:
             raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
         if attention not in ATTENTIONS:
@@ -74,6 +78,7 @@ class FlopCounter:
         self.in_forward = True
         self._counter = counter
         self._attention = attention
+        self._shards = Shards(tensor_parallel)
         self._modules = ModuleStack(module, self._leave_module)
         self._mode: Any = OperatorMode(self._see)
         self._cleanup = ExitStack()
@@ -162,6 +167,9 @@ class FlopCounter:
                 self._leave_out(f"{where or 'the training step'} (memory filled outside of torch's operators)")
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._notes)
         if work is not None:
+            frame = self._modules.innermost
+            module = None if frame is None else frame.module
+            work = work.times(self._shards.times(args, module, in_forward=running is Pass.FORWARD))
             self._add(running, work.flops, operator_name(func))
             if running is Pass.FORWARD:
                 self._per_dtype[multiplied_dtype(args)] += work.flops

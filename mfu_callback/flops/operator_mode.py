@@ -40,7 +40,7 @@ class OperatorMode(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if any(_unwraps_itself(kind) for kind in types):
-            return NotImplemented  # a DTensor or a jagged tensor comes back as operators on its own local tensors
+            return NotImplemented  # a jagged tensor comes back as operators on its own values
         if torch.is_inference_mode_enabled() and not (has_rule(func) and _has_nested(args)):
             # Here composite operators (matmul, einsum) arrive whole; their own decomposition is what would run.
             with self:
@@ -71,7 +71,9 @@ def _unwraps_itself(kind: type) -> bool:
     return (
         own is not _OPAQUE
         and own is not getattr(torch.Tensor, "__torch_dispatch__", None)
-        and (not issubclass(kind, FakeTensor))
+        # A DTensor's operator is seen whole: its own tensors are shards, and it infers shapes by running fake ones.
+        and not issubclass(kind, FakeTensor)
+        and not hasattr(kind, "device_mesh")
     )
 
 
