@@ -169,7 +169,7 @@ class FlopCounter:
         if work is not None:
             frame = self._modules.innermost
             module = None if frame is None else frame.module
-            work = work.times(self._shards.times(args, module, in_forward=running is Pass.FORWARD))
+            work = work.times(self._shards.times(args, module, running))
             self._add(running, work.flops, operator_name(func))
             if running is Pass.FORWARD:
                 self._per_dtype[multiplied_dtype(args)] += work.flops

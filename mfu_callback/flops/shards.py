@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mfu_callback.flops.passes import Pass, next_node_number
 from mfu_callback.nested import tensors_in
 
 # The name of the mesh's dimension over which the work is split, as Lightning's ModelParallelStrategy calls it.
@@ -21,8 +22,8 @@ MESH_DIMENSION = "tensor_parallel"
 class Shards:
     """Tells how many times the work of an operator is done in the group, on different shards.
 
-    Plain tensors are shards in a module whose parameters are sharded over the group, or whose submodules' are. In the
-    backward, where no module is known, they are if any were in the forward.
+    Plain tensors are shards in a module whose parameters are sharded over the group, or whose submodules' are; and in
+    the backward of what was so in the forward, by the number of autograd's node.
 
     Args:
         devices: How many devices are a tensor-parallel group.
@@ -30,22 +31,25 @@ class Shards:
 
     def __init__(self, devices: int) -> None:
         self._devices = devices
-        self._seen = False
+        self._nodes: set[int] = set()
 
-    def times(self, args: tuple[Any, ...], module: nn.Module | None, *, in_forward: bool) -> int:
+    def times(self, args: tuple[Any, ...], module: nn.Module | None, running: Pass) -> int:
         """How many devices do this work, each on a shard of its own; 1 where what is seen is the whole.
 
         Args:
             args: Of the operator.
             module: The innermost module that is running, if one is known.
-            in_forward: Whether this is the forward.
+            running: The pass that it runs in.
         """
         if self._devices == 1 or any(_is_dtensor(tensor) for tensor in tensors_in(args)):
             return 1
-        if in_forward and (module is None or not _is_sharded(module.parameters())):
+        if running is Pass.BACKWARD:
+            node = torch._C._current_autograd_node()
+            return self._devices if node is not None and node._sequence_nr() in self._nodes else 1
+        if module is None or not _is_sharded(module.parameters()):
             return 1
-        self._seen |= in_forward
-        return self._devices if self._seen else 1
+        self._nodes.add(next_node_number() - 1)  # that of this operator, which autograd has made already
+        return self._devices
 
 
 def _is_sharded(parameters: Iterable[nn.Parameter]) -> bool:
