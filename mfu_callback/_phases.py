@@ -14,7 +14,7 @@ from mfu_callback.clock import Phase, StepClock
 
 
 def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepped: Callable[[], None]) -> None:
-    """Put brackets around the fetch of a batch, validation, checkpoints, the training step and the optimizers.
+    """Put brackets around loaders' starts, fetches, validation, checkpoints, the training step and the optimizers.
 
     The backward begins and ends, and clipping begins, at hooks of Lightning's.
 
@@ -32,7 +32,11 @@ def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepp
         return lambda function: functools.wraps(function)(clock.during(phase)(function))
 
     brackets.put(_lightning.training_epoch_loop(trainer), _lightning.FETCH, before(Phase.DATA))
-    brackets.put(_lightning.validation_loop(trainer), "run", during(Phase.VALIDATION))
+    # An epoch begins with the start of its loader, which may be a new one, and of its workers.
+    brackets.put(trainer.fit_loop, "setup_data", during(Phase.DATA))
+    brackets.put(_lightning.training_epoch_loop(trainer), "on_run_start", during(Phase.DATA))
+    for method in ("run", "setup_data"):
+        brackets.put(_lightning.validation_loop(trainer), method, during(Phase.VALIDATION))
     brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
     # With manual optimization the backward passes and the optimizers are inside the training step.
     automatic = trainer.lightning_module.automatic_optimization

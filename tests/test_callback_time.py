@@ -17,6 +17,7 @@ class SlowRun(GPTModule):
     def __init__(self, now):
         super().__init__(TINY)
         self.now = now
+        self.hparams.pop("now", None)  # a checkpoint does not take a clock
 
     def training_step(self, batch, batch_idx):
         self.now.seconds += 3.0

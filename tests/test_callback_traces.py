@@ -18,7 +18,7 @@ def marks(trainer, module):
     """Where a bracket or a hook could be left."""
     loop = trainer.fit_loop.epoch_loop
     loops = (loop, loop.val_loop, loop.automatic_optimization, loop.manual_optimization)
-    objects = (trainer, trainer.strategy, *loops, module)
+    objects = (trainer, trainer.fit_loop, trainer._logger_connector, trainer.strategy, *loops, module)
     return (
         [sorted(name for name, value in vars(thing).items() if callable(value)) for thing in objects],
         [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()],

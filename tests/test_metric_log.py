@@ -93,14 +93,3 @@ def test_a_checkpoint_and_early_stopping_can_watch_mfu(tmp_path):
     trainer.fit(GPTModule(TINY), datamodule=tiny_data())
     assert trainer.global_step == 4  # any MFU is above the threshold
     assert 0 < checkpoint.best_model_score.item() < 1
-
-
-def test_barebones_runs_log_nothing_and_are_summed_up():
-    callback = MFUCallback(peak=PEAK, warmup_steps=1)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"))
-    module = GPTModule(TINY)
-    module.log = module.log_dict = lambda *_, **__: None
-    trainer = make_trainer(callback, barebones=True, log_every_n_steps=None, **quiet)
-    trainer.fit(module, datamodule=tiny_data())
-    assert callback.summary.steps == 7
-    assert SPEED not in trainer.callback_metrics
