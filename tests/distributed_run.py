@@ -28,6 +28,8 @@ from mfu_callback import MFUCallback
 
 STEPS = {2: 200, 4: 30}  # by the number of processes; four wait for one another a good deal
 
+LOG_EVERY = 10
+
 
 class Breaking(GPTModule):
     """The GPT, which on one rank or on all of them breaks off in its fifth step."""
@@ -114,6 +116,19 @@ def local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def count_calls(owner: Any, method: str) -> list[None]:
+    """A list that gets an entry for each call of a method of an object."""
+    calls: list[None] = []
+    original = getattr(owner, method)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    setattr(owner, method, counted)
+    return calls
+
+
 def main() -> None:
     """Train and save this rank's weights, metrics, summary and count."""
     directory, words = Path(sys.argv[1]), tuple(sys.argv[2].split("-"))
@@ -125,12 +140,13 @@ def main() -> None:
         devices=processes,
         strategy=STRATEGIES[kind](processes),
         max_steps=STEPS[processes],
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
     )
     if "failing" in words and trainer.global_rank == 1:
         mfu_callback.flops.counter.compiled_calls_watched = lambda *_: 1 / 0
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
+    gathers = count_calls(trainer.strategy, "all_gather")
     trainer.fit(module, datamodule=tiny_data(length=400 * processes))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"}
     summary = callback.summary
@@ -142,6 +158,7 @@ def main() -> None:
         "summary": None if summary is None else (summary.steps, summary.tokens, summary.mfu, summary.tokens_per_sec),
         "flops": None if count is None else (count.forward, count.thop, count.backward, count.recomputed),
         "uncounted": None if count is None else count.uncounted,
+        "gathers": len(gathers),
         "modules": None if modules is None else {row.name: row.flops for row in modules},
     }
     torch.save(ends_with, directory / f"{sys.argv[2]}-{trainer.global_rank}.pt")

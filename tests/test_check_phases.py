@@ -36,8 +36,8 @@ def told(monkeypatch, found, without=0.0, slept=1.0):
         (1.0, 0.0, True),
         (1.019, 0.0, True),
         (1.021, 0.0, False),
-        (0.98, 0.0, True),
-        (0.97, 0.0, False),
+        (0.981, 0.0, True),
+        (0.979, 0.0, False),
         (1.5, 0.5, True),
     ],
 )

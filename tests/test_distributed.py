@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_run import STEPS, TensorParallel
+from distributed_run import LOG_EVERY, STEPS, TensorParallel
 from runs import TINY_FLOPS, train_tiny
 
 from mfu_callback import MFUCallback
@@ -91,6 +91,13 @@ def test_200_steps_end_in_the_weights_of_a_run_without_the_callback(ends, how):
     without = "-".join(word for word in how.split("-") if word not in ("failing", "modules")) + "-without"
     for measured, plain in zip(ends(how), ends(without), strict=True):
         assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in plain["weights"])
+
+
+def test_one_collective_a_logging_step_and_one_at_the_end(ends):
+    for rank in ends("ddp-2"):
+        assert rank["gathers"] == STEPS[2] // LOG_EVERY + 1
+    for rank in ends("ddp-2-without"):
+        assert rank["gathers"] == 0
 
 
 def test_modules_are_told_under_ddp(ends):
