@@ -3,16 +3,21 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_sequence
 
 from mfu_callback import FlopCount
-from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, shape_of
-from mfu_callback.tokens import count_samples
+from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, form_of, shape_of
+from mfu_callback.tokens import count_samples, count_tokens
 
 
 @dataclass
 class Batch:
     ids: torch.Tensor
     name: str
+
+
+def jagged(*lengths):
+    return torch.nested.nested_tensor([torch.zeros(length, 8) for length in lengths], layout=torch.jagged)
 
 
 def count(forward):
@@ -40,6 +45,34 @@ def counts(**arguments):
 def test_batches_are_alike_if_their_tensors_have_the_same_names_and_shapes(one, other, same):
     assert (shape_of(one) == shape_of(other)) is same
     assert (hash(shape_of(one)) == hash(shape_of(other))) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (torch.zeros(2, 3), torch.ones(2, 3), True),
+        (torch.zeros(2, 3), torch.zeros(3, 2), False),
+        (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long), False),
+        ({"a": torch.zeros(2)}, {"b": torch.zeros(2)}, False),
+        ([torch.zeros(2), "x"], [torch.zeros(2), "y"], True),
+        ([torch.zeros(2)], {"0": torch.zeros(2)}, False),
+        (Batch(torch.zeros(2), "x"), Batch(torch.zeros(2), "y"), True),
+        (Batch(torch.zeros(2), "x"), Batch(torch.zeros(3), "x"), False),
+        (pack_sequence([torch.zeros(3), torch.zeros(1)]), pack_sequence([torch.ones(3), torch.ones(1)]), True),
+        (pack_sequence([torch.zeros(3), torch.zeros(1)]), pack_sequence([torch.zeros(2)] * 2), False),
+        (jagged(3, 5), jagged(5, 3), True),
+        (jagged(3, 5), jagged(3, 4), False),
+        (jagged(3, 5), jagged(3, 3, 2), False),
+    ],
+)
+def test_batches_of_one_form_have_the_same_tokens_samples_and_shape(one, other, same):
+    assert (form_of(one) == form_of(other)) is same
+    assert not same or hash(form_of(one)) == hash(form_of(other))
+    assert not same or (count_samples(one), count_tokens(one), shape_of(one)) == (
+        count_samples(other),
+        count_tokens(other),
+        shape_of(other),
+    )
 
 
 def test_a_jagged_batch_has_the_shape_of_its_values():
