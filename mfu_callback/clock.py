@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from itertools import chain, pairwise
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -112,17 +112,11 @@ def timer_for(device: torch.device) -> Timer:
     return HostTimer() if device.type == "cpu" else DeviceTimer(device)
 
 
-# The phases of a step, and the moments at which they began. (Plain types: these are made in every step.)
-Marks = tuple[bytearray, list[Any]]
-
-_FIRST_PHASES = bytes([Phase.OTHER])
-
-
 class StepClock:
     """Splits time into phases without a gap: what belongs to no phase in particular is ``OTHER``.
 
-    On the hot path it takes a stamp and appends it to a list; the arithmetic waits until the device has come to the
-    end of a step.
+    On the hot path it takes a stamp and appends it to a list; the arithmetic waits until many steps are taken, to whose
+    ends the device has come.
 
     Args:
         timer: What stamps the moments.
@@ -139,7 +133,10 @@ class StepClock:
 
     def start(self) -> None:
         """Begin anew; what came before is forgotten."""
-        self._begin_at(self._stamp())
+        # The marks of all steps that were not taken, and where among them the steps end. (Plain lists: the hot path.)
+        self._phases = bytearray([Phase.OTHER])
+        self._stamps = [self._stamp()]
+        self._ends: list[int] = []
 
     def enter(self, phase: Phase) -> None:
         """From now on the time belongs to this phase."""
@@ -156,35 +153,30 @@ class StepClock:
         finally:
             self.enter(before)
 
-    def end_step(self) -> Marks:
-        """The marks since the last call (or the start), with one for this moment; does not wait."""
+    def end_step(self) -> None:
+        """A step is over and the next one begins; does not wait."""
+        self._ends.append(len(self._stamps))
         self.enter(Phase.OTHER)
-        marks = self._phases, self._stamps
-        self._begin_at(self._stamps[-1])
-        return marks
 
-    def is_over(self, marks: Marks) -> bool:
-        """Whether the device has come to the last of these marks; never waits."""
-        _, stamps = marks
-        return self._timer.is_over(stamps[-1])
+    def is_over(self, step: int) -> bool:
+        """Whether the device has come to the end of a step, counted from the first that was not taken; never waits."""
+        return self._timer.is_over(self._stamps[self._ends[step]])
 
-    def seconds(self, steps: Sequence[Marks]) -> np.ndarray:
-        """Seconds of every phase in each of some steps, to whose ends the device has come.
+    def take(self, steps: int) -> np.ndarray:
+        """Take the seconds of every phase in each of the first steps that were not taken; the device has ended them.
 
         Args:
-            steps: The marks of each step.
+            steps: How many.
 
         Returns:
             Of shape (steps, phases).
         """
-        lengths = [len(stamps) for _, stamps in steps]
-        durations = np.zeros(sum(lengths))
-        durations[:-1] = self._timer.durations(list(chain.from_iterable(stamps for _, stamps in steps)))
-        durations[np.cumsum(lengths) - 1] = 0.0  # from the end of a step to the start of the next one
-        phases = np.frombuffer(b"".join(phases for phases, _ in steps), dtype=np.uint8)
-        cells = np.repeat(np.arange(0, len(steps) * len(Phase), len(Phase)), lengths) + phases
-        return np.bincount(cells, durations, minlength=len(steps) * len(Phase)).reshape(len(steps), len(Phase))
-
-    def _begin_at(self, stamp: Any) -> None:
-        self._phases = bytearray(_FIRST_PHASES)
-        self._stamps = [stamp]
+        ends = self._ends[:steps]
+        last = ends[-1]
+        durations = self._timer.durations(self._stamps[: last + 1])
+        # Every mark begins a stretch of its phase, and belongs to the step that ends next.
+        cells = np.repeat(np.arange(0, steps * len(Phase), len(Phase)), np.diff(ends, prepend=0))
+        cells += np.frombuffer(self._phases[:last], dtype=np.uint8)
+        del self._stamps[:last], self._phases[:last]
+        self._ends = [end - last for end in self._ends[steps:]]
+        return np.bincount(cells, durations, minlength=steps * len(Phase)).reshape(steps, len(Phase))

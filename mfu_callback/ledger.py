@@ -7,7 +7,7 @@ from itertools import compress
 
 import numpy as np
 
-from mfu_callback.clock import TRAINING_PHASES, Marks, Phase, StepClock
+from mfu_callback.clock import TRAINING_PHASES, Phase, StepClock
 from mfu_callback.goodput import WallTime
 from mfu_callback.totals import Amounts, Totals, totals_of
 
@@ -19,10 +19,6 @@ _STEP_TIMES_KEPT = 10_000
 _MOST_PENDING = 1_000
 
 
-# A step that the host is through with: its part of the wall time, what was done in it, and its marks.
-_Step = tuple[str, Amounts, Marks]
-
-
 class Ledger:
     """Totals of the steps of one device.
 
@@ -30,7 +26,7 @@ class Ledger:
     steps at once, where a window is read.
 
     Args:
-        clock: What times the steps.
+        clock: What times the steps; they are ended and taken here alone.
         sync: When the device is waited for: at both ends of every "step", only where a "window" is read, or never, its
             "events" being read when it has come to them.
         wall: Takes what is not training.
@@ -41,7 +37,7 @@ class Ledger:
         self._waits_in_steps = sync == "step"
         self._waits_in_windows = sync == "window"
         self._wall = wall
-        self._pending: deque[_Step] = deque()
+        self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host is through with
         self._window = Totals()
         self._run = Totals()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
@@ -58,7 +54,8 @@ class Ledger:
             amounts: What was done in it.
             part: Of the wall time: "training" joins the totals; "warmup", "counting", "sampling" and "rest" do not.
         """
-        self._pending.append((part, amounts, self._clock.end_step()))
+        self._clock.end_step()
+        self._pending.append((part, amounts))
         if self._waits_in_steps:
             self._clock.synchronize()
         if len(self._pending) >= _MOST_PENDING:
@@ -78,20 +75,21 @@ class Ledger:
             wait: Whether to wait for the device to end its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
-        self._pending.append(("rest", Amounts(), self._clock.end_step()))
+        self._clock.end_step()
+        self._pending.append(("rest", Amounts()))
         self._book(wait=wait)
         return self._run + self._window
 
     def _book(self, *, wait: bool) -> None:
         if wait:
             self._clock.synchronize()
-        steps: list[_Step] = []
-        while self._pending and (wait or self._clock.is_over(self._pending[0][-1])):
-            steps.append(self._pending.popleft())
-        if not steps:
+        over = len(self._pending)
+        while over and not self._clock.is_over(over - 1):  # whoever is at the end of one has passed those before it
+            over -= 1
+        if not over:
             return
-        parts, amounts, marks = zip(*steps, strict=True)
-        seconds = self._clock.seconds(marks)
+        parts, amounts = zip(*(self._pending.popleft() for _ in range(over)), strict=True)
+        seconds = self._clock.take(over)
         for part in dict.fromkeys(parts):
             of_part = [other == part for other in parts]
             self._book_part(part, list(compress(amounts, of_part)), seconds[of_part])

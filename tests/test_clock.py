@@ -23,7 +23,8 @@ def clock(now):
 
 
 def end_step(clock):
-    (seconds,) = clock.seconds([clock.end_step()])
+    clock.end_step()
+    (seconds,) = clock.take(1)
     return dict(zip(Phase, seconds.tolist(), strict=True))
 
 
@@ -58,24 +59,20 @@ def test_time_in_no_phase_is_other_and_carries_into_the_next_step(clock, now):
     assert (seconds[Phase.OTHER], seconds[Phase.DATA]) == (0.25, 1.0)
 
 
-def test_the_seconds_of_several_steps_at_once(clock, now):
-    steps = []
-    for forward in (1.0, 2.0):
+def test_the_seconds_of_several_steps_at_once_and_of_the_others_later(clock, now):
+    for forward in (1.0, 2.0, 4.0):
         clock.enter(Phase.FORWARD)
         now.seconds += forward
         clock.enter(Phase.OTHER)
         now.seconds += 0.5
-        steps.append(clock.end_step())
-    now.seconds += 7.0  # between a start and the step that is left out here
-    clock.end_step()
-    clock.enter(Phase.DATA)
-    now.seconds += 3.0
-    steps.append(clock.end_step())
-    seconds = clock.seconds(steps)
-    assert seconds.shape == (3, len(Phase))
-    assert seconds[:, Phase.FORWARD].tolist() == [1.0, 2.0, 0.0]
-    assert seconds[:, Phase.OTHER].tolist() == [0.5, 0.5, 0.0]
-    assert seconds[:, Phase.DATA].tolist() == [0.0, 0.0, 3.0]
+        clock.end_step()
+    first, rest = clock.take(2), clock.take(1)
+    assert (first.shape, rest.shape) == ((2, len(Phase)), (1, len(Phase)))
+    assert [*first[:, Phase.FORWARD], *rest[:, Phase.FORWARD]] == [1.0, 2.0, 4.0]
+    assert [*first[:, Phase.OTHER], *rest[:, Phase.OTHER]] == [0.5, 0.5, 0.5]
+    assert (first.sum(), rest.sum()) == (4.0, 4.5)
+    now.seconds += 8.0
+    assert end_step(clock)[Phase.OTHER] == 8.0
 
 
 def test_a_block_gives_the_time_after_it_back_to_the_phase_before_also_on_an_exception(clock, now):
@@ -142,11 +139,11 @@ def test_on_an_accelerator_the_phases_are_the_devices_own_time_though_the_host_r
     device.launch(30.0)
     clock.enter(Phase.OPTIMIZER)
     device.launch(10.0)
-    marks = clock.end_step()
-    assert (device.waits, clock.is_over(marks)) == (0, False)
+    clock.end_step()
+    assert (device.waits, clock.is_over(0)) == (0, False)
     clock.synchronize()
-    assert (device.waits, clock.is_over(marks)) == (1, True)
-    (seconds,) = clock.seconds([marks])
+    assert (device.waits, clock.is_over(0)) == (1, True)
+    (seconds,) = clock.take(1)
     assert (seconds[Phase.FORWARD], seconds[Phase.OPTIMIZER]) == (0.03, 0.01)
 
 
@@ -164,6 +161,6 @@ def test_a_real_device_reports_the_time_of_a_matmul():
     clock.enter(Phase.FORWARD)
     matrix @ matrix
     clock.enter(Phase.OTHER)
-    marks = clock.end_step()
+    clock.end_step()
     clock.synchronize()
-    assert clock.seconds([marks])[0, Phase.FORWARD] > 0
+    assert clock.take(1)[0, Phase.FORWARD] > 0
