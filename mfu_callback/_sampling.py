@@ -58,9 +58,9 @@ class Sampling:
     def _sample(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         brackets = Brackets()
         brackets.put(self._strategy, "training_step", self._times.around_forward)
-        self._meter.sample()
+        size = self._meter.sample()
         try:
-            with self._times.watching():
+            with self._times.watching(size):
                 return run(*args, **kwargs)
         finally:
             brackets.remove()

@@ -76,7 +76,6 @@ class MFUMeter:
         self._real_tokens: torch.Tensor | None = None
         self._is_new_batch = False
         self._step = Amounts()
-        self._sampled_sizes: list[float] = []  # in FLOPs, of the first batch's
         self._left_out_as: str | None = None
         self.module_times: ModuleTimes | None = None
         self._wall = wall or WallTime()
@@ -109,12 +108,16 @@ class MFUMeter:
         """Whether the warm-up is over."""
         return not self._steps_to_skip
 
-    def sample(self) -> None:
-        """Say that the modules of the micro-batch that was looked at are timed; its step is left out of the totals."""
+    def sample(self) -> float:
+        """Say that the modules of the micro-batch that was looked at are timed; its step is left out of the totals.
+
+        Returns:
+            Its FLOPs over those of the first batch that was counted; NaN where one is unknown.
+        """
         self._left_out_as = self._left_out_as or "sampling"
         first = self.flop_count and self._training_flops(self.flop_count)
         batch = self._batch.flops or self._counted_flops()
-        self._sampled_sizes.append(batch.model / first.model if first else math.nan)
+        return batch.model / first.model if first else math.nan
 
     def counter(self, module: nn.Module) -> FlopCounter:
         """What counts the module's forward and backward in a ``with`` block; the step is left out of the totals.
@@ -236,10 +239,10 @@ class MFUMeter:
         if times is None or not times.batches or not times.is_over():
             return None
         training = None if count is None else self._training_flops(count)
-        size = sum(self._sampled_sizes) / len(self._sampled_sizes)
+        seconds, size = times.seconds()
         is_known = count is not None and training is not None and not math.isnan(size)
         return figures_per_module(
-            times.seconds(),
+            seconds,
             count.per_module if count is not None and is_known else {},
             flops_factor=size * training.model / count.forward if count is not None and training else math.nan,
             peak_flops_per_sec=None if self.peak is None else self.peak.flops_per_sec * self._tensor_parallel,

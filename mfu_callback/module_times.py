@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -35,6 +36,13 @@ class _Mark(NamedTuple):
     stamp: Any
 
 
+class _Batch(NamedTuple):
+    """A batch that was watched."""
+
+    marks: list[_Mark]
+    size: float
+
+
 class ModuleTimes:
     """Splits the time of batches between the modules that run, the innermost ones.
 
@@ -56,14 +64,20 @@ class ModuleTimes:
         self.batches = 0
         self._timer = timer
         self._modules = ModuleStack(root, leave=self._leave, enter=self._enter)
-        self._seen: list[list[_Mark]] = []
+        self._seen: list[_Batch] = []
+        self._size = 1.0
         self._marks: list[_Mark] = []
         self._is_on = False
         self._forget_graph()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Time the modules of one batch, whose forward and backward run in this block."""
+    def watching(self, size: float = 1.0) -> Iterator[None]:
+        """Time the modules of one batch, whose forward and backward run in this block.
+
+        Args:
+            size: Of the batch, in whatever unit; NaN where it is not known.
+        """
+        self._size = size
         with ExitStack() as stack:
             stack.callback(self._end)
             stack.enter_context(compiled_calls_watched(self._enter_compiled, self._leave_compiled))
@@ -86,25 +100,35 @@ class ModuleTimes:
 
         return call
 
-    def seconds(self) -> dict[str, Seconds]:
-        """Mean seconds of a batch by module, in the order of their first run; "" is the root itself.
+    def seconds(self) -> tuple[dict[str, Seconds], float]:
+        """Mean seconds by module of the faster half of the batches, and the mean size of these.
 
-        The device has come to the end of all watched batches.
+        The others may have met something that is not the model's: hooks and kernels that run for the first time,
+        another process. The device has come to the end of all watched batches.
+
+        Returns:
+            The seconds, in the order of the modules' first run, where "" is the root itself; and the size.
         """
+        faster = sorted(self._seen, key=self._seconds_per_size)[: (self.batches + 1) // 2]
         totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for marks in self._seen:
-            durations = self._timer.durations([mark.stamp for mark in marks]).tolist()
-            for mark, seconds in zip(marks, durations, strict=False):  # nothing follows the last
-                if mark.name is not None:
-                    totals[mark.name][mark.is_backward] += seconds
-        return {
-            name: Seconds(forward / self.batches, backward / self.batches)
-            for name, (forward, backward) in totals.items()
-        }
+        for batch in faster:
+            for mark, seconds in self._durations(batch):
+                totals[mark.name or ""][mark.is_backward] += seconds
+        means = {name: Seconds(*(seconds / len(faster) for seconds in both)) for name, both in totals.items()}
+        return means, sum(batch.size for batch in faster) / len(faster)
 
     def is_over(self) -> bool:
         """Whether the device has come to the end of all watched batches; never waits."""
-        return all(self._timer.is_over(marks[-1].stamp) for marks in self._seen)
+        return all(self._timer.is_over(batch.marks[-1].stamp) for batch in self._seen)
+
+    def _seconds_per_size(self, batch: _Batch) -> float:
+        seconds = sum(seconds for _, seconds in self._durations(batch))
+        return seconds if math.isnan(batch.size) else seconds / batch.size
+
+    def _durations(self, batch: _Batch) -> list[tuple[_Mark, float]]:
+        durations = self._timer.durations([mark.stamp for mark in batch.marks]).tolist()
+        # Nothing follows the last mark.
+        return [pair for pair in zip(batch.marks, durations, strict=False) if pair[0].name is not None]
 
     def _mark(self, name: str | None, *, is_backward: bool = False) -> None:
         if not self._is_on:
@@ -118,7 +142,7 @@ class ModuleTimes:
         if self._is_on:
             self._mark(None)
             self._is_on = False
-            self._seen.append(self._marks)
+            self._seen.append(_Batch(self._marks, self._size))
             self.batches += 1
         self._marks = []
         self._forget_graph()

@@ -73,6 +73,11 @@ class Whole(nn.Module):
         return self.head(x)
 
 
+def seconds_of(times):
+    seconds, _ = times.seconds()
+    return seconds
+
+
 def step(model, times, loss_of=torch.sum):
     """A training step whose loss takes 1000 s, and 2000 s in the backward."""
 
@@ -101,14 +106,26 @@ def test_every_second_is_its_modules_in_the_forward_and_in_the_backward():
     for _ in range(2):
         step(model, times)
     assert times.batches == 2
-    assert times.seconds() == EXPECTED
+    assert seconds_of(times) == EXPECTED
+
+
+def test_the_faster_half_of_the_batches_is_told_with_its_own_size():
+    model = Whole()
+    times = ModuleTimes(model, HostTimer(NOW))
+    for size, slowdown in ((2.0, 1.0), (1.0, 9.0), (1.0, 1.0), (3.0, 4.0)):
+        model.head.seconds = size * slowdown * 1e6, 0.0
+        with times.watching(size):
+            times.around_forward(lambda: model(torch.ones(2, 4)).sum())().backward()
+    seconds, size = times.seconds()
+    assert size == 1.5
+    assert seconds["head"].forward == 1.5e6
 
 
 def test_modules_under_a_root_that_is_not_called_are_told_apart_likewise():
     model = nn.ModuleDict({"left": Outer(), "right": Outer()})
     times = ModuleTimes(model, HostTimer(NOW))
     step(lambda x: model["left"](x) * Takes.apply(model["right"](x), 3.0, 4.0), times)
-    assert times.seconds() == {
+    assert seconds_of(times) == {
         "": Seconds(1003.0, 2004.0),
         **{f"{side}{'.' if part else ''}{part}": s for side in ("left", "right") for part, s in BLOCK.items()},
     }
@@ -133,7 +150,7 @@ def test_what_a_checkpoint_runs_again_is_backward_time_of_its_module(reentrant, 
     model = Whole(checkpointed=reentrant)
     times = ModuleTimes(model, HostTimer(NOW))
     step(model, times)
-    assert times.seconds() == EXPECTED | again
+    assert seconds_of(times) == EXPECTED | again
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -165,7 +182,7 @@ def test_compiled_code_is_one_piece_and_keeps_its_graph():
     step(model, times)
     step(model, times)
     assert len(graphs) == 1
-    seconds = times.seconds()
+    seconds = seconds_of(times)
     assert seconds["blocks.1"].forward == 50.0
     assert "blocks.1.inner" not in seconds
     assert (seconds["blocks.0.two"], seconds["head"]) == (EXPECTED["blocks.0.two"], EXPECTED["head"])
@@ -177,7 +194,7 @@ def test_a_graph_that_is_kept_for_longer_and_run_again_later_adds_nothing():
     with times.watching():
         loss = times.around_forward(lambda: model(torch.ones(2, 4)).sum())()
     loss.backward()
-    assert all(own.backward == 0 for own in times.seconds().values())
+    assert all(own.backward == 0 for own in seconds_of(times).values())
 
 
 def test_a_step_that_breaks_off_leaves_no_hook():
