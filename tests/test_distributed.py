@@ -112,10 +112,16 @@ def test_a_count_that_fails_on_one_rank_leaves_mfu_out_on_both_and_hangs_none(en
         assert "throughput/mfu" not in rank["metrics"]
 
 
+def exit_code(done):
+    """Of a process; with or without us, gloo's threads now and then abort one that ends without leaving its group."""
+    aborted = done.returncode == -6 and "terminate called without an active exception" in done.stderr
+    return 1 if aborted else done.returncode
+
+
 @pytest.mark.parametrize("how", ["raising", "interrupted"])
 def test_a_run_that_breaks_off_ends_as_without_the_callback(run, how):
     (with_us, ours), (without_us, theirs) = run(f"ddp-2-{how}"), run(f"ddp-2-{how}-without")
-    assert with_us.returncode == without_us.returncode != 0
+    assert exit_code(with_us) == exit_code(without_us) != 0
     assert ours == theirs == []
     for done in (with_us, without_us):
         assert ("ArithmeticError: broken" in done.stderr) is (how == "raising")
