@@ -10,8 +10,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from mfu_callback.flops.shards import MESH_DIMENSION
@@ -116,23 +119,51 @@ def training_step_arguments(pl_module: LightningModule, batch: Any, batch_idx: i
     return (batch, batch_idx) if takes_index else (batch,)
 
 
-def training_data_source(trainer: Trainer) -> Any:
-    """What the Trainer gets the training loader from: the datamodule, the model, or what was given to ``fit``."""
-    return trainer.fit_loop._data_source.instance
+def data_source(trainer: Trainer, stage: str) -> Any:
+    """Where the Trainer gets the loaders of a stage from: the datamodule, the model, or what it was given."""
+    return (trainer.fit_loop if stage == "fit" else evaluation_loop(trainer, stage))._data_source
 
 
-def batch_size_holders(pl_module: LightningModule) -> list[Any]:
-    """The objects and dicts that ``lightning_setattr`` sets ``batch_size`` on, to put each one's own value back."""
-    return _lightning_get_all_attr_holders(pl_module, "batch_size")
+def validation_source(trainer: Trainer) -> Any:
+    """Where the loaders of the validation inside fit come from; None if there will be none."""
+    return trainer.fit_loop.epoch_loop.val_loop._data_source if trainer.enable_validation else None
 
 
-def rebuild_what_knows_the_batch_size(trainer: Trainer) -> None:
-    """Let the training loader be made anew, and the schedulers that took its length.
+def evaluation_loop(trainer: Trainer, stage: str) -> Any:
+    """The loop of ``validate``, ``test`` or ``predict``; its ``setup_data`` asks for the loaders."""
+    loops = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
+    return loops[stage]
+
+
+def is_sequential(loaders: CombinedLoader) -> bool:
+    """Whether loaders are gone through one after the other."""
+    return loaders._mode == "sequential"
+
+
+def attribute_holders(pl_module: LightningModule, name: str) -> list[Any]:
+    """The objects and dicts that ``lightning_setattr`` sets an attribute on, to put each one's own value back."""
+    return _lightning_get_all_attr_holders(pl_module, name)
+
+
+def call_module_hook(trainer: Trainer, name: str, *arguments: Any) -> None:
+    """Call a hook of the LightningModule as the Trainer's loops do."""
+    call._call_lightning_module_hook(trainer, name, *arguments)
+
+
+def set_up_anew(trainer: Trainer) -> None:
+    """Let the training loader, optimizers and schedulers be made from the batch size of now.
 
     The loader is there before fit only if ``configure_optimizers`` asked for ``estimated_stepping_batches``.
     """
-    if trainer.fit_loop._combined_loader is None:
-        return
-    with isolate_rng():  # making a loader's iterator draws a seed, as it did the first time
-        trainer.fit_loop._combined_loader = None
-        trainer.strategy.setup_optimizers(trainer)
+    trainer.fit_loop._combined_loader = None
+    trainer.strategy.setup_optimizers(trainer)
+
+
+def spawns_processes(trainer: Trainer) -> bool:
+    """Whether the run is handed to new processes, whose objects this one never sees."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def stop_here() -> Exception:
+    """What ends a run from inside without an error, as Lightning's own tuner does."""
+    return _TunerExitException()

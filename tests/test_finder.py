@@ -102,16 +102,30 @@ def test_max_size_is_never_exceeded() -> None:
     finder = BatchSizeFinder(max_size=10)
     fitted(Tabular(), finder)
     assert finder.result is not None
-    assert [trial.size for trial in finder.result.trials] == [2, 4, 8, 10]
+    assert [trial.size for trial in finder.result.trials] == [2, 8, 10]
     assert finder.result.batch_size == 10
 
 
-def test_a_batch_holds_no_more_than_the_data_set() -> None:
-    finder = BatchSizeFinder()
-    model = Tabular()
-    fitted(model, finder)
+def test_a_batch_may_be_larger_than_the_data_set_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    finder, model = BatchSizeFinder(max_size=1000), Tabular()
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        run = fitted(model, finder)
     assert finder.result is not None
-    assert model.batch_size == finder.result.batch_size == 64
+    assert model.batch_size == finder.result.batch_size == 1000
+    assert model.sizes == [64, 64, 64]
+    assert run.global_step == 3
+    assert "has 64 samples only" in caplog.text
+
+
+def test_a_loader_that_drops_what_it_cannot_fill_still_gives_a_batch() -> None:
+    class Model(Tabular):
+        def train_dataloader(self) -> Any:
+            return DataLoader(self.dataset, batch_size=self.batch_size, drop_last=True)
+
+    finder, model = BatchSizeFinder(), Model()
+    run = fitted(model, finder)
+    assert model.batch_size == 64
+    assert run.global_step == 3
 
 
 def test_the_batch_size_of_a_datamodule_is_set() -> None:
@@ -150,7 +164,7 @@ def test_an_empty_data_set_is_named() -> None:
 
     model = Tabular()
     model.dataset = Rows()
-    model.train_dataloader = lambda: DataLoader(model.dataset, batch_size=4)  # type: ignore[method-assign]
+    model.train_dataloader = lambda: DataLoader(model.dataset, batch_size=model.batch_size)  # type: ignore
     with pytest.raises(MisconfigurationException, match="no sample"):
         fitted(model, BatchSizeFinder())
 
@@ -160,14 +174,6 @@ def test_a_missing_batch_size_is_named() -> None:
     del model.batch_size
     with pytest.raises(MisconfigurationException, match="batch_size"):
         fitted(model, BatchSizeFinder())
-
-
-def test_loaders_given_to_fit_are_refused_with_the_remedy() -> None:
-    class Model(Tabular):
-        train_dataloader = LightningModule.train_dataloader
-
-    with pytest.raises(MisconfigurationException, match=r"fit.*train_dataloader"):
-        trainer(BatchSizeFinder()).fit(Model(), DataLoader(Tabular().dataset, batch_size=4))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,10 @@ def test_loaders_given_to_fit_are_refused_with_the_remedy() -> None:
         {"margin": -0.1},
         {"resolution": 1},
         {"resolution": -0.01},
+        {"multiple_of": 0},
+        {"max_seconds": 0},
+        {"objective": "speed"},
+        {"max_size": 4, "multiple_of": 8},
     ],
 )
 def test_wrong_arguments_raise_at_construction_and_are_named(options: dict[str, Any]) -> None:

@@ -1,52 +1,139 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mfu_callback.finder.search import find_largest
+from mfu_callback.finder.search import Outcome, find_largest
+
+sizes = st.integers(1, 3000)
+shares = st.floats(0, 0.9)
 
 
+@dataclass
 class Asked:
-    """Says what fits under a limit, and remembers what it was asked."""
+    """Says what fits under a limit, and remembers what it was asked.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.sizes: list[int] = []
+    A size takes ``base + size`` of what the limit takes, or less where ``told`` makes the peaks lie.
+    """
 
-    def __call__(self, size: int) -> bool:
+    limit: int
+    base: float | None = None
+    lies: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def __call__(self, size: int) -> Outcome:
         self.sizes.append(size)
-        return size <= self.limit
+        return Outcome(fits=size <= self.limit, used=self._used(size))
+
+    def _used(self, size: int) -> float | None:
+        if self.base is None:
+            return None
+        base = self.base * self.limit
+        lie = self.lies[len(self.sizes) % len(self.lies)] if self.lies else 1.0
+        return lie * (base + size) / (base + self.limit + 0.5)
 
 
-@pytest.mark.parametrize("init_size", [1, 2, 3, 7, 64, 300])
-@pytest.mark.parametrize("max_size", [None, 1, 2, 5, 64, 100, 299, 1000])
-def test_every_limit_is_found_exactly_without_a_resolution(init_size: int, max_size: int | None) -> None:
-    for limit in range(1, 301):
-        asked = Asked(limit)
-        found = find_largest(asked, init_size=init_size, max_size=max_size, resolution=0)
-        assert found == min(limit, max_size or limit)
-        assert found in asked.sizes
-        assert found == max_size or found + 1 in asked.sizes
-
-
-@pytest.mark.parametrize("limit", [*range(1, 301), 999, 4321, 44_481, 10**6])
-def test_the_default_resolution_is_one_percent_and_exact_below_a_hundred(limit: int) -> None:
-    asked = Asked(limit)
-    found = find_largest(asked)
+def assert_found(asked: Asked, found: int | None, *, max_size: int | None = None, resolution: float = 0.0) -> None:
+    """The result ran; what is one step above it failed, or is the end."""
+    assert len(set(asked.sizes)) == len(asked.sizes)
+    largest = min(asked.limit, max_size or asked.limit)
     assert found is not None
-    assert found <= limit <= found * 1.01
-    assert found == limit or limit >= 100
     assert found in asked.sizes
+    assert found <= largest <= found + max(0, int(resolution * found) - 1) or found == largest
+
+
+@pytest.mark.parametrize("base", [None, 0.0, 0.1, 3.0], ids="base={}".format)
+@pytest.mark.parametrize("init_size", [1, 2, 64])
+@pytest.mark.parametrize("max_size", [None, 1, 5, 64, 299, 1000])
+def test_every_limit_is_found_exactly_without_a_resolution(
+    init_size: int, max_size: int | None, base: float | None
+) -> None:
+    for limit in range(1, 301):
+        asked = Asked(limit, base)
+        found = find_largest(asked, init_size=init_size, max_size=max_size, resolution=0)
+        assert_found(asked, found, max_size=max_size)
+        assert found == max_size or (found or 0) + 1 in asked.sizes
+
+
+@pytest.mark.parametrize("base", [None, 0.1], ids="base={}".format)
+@pytest.mark.parametrize("limit", [*range(1, 301), 999, 4321, 44_481, 10**6])
+def test_the_default_resolution_is_one_percent_and_exact_below_a_hundred(limit: int, base: float | None) -> None:
+    asked = Asked(limit, base)
+    found = find_largest(asked)
+    assert_found(asked, found, resolution=0.01)
+    assert found == limit or limit >= 100
+
+
+@given(sizes, sizes, st.one_of(st.none(), sizes), st.floats(0, 0.2), st.lists(st.floats(0.2, 5), max_size=7), shares)
+@settings(max_examples=500, deadline=None)
+def test_whatever_the_peaks_say_the_result_ran_and_the_next_failed(
+    limit: int, init_size: int, max_size: int | None, resolution: float, lies: list[float], base: float
+) -> None:
+    asked = Asked(limit, base, lies)
+    found = find_largest(asked, init_size=init_size, max_size=max_size, resolution=resolution)
+    assert_found(asked, found, max_size=max_size, resolution=resolution)
+    assert found == max_size or any((found or 0) < size <= (found or 0) * (1 + resolution) + 1 for size in asked.sizes)
+    assert len(asked.sizes) <= 4 * math.log2(max(limit, init_size) + 1) + 8
+
+
+@given(st.integers(1, 100_000), st.floats(0, 3), st.floats(-0.001, 0.001))
+@settings(max_examples=300, deadline=None)
+def test_where_memory_is_linear_a_few_attempts_are_enough(limit: int, base: float, noise: float) -> None:
+    asked = Asked(limit, base, [1.0, 1.0 + noise, 1.0 - noise])
+    find_largest(asked)
+    assert len(asked.sizes) <= 8
+
+
+@given(st.integers(1, 2000), st.sampled_from([1, 8, 64]))
+@settings(max_examples=200, deadline=None)
+def test_only_multiples_are_asked_for(limit: int, multiple: int) -> None:
+    asked = Asked(limit, 0.2)
+    found = find_largest(asked, multiple_of=multiple, resolution=0)
+    assert all(size % multiple == 0 for size in asked.sizes)
+    assert (found or 0) == limit // multiple * multiple
+
+
+@given(st.integers(1, 50_000), st.floats(0, 5))
+@settings(max_examples=300, deadline=None)
+def test_foretold_sizes_alone_never_fail_where_memory_is_linear(limit: int, base: float) -> None:
+    asked = Asked(limit, base)
+    at_zero = base * limit / (base * limit + limit + 0.5)
+    found = find_largest(asked, init_size=1, foretold_only=True, used_at_zero=at_zero)
+    assert max(asked.sizes) <= limit
+    assert found == max(asked.sizes)
+    assert limit <= (found or 0) * 1.02 + 1
+
+
+def test_sizes_that_are_foretold_need_peaks() -> None:
+    with pytest.raises(ValueError, match="peak at size 2"):
+        find_largest(Asked(10), foretold_only=True)
+
+
+def test_a_size_beyond_the_limit_though_it_was_foretold_is_stepped_back_from() -> None:
+    asked = Asked(100, 0.1, [0.9])  # tells a tenth too little
+    found = find_largest(asked, foretold_only=True, resolution=0)
+    assert found == 100
 
 
 @pytest.mark.parametrize("resolution", [0, 0.01, 0.1])
-def test_no_size_is_asked_for_twice_and_trials_grow_with_the_logarithm(resolution: float) -> None:
+def test_without_peaks_it_doubles_and_bisects(resolution: float) -> None:
     for limit in range(1, 2000):
         asked = Asked(limit)
         find_largest(asked, init_size=1, resolution=resolution)
-        assert len(set(asked.sizes)) == len(asked.sizes)
         assert len(asked.sizes) <= 2 * math.log2(limit) + 2
+
+
+def test_a_guess_saves_attempts_and_a_wrong_one_does_no_harm() -> None:
+    without, right, wrong = Asked(44_481, 0.05), Asked(44_481, 0.05), Asked(44_481, 0.05)
+    found = [find_largest(without), find_largest(right, guess=46_000), find_largest(wrong, guess=5)]
+    assert len(right.sizes) < len(without.sizes)
+    assert len(right.sizes) <= 4
+    assert len(wrong.sizes) <= 8
+    assert all(size is not None and size <= 44_481 < size * 1.01 for size in found)
 
 
 def test_nothing_above_the_largest_size_allowed_is_asked_for() -> None:
@@ -62,9 +149,15 @@ def test_nothing_that_fits_is_none_and_one_was_tried() -> None:
 
 
 def test_nothing_larger_than_a_failure_is_asked_for() -> None:
-    asked = Asked(37)
+    asked = Asked(37, 0.1)
     find_largest(asked)
     failed = math.inf
     for size in asked.sizes:
         assert size < failed
         failed = failed if size <= 37 else size
+
+
+def test_when_time_is_over_the_largest_so_far_is_taken_but_one_must_fit() -> None:
+    asked = Asked(3)
+    assert find_largest(asked, init_size=16, is_over=lambda: True) == 2
+    assert asked.sizes == [16, 8, 4, 2]

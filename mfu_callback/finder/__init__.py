@@ -1,6 +1,9 @@
-"""The largest batch that fits, found before fit."""
+"""The largest batch that fits, found before a run."""
 
-from mfu_callback.finder.callback import BatchSizeFinder, BatchSizeResult
+from mfu_callback.finder.callback import BatchSizeFinder
+from mfu_callback.finder.find_batch_size import find_batch_size
+from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.finder.sweep import SweepPoint
 from mfu_callback.finder.trial import Trial
 
-__all__ = ["BatchSizeFinder", "BatchSizeResult", "Trial"]
+__all__ = ["BatchSizeFinder", "BatchSizeResult", "SweepPoint", "Trial", "find_batch_size"]

@@ -1,58 +1,62 @@
-"""BatchSizeFinder: finds the largest batch before fit."""
+"""BatchSizeFinder: finds the largest, or fastest, batch before a run."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.parsing import lightning_hasattr, lightning_setattr
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mfu_callback import _lightning
-from mfu_callback.finder.limit import MemoryLimit, limit_for
-from mfu_callback.finder.samples import dataset_length, training_loader
-from mfu_callback.finder.search import find_largest
-from mfu_callback.finder.trial import Trial, Trials
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSizeResult:
-    """What the search came to.
-
-    Attributes:
-        batch_size: The largest size that ran, in samples.
-        trials: Every size that was tried, in order.
-    """
-
-    batch_size: int
-    trials: tuple[Trial, ...]
+from mfu_callback._brackets import Brackets
+from mfu_callback.finder.find import Search
+from mfu_callback.finder.isolation import random_state_kept
+from mfu_callback.finder.limit import MemoryLimit
+from mfu_callback.finder.loaders import REMEDY, batch_size_of, flattened
+from mfu_callback.finder.options import Options
+from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.finder.show import show_in_loggers
+from mfu_callback.finder.stage_data import setting_of
 
 
 class BatchSizeFinder(Callback):
-    """Sets ``batch_size`` to the largest that fits in memory, before the first training step.
+    """Sets the batch size to the largest that fits in memory, before the first step of ``fit``.
 
-    Every size is tried by two full training steps: forward, backward, gradient clipping and the optimizer. The size
-    that is set is one that ran. Model, optimizers, schedulers, random state and data are put back afterwards;
-    callbacks and loggers see nothing of the trials.
+    Every size is tried by two full training steps: forward, backward, gradient clipping and the optimizer, with the
+    largest of a sample of the data, and one step of the validation. The size that is set is one that ran, on every
+    process. It is set on the ``batch_size`` of the model, its hparams and the datamodule, or on the loaders that were
+    given to the Trainer; optimizers, schedulers and loaders are then made anew. Model, optimizers, schedulers, random
+    state and data are put back afterwards; callbacks and loggers see nothing of the trials. In ``validate``, ``test``
+    and ``predict`` it does the same with two steps of these.
 
     The limit is real on a CPU too: on Linux, RLIMIT_DATA is lowered around each trial, so that the run's own
-    allocations fail instead of the system ending it. From the search to the end of fit, glibc returns freed memory at
-    once, so that training takes what the trials took; this slows models of very small tensors.
+    allocations fail instead of the system ending it. From the search to the end of the run, glibc returns freed memory
+    at once, so that training takes what the trials took; this slows models of very small tensors.
 
     Args:
-        max_size: No size above this one is tried; nor is one above the number of samples in the data set.
+        max_size: No size above this one is tried; by default 1,048,576, or what the data can fill where the loader
+            drops batches that it cannot.
         margin: The share of the memory to keep free. Trials run without it.
         resolution: How exact the result is: the smallest size that failed is at most this share above it. 0 is exact.
+        objective: "memory" takes the largest size that fits; "throughput" the smallest within 2 % of the best
+            tokens/sec (samples/sec where the batch has no tokens), from a sweep over the sizes that fit.
         budget: Bytes that model, gradients, optimizer state, activations and batch may take above the process's use
-            before them; by default what is free (on a CPU 80 % of it).
+            before them; by default what is free (on a CPU 80 % of it, shared by the processes of the machine).
         init_size: The first size that is tried.
+        multiple_of: Only multiples of this are tried.
+        max_seconds: After this long, the largest size that has run by then is taken.
+        worst_case: A batch that takes as much memory as any of its size, repeated or cut to the size of each trial; or
+            a function from a size to such a batch. By default batches are made of the largest of 64 samples.
+        batch_arg_name: The name of the attribute to set; by default ``batch_size``, or ``train_batch_size`` for fit,
+            ``val_batch_size`` for validate, and so on.
 
     Raises:
         ValueError: If an argument is out of its range.
-        MisconfigurationException: At fit, if there is no ``batch_size`` to set, no loader that is made from it, more
-            than one process, or if not even one sample fits.
+        MisconfigurationException: When it runs, if there is nothing to set, no DataLoader to take samples from, a
+            strategy other than one device, DDP and FSDP2, or if not even the smallest size fits.
 
     Example:
         >>> trainer = Trainer(callbacks=[BatchSizeFinder()])  # doctest: +SKIP
@@ -64,38 +68,69 @@ class BatchSizeFinder(Callback):
         max_size: int | None = None,
         margin: float = 0.05,
         resolution: float = 0.01,
+        objective: str = "memory",
         budget: int | None = None,
         init_size: int = 2,
+        multiple_of: int = 1,
+        max_seconds: float | None = None,
+        worst_case: Any = None,
+        batch_arg_name: str | None = None,
     ) -> None:
         super().__init__()
-        _check_arguments(max_size, margin, resolution, budget, init_size)
         self.result: BatchSizeResult | None = None
-        self._max_size = max_size
-        self._margin = margin
-        self._resolution = resolution
-        self._budget = budget
-        self._init_size = init_size
+        self._options = Options(
+            max_size=max_size,
+            margin=margin,
+            resolution=resolution,
+            objective=objective,
+            budget=budget,
+            init_size=init_size,
+            multiple_of=multiple_of,
+            max_seconds=max_seconds,
+            worst_case=worst_case,
+            batch_arg_name=batch_arg_name,
+        )
+        self._brackets = Brackets()
         self._limit: MemoryLimit | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """In an evaluation, search once the model is on its device, and before the loaders are made."""
+        if stage == "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+
+        def searched(setup_data: Callable[[], None]) -> Callable[[], None]:
+            def search_and_set_up() -> None:
+                self._brackets.remove()
+                self._search(trainer, pl_module, stage)
+                setup_data()
+
+            return search_and_set_up
+
+        self._brackets.put(_lightning.evaluation_loop(trainer, stage), "setup_data", searched)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, and set what was found."""
+        """Search, set what was found, and make anew what was built from another size."""
         if reason := _reason_to_skip(trainer):
             rank_zero_info(f"BatchSizeFinder: skipped, {reason}.")
+            if self.result is None:
+                return
+            setting = setting_of(trainer, pl_module, "fit", self._options.batch_arg_name)
+            setting.put(self.result.batch_size)
         else:
-            _check_run(trainer, pl_module)
-            self.result = self._search(trainer, pl_module)
-        if self.result is not None:
-            lightning_setattr(pl_module, "batch_size", self.result.batch_size)
-            _lightning.rebuild_what_knows_the_batch_size(trainer)
+            self._search(trainer, pl_module, "fit")
+        with random_state_kept():  # making a loader's iterator draws a seed, as it did the first time
+            _lightning.set_up_anew(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that training uses what was found."""
-        used = getattr(trainer.train_dataloader, "batch_size", None)
-        if self.result is not None and used not in (None, self.result.batch_size):
-            raise MisconfigurationException(
-                f"BatchSizeFinder set batch_size={self.result.batch_size}, but train_dataloader() gave batches of"
-                f" {used}. Make the DataLoader in train_dataloader(), with batch_size=self.batch_size."
-            )
+        if self.result is None:
+            return
+        for used in map(batch_size_of, flattened(trainer.train_dataloader)):
+            if used not in (None, self.result.batch_size):
+                raise MisconfigurationException(
+                    f"BatchSizeFinder set a batch size of {self.result.batch_size}, but the loader of the run gives"
+                    f" batches of {used}. Make the DataLoader in train_dataloader() from that attribute, {REMEDY}."
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run that goes on from a checkpoint keeps its size."""
@@ -103,38 +138,26 @@ class BatchSizeFinder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the result of the run that wrote the checkpoint."""
-        trials = tuple(Trial(**trial) for trial in state_dict["trials"])
-        self.result = BatchSizeResult(batch_size=state_dict["batch_size"], trials=trials)
+        if state_dict:
+            self.result = BatchSizeResult.from_state(state_dict)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let the allocator work as before."""
-        self._close_limit()
+        self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the allocator work as before."""
-        self._close_limit()
+        self._close()
 
-    def _search(self, trainer: Trainer, pl_module: LightningModule) -> BatchSizeResult:
-        loader = training_loader(trainer)
-        limit = limit_for(trainer.strategy.root_device, budget=self._budget, margin=self._margin)
-        self._limit = limit
-        trials = Trials(trainer, pl_module, loader, limit)
-        max_size = _smaller(self._max_size, dataset_length(loader) or None)
-        with trials.prepared(warmup_size=min(2, max_size or 2)):
-            rank_zero_info(
-                f"BatchSizeFinder: searching within {limit.describe()}, a margin of {self._margin:.0%} taken"
-                f" off{'' if max_size is None else f', no more than {max_size} samples'}."
-            )
-            size = find_largest(trials.fits, init_size=self._init_size, max_size=max_size, resolution=self._resolution)
-        if size is None:
-            raise MisconfigurationException(
-                f"Not even a batch of 1 fits into {limit.describe()}. Give BatchSizeFinder a larger budget or a smaller"
-                " margin, or train a smaller model."
-            )
-        rank_zero_info(f"BatchSizeFinder: batch_size={size} is the largest that fits, after {len(trials.done)} trials.")
-        return BatchSizeResult(batch_size=size, trials=tuple(trials.done))
+    def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        search = Search(trainer, pl_module, stage, self._options)
+        self._limit = search.limit
+        self.result = None
+        self.result = search.run()
+        show_in_loggers(trainer, self.result)
 
-    def _close_limit(self) -> None:
+    def _close(self) -> None:
+        self._brackets.remove()
         if self._limit is not None:
             self._limit.close()
             self._limit = None
@@ -146,31 +169,3 @@ def _reason_to_skip(trainer: Any) -> str | None:
     if trainer.ckpt_path is not None:
         return "a run that goes on from a checkpoint keeps the batch_size that was found before, if any"
     return None
-
-
-def _check_run(trainer: Trainer, pl_module: LightningModule) -> None:
-    if trainer.world_size > 1:
-        raise MisconfigurationException(
-            f"BatchSizeFinder works with one process, and this run has {trainer.world_size}. Find the size with"
-            " devices=1, then give it as batch_size."
-        )
-    if not lightning_hasattr(pl_module, "batch_size"):
-        raise MisconfigurationException(
-            "BatchSizeFinder sets `batch_size`, and neither the model, its hparams nor the datamodule has one. Give"
-            " one of them a `batch_size` attribute that its train_dataloader() uses."
-        )
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    return min((size for size in (one, other) if size is not None), default=None)
-
-
-def _check_arguments(
-    max_size: int | None, margin: float, resolution: float, budget: int | None, init_size: int
-) -> None:
-    for name, value in (("max_size", max_size), ("budget", budget), ("init_size", init_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value!r} must be at least 1.")
-    for name, share in (("margin", margin), ("resolution", resolution)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}={share!r} must be a share of at least 0 and below 1; 0.05 is 5 %.")

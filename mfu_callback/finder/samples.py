@@ -1,72 +1,130 @@
-"""Batches of any size, made from the training data without iterating the user's loader."""
+"""Batches of any size, made from a few samples of a loader's data set without iterating the loader."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+import numpy as np
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from mfu_callback import _lightning
+from mfu_callback.nested import parts_of, tensors_in
+
+MOST_SAMPLES = 64  # that are looked at for the largest
 
 
-def training_loader(trainer: Trainer) -> DataLoader[Any]:
-    """The loader that the Trainer would ask for.
+class Samples:
+    """A few samples of a loader's data set, drawn once; the loader and its samplers are not touched.
 
-    Args:
-        trainer: A Trainer about to fit.
-
-    Raises:
-        MisconfigurationException: If the loader was given to ``fit``, is not one DataLoader, or makes no batches of
-            its own.
-    """
-    loader = _source(trainer).train_dataloader()
-    if not isinstance(loader, DataLoader):
-        raise MisconfigurationException(
-            f"BatchSizeFinder needs train_dataloader() to return one DataLoader; it returned {type(loader).__name__}."
-            " Set batch_size yourself, and leave the finder out."
-        )
-    if loader.batch_size is None and loader.batch_sampler is None:
-        raise MisconfigurationException(
-            "BatchSizeFinder needs a DataLoader that makes batches; this one has batch_size=None, so that its data set"
-            " makes them. Give the DataLoader a batch_size."
-        )
-    return loader
-
-
-def dataset_length(loader: DataLoader[Any]) -> int | None:
-    """Samples in a loader's data set; None for an iterable one."""
-    return None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
-
-
-def make_batch(loader: DataLoader[Any], size: int) -> Any:
-    """Collate the first samples of a loader's data set, which is repeated where it is short.
+    Where samples differ in size, batches are made of the largest one alone, so that a trial takes what the worst batch
+    of training may take; else of all of them, repeated where they are too few.
 
     Args:
-        loader: Its data set and collate function are used; the loader and its samplers are not touched.
-        size: Samples in the batch.
+        loader: Makes batches from single samples.
 
     Raises:
         MisconfigurationException: If the data set is empty.
     """
-    if isinstance(loader.dataset, IterableDataset):
-        samples = list(islice(loader.dataset, size))
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        samples = list(_draw(loader))
+        if not samples:
+            raise MisconfigurationException(
+                "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
+            )
+        sizes = [_elements(sample) for sample in samples]
+        self.largest_elements = max(sizes)
+        self._samples = [s for s, size in zip(samples, sizes, strict=True) if size == self.largest_elements]
+        self._collate = loader.collate_fn
+
+    def batch(self, size: int) -> Any:
+        """Collate a batch of ``size`` samples."""
+        return self._collate([self._samples[i % len(self._samples)] for i in range(size)])
+
+
+class WorstCase:
+    """The user's own worst batch, brought to any size by repeating and cutting it.
+
+    Args:
+        batch: A batch, every tensor and list of which that is as long as the batch is brought to the size; or a
+            function from a size to a batch.
+
+    Raises:
+        MisconfigurationException: If the batch has no tensor whose first dimension is its size.
+    """
+
+    def __init__(self, batch: Any) -> None:
+        self._make: Callable[[int], Any] = batch if callable(batch) else lambda size: resized(batch, size)
+
+    def batch(self, size: int) -> Any:
+        """The batch at a size."""
+        return self._make(size)
+
+
+def resized(batch: Any, size: int) -> Any:
+    """A batch with every tensor and list that is as long as the batch repeated or cut to ``size``.
+
+    The batch is as long as the first dimension of its first tensor that has one.
+
+    Raises:
+        MisconfigurationException: If it has no such tensor.
+    """
+    length = next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+    if not length:
+        raise MisconfigurationException(
+            "worst_case= is a batch without a tensor whose first dimension tells its size. Give a function from a size"
+            " to a batch instead."
+        )
+    return _resized(batch, length, [i % length for i in range(size)])
+
+
+def _resized(value: Any, length: int, indices: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[torch.tensor(indices)] if value.ndim and len(value) == length else value
+    if isinstance(value, Mapping):
+        items: Any = {key: _resized(part, length, indices) for key, part in value.items()}
+        return type(value)(items)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_resized(part, length, indices) for part in value))
+    if isinstance(value, list) and len(value) == length and not any(isinstance(part, Tensor) for part in value):
+        return [value[index] for index in indices]
+    if isinstance(value, list | tuple):
+        return type(value)(_resized(part, length, indices) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _resized(getattr(value, f.name), length, indices) for f in fields(value) if f.init}
+        return type(value)(**parts)
+    return value
+
+
+def _draw(loader: DataLoader[Any]) -> Iterator[Any]:
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset):
+        yield from islice(dataset, MOST_SAMPLES)
+        return
+    count = min(len(dataset), MOST_SAMPLES)
+    indices = [len(dataset) * i // count for i in range(count)]  # from all over it: it may be sorted by length
+    if getattr(dataset, "__getitems__", None):  # what torch's own fetcher calls where there is one
+        yield from dataset.__getitems__(indices)
     else:
-        samples = [loader.dataset[i] for i in range(min(size, len(loader.dataset)))]  # type: ignore[arg-type]
-    if not samples:
-        raise MisconfigurationException(
-            "BatchSizeFinder found no sample in the training data set. Give it at least one, or leave the finder out."
-        )
-    return loader.collate_fn([samples[i % len(samples)] for i in range(size)])
+        yield from (dataset[index] for index in indices)
 
 
-def _source(trainer: Trainer) -> Any:
-    source = _lightning.training_data_source(trainer)
-    if not isinstance(source, LightningModule | LightningDataModule):
-        raise MisconfigurationException(
-            "BatchSizeFinder cannot change the batch size of a dataloader that was given to fit(). Make it in"
-            " train_dataloader() of the model or of a datamodule, from `self.batch_size`."
-        )
-    return source
+def _elements(sample: Any) -> int:
+    """How large a sample is: numbers in tensors and arrays, characters in texts, pixels of images, one for the rest."""
+    if isinstance(sample, Tensor):
+        return sample.numel()
+    if isinstance(sample, np.ndarray):
+        return sample.size
+    if isinstance(sample, str | bytes):
+        return len(sample)
+    if hasattr(sample, "width") and hasattr(sample, "height"):
+        return int(sample.width * sample.height)
+    parts = parts_of(sample)
+    if parts is None:
+        return len(sample) if isinstance(sample, Sequence) else 1  # a long list of plain numbers
+    return sum(_elements(part) for _, part in parts)

@@ -3,41 +3,187 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+
+_APPROACH = 0.85  # of the way to where a line points that is drawn out far: it may miss, and a failure tells little
+_LEAST_RISE = 0.02  # of what is left of the limit: peaks closer together than this are not told apart from noise
+_LEAP = 25  # times as far again while the peaks hardly rise: a line would rise by half of what is left at most
+_FIRST_LEAP = 4  # to the second size, whose peak makes the line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one size.
+
+    Attributes:
+        fits: Whether it ran within the limit.
+        used: The share of the limit that it took at its peak; None where that cannot be told.
+    """
+
+    fits: bool
+    used: float | None = None
 
 
 def find_largest(
-    fits: Callable[[int], bool], *, init_size: int = 2, max_size: int | None = None, resolution: float = 0.01
+    attempt: Callable[[int], Outcome],
+    *,
+    init_size: int = 2,
+    guess: int | None = None,
+    max_size: int | None = None,
+    multiple_of: int = 1,
+    resolution: float = 0.01,
+    foretold_only: bool = False,
+    used_at_zero: float = 0.0,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> int | None:
-    """Find the largest size that fits by doubling, then bisection.
+    """Find the largest size that fits, from few attempts.
 
-    No size is asked for twice, and what is returned was asked for and fitted.
+    Memory is close to linear in the size, so a line through the peaks of two small sizes foretells the limit: a size
+    there and one above it end the search. Where the line was wrong, or no peak is told, the bracket is halved. No size
+    is asked for twice, and what is returned was asked for and fitted.
 
     Args:
-        fits: Whether a size fits; larger sizes than one that does not fit are never asked for.
+        attempt: Runs a size and says what came of it; larger sizes than one that failed are never asked for.
         init_size: The first size.
+        guess: About how large the result may be, if something foretells it.
         max_size: No size above this one is asked for.
+        multiple_of: Only multiples of this are asked for.
         resolution: The search ends when the smallest size that failed is no more than this share above the largest
             that fitted; below ``1 / resolution`` the result is exact, and with 0 it always is.
+        foretold_only: Ask only for sizes that the peaks foretell to fit. The search then ends where none is left.
+        used_at_zero: The share of the limit that any size takes at least; it helps to foretell from one peak.
+        is_over: Whether to end with the largest size that fitted so far; asked once one has.
 
     Returns:
-        The largest size known to fit, or None if not even 1 does.
+        The largest size known to fit, or None if not even the smallest does.
+
+    Raises:
+        ValueError: If ``foretold_only`` meets a size that fits and whose peak is not told.
 
     Example:
-        >>> find_largest(lambda size: size <= 37)
+        >>> find_largest(lambda size: Outcome(fits=size <= 37))
         37
     """
-    fitted, failed = 0, None
-    size = init_size if max_size is None else min(init_size, max_size)
-    while True:
-        if fits(size):
-            fitted = size
-        else:
-            failed = size
-        if failed is not None and failed - fitted <= max(1, resolution * fitted):
-            return fitted or None
-        if fitted == max_size:
-            return fitted
-        if failed is not None:
-            size = (fitted + failed) // 2
-        else:
-            size = 2 * fitted if max_size is None else min(2 * fitted, max_size)
+    search = _Search(
+        first=max(1, init_size // multiple_of),
+        guess=None if guess is None else guess // multiple_of,
+        most=None if max_size is None else max_size // multiple_of,
+        resolution=resolution,
+        foretold_only=foretold_only,
+        used_at_zero=used_at_zero,
+    )
+    while (size := search.next_size()) is not None:
+        search.add(size, attempt(size * multiple_of))
+        if search.fitted and is_over():
+            break
+    return search.fitted * multiple_of or None
+
+
+class _Search:
+    """The bracket, the peaks seen, and what to ask for next; sizes are in multiples."""
+
+    def __init__(
+        self,
+        *,
+        first: int,
+        guess: int | None,
+        most: int | None,
+        resolution: float,
+        foretold_only: bool,
+        used_at_zero: float,
+    ) -> None:
+        self.fitted = 0
+        self._failed: int | None = None if most is None else most + 1
+        self._first = first if most is None else min(first, most)
+        self._guess = guess
+        self._resolution = resolution
+        self._foretold_only = foretold_only
+        self._used_at_zero = used_at_zero
+        self._peaks: list[tuple[int, float]] = []  # of the sizes that fitted, rising
+        self._has_failed = False
+        self._failures = 0  # since the last that fitted
+        self._steps_up = 0  # that fitted one after the other beyond where the line points: it points too low
+        self._is_stepping = False
+
+    def add(self, size: int, outcome: Outcome) -> None:
+        if not outcome.fits:
+            self._failed, self._has_failed, self._steps_up = size, True, 0
+            self._failures += 1
+            return
+        if outcome.used is not None:
+            self._peaks.append((size, outcome.used))
+        elif self._foretold_only:
+            raise ValueError(f"The peak at size {size} is not known, so that no larger one can be foretold to fit.")
+        self._steps_up = self._steps_up + 1 if self._is_stepping else 0
+        self.fitted, self._failures = size, 0
+
+    def next_size(self) -> int | None:
+        self._is_stepping = False
+        if self._failed is not None and self._failed - self.fitted <= (self._step() if self._has_failed else 1):
+            return None
+        if not self.fitted:
+            return self._first if self._failed is None or self._failed > self._first else self._failed // 2
+        size = self._foretold() if self._foretold_only else self._wanted()
+        if self._failed is not None:
+            size = min(size, self._failed - 1)
+        return size if size > self.fitted else None
+
+    def _step(self) -> int:
+        return max(1, int(self._resolution * self.fitted))
+
+    def _wanted(self) -> int:
+        """The size that promises to narrow the bracket most; it may lie outside of it."""
+        line = self._limit()
+        if line is None:
+            return self._middle() if self._has_failed else self._leap()
+        limit, is_near = line
+        if self._failures > 1 or (self._failures and not is_near):
+            return self._middle()
+        if not is_near:
+            return self.fitted + max(1, int(_APPROACH * (limit - self.fitted)))
+        if self._failures and self._failed is not None:
+            return max(self._failed - self._step(), self.fitted + 1)
+        # A bracket of one step around the limit is what ends the search.
+        aim = int(limit) - self._step() // 2
+        step_up = self.fitted + (self._step() << self._steps_up)
+        self._is_stepping = step_up > aim
+        return max(aim, step_up)
+
+    def _leap(self) -> int:
+        """A larger size, where nothing tells the limit."""
+        if not self._peaks:
+            return 2 * self.fitted
+        if len(self._peaks) > 1:
+            return self.fitted + _LEAP * (self.fitted - self._peaks[-2][0])
+        return max(self.fitted + 1, _FIRST_LEAP * self.fitted if self._guess is None else int(_APPROACH * self._guess))
+
+    def _middle(self) -> int:
+        assert self._failed is not None
+        return (self.fitted + self._failed) // 2
+
+    def _foretold(self) -> int:
+        """The largest size that the peaks foretell to fit, approached from below."""
+        if self._failures:
+            return self._middle()
+        line = self._limit()
+        if line is None:
+            return self._foretold_by_one_peak()
+        limit, is_near = line
+        return int(limit) - self._step() // 2 if is_near else self.fitted + int(_APPROACH * (limit - self.fitted))
+
+    def _foretold_by_one_peak(self) -> int:
+        size, used = self._peaks[-1]
+        per_size = (used - self._used_at_zero) / size
+        return min(size + int((1 - used) / per_size), _LEAP * size) if per_size > 0 else _LEAP * size
+
+    def _limit(self) -> tuple[float, bool] | None:
+        """Where a line through two peaks meets the limit, and whether that is near: no further than they are apart."""
+        if not self._peaks:
+            return None
+        size, used = self._peaks[-1]
+        below = [(s, u) for s, u in self._peaks if u < used - _LEAST_RISE * max(0.0, 1 - used)]
+        if not below:
+            return None
+        other_size, other_used = below[-1]
+        distance = (1 - used) * (size - other_size) / (used - other_used)
+        return size + distance, distance <= size - other_size

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import Dataset
 
 Undo = Callable[[], None]
 
@@ -20,15 +26,17 @@ class Snapshot:
     """The state of some objects, put back in place: every object stays the same one.
 
     Deep roots (modules, optimizers, schedulers, scalers) are followed into their attributes, containers, tensors with
-    their gradients, and random generators. Of shallow ones (data sets, loaders) the attributes, the containers and
-    generators among them are kept, but no tensor: their data may be larger than memory, and training reads it only.
+    their gradients, random generators, and objects of the user's own classes. Of shallow ones (data sets, loaders) the
+    attributes, and the containers, generators and iterators among them, are kept, but no tensor: their data may be
+    larger than memory, and training reads it only.
 
     Args:
-        deep: Objects that training steps change.
+        deep: Objects that steps change.
         shallow: Objects that are asked for batches.
     """
 
-    def __init__(self, deep: Iterable[Any], shallow: Iterable[Any] = ()) -> None:
+    def __init__(self, deep: Iterable[Any] = (), shallow: Iterable[Any] = ()) -> None:
+        self.lost: list[str] = []  # iterators that cannot be rewound
         self._undo: list[Undo] = []
         self._seen: dict[int, Any] = {}  # holding the objects keeps their ids from being used again
         shallow = list(shallow)
@@ -50,35 +58,77 @@ class Snapshot:
         if id(value) in self._seen:
             return ()
         self._seen[id(value)] = value
+        if isinstance(value, Dataset):
+            self._keep_shallow(value)
+            return ()
         for kinds, keep in _RULES:
             if isinstance(value, kinds):
                 undo, held = keep(value)
                 self._undo.append(undo)
                 return list(held)
-        return value if isinstance(value, tuple) else ()
+        if isinstance(value, tuple):
+            return value
+        return (vars(value),) if _is_of_a_class_of_the_users(value) else ()
 
     def _keep_shallow(self, root: Any) -> None:
-        attributes = getattr(root, "__dict__", {})
+        attributes = root if isinstance(root, dict) else getattr(root, "__dict__", {})
         for value in (attributes, *attributes.values()):
             if isinstance(value, _SHALLOW):
                 self._keep(value)
+        for name, value in attributes.items():
+            if isinstance(value, Iterator):
+                self._keep_iterator(attributes, name, value, f"{type(root).__name__}.{name}")
+
+    def _keep_iterator(self, attributes: dict[str, Any], name: str, iterator: Iterator[Any], where: str) -> None:
+        if hasattr(iterator, "seekable") and iterator.seekable():
+            position = iterator.tell()  # type: ignore[attr-defined]
+            self._undo.append(lambda: iterator.seek(position))  # type: ignore[attr-defined]
+        elif isinstance(iterator, _COPYABLE):
+            kept = copy(iterator)
+            self._undo.append(lambda: attributes.update({name: copy(kept)}))
+        else:
+            self.lost.append(where)
 
 
-def training_state(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
-    """All that a training step may change: model, optimizers, schedulers, precision plugin."""
+def state_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """All that a step may change: model, optimizers, schedulers, precision plugin."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return [pl_module, *trainer.optimizers, *schedulers, trainer.precision_plugin]
 
 
+def holders_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """What opening the loaders at another batch size may change: model, datamodule, and their hparams."""
+    owners: list[Any] = [pl_module, *filter(None, [trainer.datamodule])]  # type: ignore[attr-defined]
+    return [*owners, *(owner.hparams for owner in owners)]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that is shared out over several."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_of_a_class_of_the_users(value: Any) -> bool:
+    # Objects of libraries may be connected to the world outside: turning their attributes back could break them.
+    if isinstance(value, type | ModuleType | FunctionType | MethodType) or not hasattr(value, "__dict__"):
+        return False
+    name = type(value).__module__
+    if name.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return False
+    path = getattr(sys.modules.get(name), "__file__", None) or ""
+    return not {"site-packages", "dist-packages"} & set(Path(path).parts)
+
+
 def _keep_tensor(tensor: Tensor) -> tuple[Undo, Iterable[Any]]:
-    values = tensor.detach().to("cpu", copy=True)
+    with torch.no_grad():
+        values = local(tensor.detach()).to("cpu", copy=True)
     gradient = tensor.grad if tensor.is_leaf else None
     requires_grad = tensor.requires_grad
 
     def undo() -> None:
         # Writing only what changed spares tensors that cannot be written, such as expanded ones.
-        if tensor.layout is not torch.strided or not torch.equal(tensor, values.to(tensor.device)):
-            tensor.copy_(values)
+        now = local(tensor.detach())
+        if now.layout is not torch.strided or not torch.equal(now, values.to(now.device)):
+            now.copy_(values)
         if tensor.is_leaf:
             tensor.grad = gradient
             tensor.requires_grad_(requires_grad)
@@ -179,4 +229,6 @@ _RULES: tuple[tuple[Any, Any], ...] = (
         _keep_attributes,
     ),
 )
+_ITERATED: tuple[Iterable[Any], ...] = ([], (), range(0), "", b"", {}, {}.values(), {}.items(), set())
+_COPYABLE = tuple(type(iter(kind)) for kind in _ITERATED)
 _SHALLOW = (dict, list, deque, set, *(kind for kind, _ in _GENERATORS))

@@ -1,33 +1,26 @@
-"""One trial: two full training steps at one batch size, under the limit."""
+"""Trials: steps at one batch size under the limit, after which everything is as before."""
 
 from __future__ import annotations
 
-import gc
-import random
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.parsing import lightning_setattr
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from mfu_callback import _lightning
-from mfu_callback.finder.limit import MemoryLimit, is_out_of_memory
-from mfu_callback.finder.samples import make_batch
-from mfu_callback.finder.snapshot import Snapshot, training_state
-
-_STEPS = 2  # the optimizer's state is there from the second on
-_MOST_MANUAL_STEPS = 64  # of manual optimization, until every optimizer has stepped
+from mfu_callback.clock import Timer
+from mfu_callback.finder.isolation import quick_collections, random_state_kept, unseen
+from mfu_callback.finder.limit import MemoryLimit
+from mfu_callback.finder.out_of_memory import is_out_of_memory
+from mfu_callback.finder.ranks import Ranks, Verdict
+from mfu_callback.finder.search import Outcome
+from mfu_callback.finder.snapshot import Snapshot, holders_of, local, state_of
+from mfu_callback.finder.stage_data import StageData
+from mfu_callback.finder.steps import steps_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,176 +28,185 @@ class Trial:
     """What came of one batch size.
 
     Attributes:
-        size: Samples in the batch.
-        fits: Whether two training steps ran within the limit.
+        size: Samples in the batch of one process.
+        fits: Whether its steps ran within the limit, on every process.
         seconds: How long they took.
-        peak_bytes: The most memory that they took, model included; None where it cannot be told.
+        peak_bytes: The most memory that they took on this process, model included; None where it cannot be told.
+        why: What says so: "ran", or what ran out of memory.
     """
 
     size: int
     fits: bool
     seconds: float
     peak_bytes: int | None
+    why: str
 
 
 class Trials:
     """Runs trials on a model and leaves no trace of them.
 
     Args:
-        trainer: A Trainer about to fit; optimizers exist and the model is on its device.
+        trainer: A Trainer whose strategy is set up: optimizers exist and the model is on its device.
         pl_module: The model.
-        loader: Whose data set and collate function make the batches; it is never iterated.
         limit: The memory that a trial may take.
+        ranks: The processes that try together.
+        open_data: Opens the loaders; called once everything that this may change is kept.
+        warmup_size: The size of the first steps.
+        tell: Is told every trial.
     """
 
     def __init__(
-        self, trainer: Trainer, pl_module: LightningModule, loader: DataLoader[Any], limit: MemoryLimit
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        limit: MemoryLimit,
+        ranks: Ranks,
+        open_data: Callable[[], StageData],
+        warmup_size: int,
+        tell: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
+        self.seconds = 0.0  # the same on every process
         self._trainer: Any = trainer
         self._pl_module = pl_module
-        self._loader = loader
         self._limit = limit
+        self._ranks = ranks
+        self._open_data = open_data
+        self._warmup_size = warmup_size
+        self._tell = tell
 
     @contextmanager
-    def prepared(self, warmup_size: int) -> Iterator[None]:
+    def prepared(self) -> Iterator[StageData]:
         """A context for trials: they run unseen by callbacks and loggers, and everything is put back after it.
 
         What only the first steps of a process take (lazy imports, threads, kernels) is taken first, without a limit:
         under one it would fail half-way and break the process.
         """
-        with _unseen(self._trainer), _random_state_kept(), _quick_collections(), torch.enable_grad():
-            self._snapshot = self._take_snapshot()
+        with unseen(self._trainer), random_state_kept(), quick_collections(), torch.enable_grad():
+            self._snapshots = [Snapshot(shallow=holders_of(self._trainer, self._pl_module))]
             try:
-                self._steps(self._batch(warmup_size))
-                self._clean_up()
-                self._limit.calibrate(_cpu_bytes(self._pl_module))
-                yield
+                yield self._prepare()
             finally:
                 self._clean_up()
 
-    def fits(self, size: int) -> bool:
-        """Run one trial and keep what came of it."""
-        start = perf_counter()
-        fits = self._attempt(size)
-        seconds = perf_counter() - start
-        self.done.append(Trial(size=size, fits=fits, seconds=seconds, peak_bytes=self._limit.peak_bytes()))
-        self._clean_up()
-        return fits
+    @property
+    def lost(self) -> list[str]:
+        """The iterators of data sets that were asked for samples and cannot be rewound."""
+        return self._snapshots[-1].lost
 
-    def _attempt(self, size: int) -> bool:
+    @property
+    def used_at_zero(self) -> float:
+        """The share of the limit that parameters and gradients take, whatever the size."""
+        limit_bytes = self._limit.limit_bytes()
+        tensors = [local(parameter) for parameter in self._pl_module.parameters()]
+        own = sum(tensor.nbytes * (2 if tensor.requires_grad else 1) for tensor in tensors)
+        return min(1.0, own / limit_bytes) if limit_bytes else 0.0
+
+    def attempt(self, size: int) -> Outcome:
+        """Run one trial and keep what came of it.
+
+        Raises:
+            RuntimeError: If it broke in another process; an error in this one passes through.
+        """
+        why, verdict = self._run(size, self._limit.enforced)
+        self.seconds += verdict.seconds
+        peak_bytes = self._limit.peak_bytes()
+        trial = Trial(size=size, fits=verdict.fits, seconds=verdict.seconds, peak_bytes=peak_bytes, why=why)
+        self.done.append(trial)
+        self._tell(trial)
+        return Outcome(fits=verdict.fits, used=verdict.used)
+
+    def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
+        """Seconds of each of some steps at a size that is known to fit, on the slowest process."""
+        mine: list[float] = []
+
+        def run() -> None:
+            self._data.put(size)
+            with self._undisturbed():
+                mine.extend(self._steps.timed(self._data.batches(size), timer, count))
+
+        self._all(run, f"broke while a batch of {size} was timed")
+        return [self._ranks.agree(fits=True, used=None, seconds=seconds).seconds for seconds in mine]
+
+    def look_at(self, size: int, counter: AbstractContextManager[Any]) -> Any:
+        """Run one forward pass inside a counter and return its batch."""
+        seen: list[Any] = []
+
+        def run() -> None:
+            self._data.put(size)
+            seen.append(self._data.batches(size)[0])
+            with self._undisturbed(), counter:
+                self._steps.forward(seen[0])
+
+        self._all(run, f"broke while the FLOPs of a batch of {size} were counted")
+        return seen[0]
+
+    def _all(self, run: Callable[[], None], what: str) -> None:
+        with self._ranks.all_or_none(what):
+            try:
+                run()
+            finally:
+                self._clean_up()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
+            setattr(self._pl_module, name, _do_nothing)
+        with self._ranks.apart():
+            yield
+
+    def _prepare(self) -> StageData:
+        data = self._data = self._open_data()
+        self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
+        data.draw()
+        self._steps = steps_of(self._trainer, self._pl_module, data)
+        for size in range(self._warmup_size, 0, -1):
+            if self._run(size, nullcontext)[1].fits:
+                break
+        with self._ranks.all_or_none("could not find its memory limit"):
+            self._limit.calibrate(own_bytes=_cpu_bytes(self._pl_module), held_bytes=self._ranks.held_bytes)
+        return data
+
+    def _run(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> tuple[str, Verdict]:
+        """Why a size fits or not, and what all processes say of it."""
+        start = perf_counter()
+        why: str | None = None
+        with self._ranks.all_or_none(f"broke in the trial of {size} samples"):
+            why = self._why_not(size, limited)
+            self._clean_up()
+        verdict = self._ranks.agree(fits=why is None, used=self._used(), seconds=perf_counter() - start)
+        return why or ("ran" if verdict.fits else "did not fit in another process"), verdict
+
+    def _why_not(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> str | None:
         try:
-            batch = self._batch(size)
-            with self._limit.enforced():
-                self._steps(batch)
+            with self._ranks.failing_together(size):
+                self._run_steps(size, limited)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # the frames hold on to the tensors
-            return False
-        return True
+            return _first_line(error)
+        return None
+
+    def _run_steps(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> None:
+        self._data.put(size)
+        batches, validation = self._data.batches(size), self._data.validation_batches(size)
+        with self._undisturbed(), limited():
+            self._steps.run(batches, validation)
+
+    def _used(self) -> float | None:
+        limit_bytes, peak_bytes = self._limit.limit_bytes(), self._limit.peak_bytes()
+        return None if peak_bytes is None or not limit_bytes else peak_bytes / limit_bytes
 
     def _clean_up(self) -> None:
-        self._snapshot.restore()
+        for snapshot in reversed(self._snapshots):
+            snapshot.restore()
         self._limit.free()
 
-    def _take_snapshot(self) -> Snapshot:
-        loader = self._loader
-        asked = [loader, loader.dataset, loader.sampler, loader.batch_sampler, self._trainer.datamodule]
-        holders = _lightning.batch_size_holders(self._pl_module)
-        return Snapshot(
-            [*training_state(self._trainer, self._pl_module), *(h for h in holders if isinstance(h, dict))], asked
-        )
 
-    def _batch(self, size: int) -> Any:
-        lightning_setattr(self._pl_module, "batch_size", size)
-        return make_batch(self._loader, size)
-
-    def _steps(self, batch: Any) -> None:
-        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
-            setattr(self._pl_module, name, _do_nothing)
-        batch = _lightning.move_batch(self._trainer, batch)
-        if self._pl_module.automatic_optimization:
-            self._automatic_steps(batch)
-        else:
-            self._manual_steps(batch)
-
-    def _automatic_steps(self, batch: Any) -> None:
-        micro_batches = self._trainer.accumulate_grad_batches
-        for step in range(_STEPS):
-            for index in sorted({0, micro_batches - 1}):  # those between take no more than the last
-                self._micro_batch(batch, step * micro_batches + index, is_last=index == micro_batches - 1)
-
-    def _manual_steps(self, batch: Any) -> None:
-        # The module steps its optimizers when it wants to: often after some micro-batches of its own.
-        stepped: set[Any] = set()
-        for optimizer in self._trainer.optimizers:
-            optimizer.register_step_post_hook(lambda optimizer, *_: stepped.add(optimizer))  # undone by the snapshot
-        for batch_idx in range(_MOST_MANUAL_STEPS):
-            self._training_step(batch, batch_idx)
-            if batch_idx + 1 >= _STEPS and len(stepped) == len(self._trainer.optimizers):
-                return
-
-    def _micro_batch(self, batch: Any, batch_idx: int, *, is_last: bool) -> None:
-        module = self._pl_module
-        optimizer: Any = module.optimizers(use_pl_optimizer=True)
-        closure = partial(self._forward_backward, batch, batch_idx, optimizer)
-        if is_last:
-            module.optimizer_step(self._trainer.current_epoch, batch_idx, optimizer, closure)
-        else:
-            closure()
-
-    @torch.enable_grad()
-    def _forward_backward(self, batch: Any, batch_idx: int, optimizer: Any) -> Tensor | None:
-        output = self._training_step(batch, batch_idx)
-        # The last step's gradients live until after the forward pass, as in training: both take memory at once.
-        if batch_idx % self._trainer.accumulate_grad_batches == 0:
-            self._pl_module.on_before_zero_grad(optimizer)
-            self._pl_module.optimizer_zero_grad(self._trainer.current_epoch, batch_idx, optimizer)
-        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
-        if loss is None:
-            return None
-        loss = loss / self._trainer.accumulate_grad_batches
-        self._trainer.strategy.backward(loss, optimizer)
-        return loss.detach()
-
-    def _training_step(self, batch: Any, batch_idx: int) -> Any:
-        arguments = _lightning.training_step_arguments(self._pl_module, batch, batch_idx)
-        return self._trainer.strategy.training_step(*arguments)
-
-
-@contextmanager
-def _unseen(trainer: Any) -> Iterator[None]:
-    """Take callbacks, loggers and the profiler away from a Trainer."""
-    callbacks, loggers, profiler = trainer.callbacks, trainer.loggers, trainer.profiler
-    trainer.callbacks, trainer.profiler = [], PassThroughProfiler()
-    trainer.loggers = [DummyLogger() for _ in loggers]
-    try:
-        yield
-    finally:
-        trainer.callbacks, trainer.loggers, trainer.profiler = callbacks, loggers, profiler
-
-
-@contextmanager
-def _quick_collections() -> Iterator[None]:
-    # Each trial ends with a full collection, of which what was there before takes the most time: a fifth of a second.
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    # Lightning's isolate_rng puts nothing back after an exception.
-    python, array = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(array)
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
@@ -212,5 +214,5 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def _cpu_bytes(pl_module: LightningModule) -> int:
-    tensors = {id(t): t for t in (*pl_module.parameters(), *pl_module.buffers()) if t.device.type == "cpu"}
-    return sum(tensor.nbytes for tensor in tensors.values())
+    tensors = {id(t): local(t) for t in (*pl_module.parameters(), *pl_module.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values() if tensor.device.type == "cpu")

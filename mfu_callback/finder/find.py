@@ -1,0 +1,179 @@
+"""One search, from the loaders to the result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from rich.console import Console
+
+from mfu_callback.clock import timer_for
+from mfu_callback.finder.limit import MemoryLimit, limit_for
+from mfu_callback.finder.options import Options
+from mfu_callback.finder.progress import SearchProgress
+from mfu_callback.finder.ranks import Ranks
+from mfu_callback.finder.rate import Rates
+from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.finder.samples import MOST_SAMPLES
+from mfu_callback.finder.search import find_largest
+from mfu_callback.finder.stage_data import StageData
+from mfu_callback.finder.sweep import SweepPoint, sizes_up_to, smallest_as_fast, step_times
+from mfu_callback.finder.trial import Trials
+
+_STEPS_PER_TURN = 3  # of a sweep
+
+
+class Search:
+    """A search for the batch size of one stage.
+
+    Args:
+        trainer: A Trainer whose strategy is set up, and which has not yet made the loaders of the stage.
+        pl_module: The model.
+        stage: "fit", "validate", "test" or "predict".
+        options: What is asked for.
+        must_set: Whether it is an error if the batch size cannot be set.
+    """
+
+    def __init__(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str, options: Options, *, must_set: bool = True
+    ) -> None:
+        self._trainer: Any = trainer
+        self._pl_module = pl_module
+        self._stage = stage
+        self._options = options
+        self._must_set = must_set
+        self._ranks = Ranks(trainer, pl_module)
+        self._progress = SearchProgress(_console(trainer))
+        self.limit: MemoryLimit = limit_for(
+            trainer.strategy.root_device,
+            budget=options.budget,
+            margin=options.margin,
+            processes=trainer.num_devices,
+            may_fail=not self._ranks.step_together,
+        )
+        self._trials = Trials(
+            trainer,
+            pl_module,
+            self.limit,
+            self._ranks,
+            self._open_data,
+            warmup_size=min(2, options.largest(None)),
+            tell=self._progress.tell,
+        )
+
+    def run(self) -> BatchSizeResult:
+        """Search, put everything back, and set what was found.
+
+        Raises:
+            MisconfigurationException: If not even the smallest size fits, or there is nothing to set.
+        """
+        with self._progress.shown(), self._trials.prepared() as data:
+            most = self._most(data)
+            self._tell_start(data, most)
+            largest = self._largest(most)
+            sweep = self._sweep(largest) if self._options.objective == "throughput" else ()
+        size = smallest_as_fast(sweep) if sweep else largest
+        data.put(size)
+        result = BatchSizeResult(
+            batch_size=size, trials=tuple(self._trials.done), sweep=sweep, limit=self.limit.describe()
+        )
+        self._tell_end(data, result, largest)
+        return result
+
+    def _open_data(self) -> StageData:
+        return StageData(
+            self._trainer,
+            self._pl_module,
+            self._stage,
+            attribute=self._options.batch_arg_name,
+            worst_case=self._options.worst_case,
+            must_set=self._must_set,
+        )
+
+    def _most(self, data: StageData) -> int:
+        length = data.length
+        most_in_data = None
+        if data.drops_last and length is not None:  # a larger batch would never come
+            most_in_data = max(1, length // self._trainer.world_size)
+        return self._options.largest(most_in_data)
+
+    def _largest(self, most: int) -> int:
+        options = self._options
+        largest = find_largest(
+            self._trials.attempt,
+            init_size=options.init_size,
+            max_size=most,
+            multiple_of=options.multiple_of,
+            resolution=options.resolution,
+            foretold_only=not self.limit.is_enforced,
+            used_at_zero=self._trials.used_at_zero,
+            is_over=self._is_over,
+        )
+        if largest is None:
+            smallest = min(trial.size for trial in self._trials.done)
+            raise MisconfigurationException(
+                f"Not even a batch of {smallest} fits into {self.limit.describe()}. Give BatchSizeFinder a larger"
+                " budget or a smaller margin, or train a smaller model."
+            )
+        return largest
+
+    def _is_over(self) -> bool:
+        return self._options.max_seconds is not None and self._trials.seconds >= self._options.max_seconds
+
+    def _sweep(self, largest: int) -> tuple[SweepPoint, ...]:
+        self._progress.doing("timing the sizes that fit")
+        timer = timer_for(self._trainer.strategy.root_device)
+        sizes = sizes_up_to(largest, multiple_of=self._options.multiple_of)
+        rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
+        for size in sizes:  # their memory too, and never a size that did not run
+            if size not in {trial.size for trial in self._trials.done}:
+                self._trials.attempt(size)
+        peaks = {trial.size: trial.peak_bytes for trial in self._trials.done if trial.fits}
+        times = step_times(self._time_steps(timer), [s for s in sizes if s in peaks], is_over=self._is_over)
+        return tuple(self._point(rates, size, seconds, peaks[size]) for size, seconds in times.items())
+
+    def _time_steps(self, timer: Any) -> Callable[[int], list[float]]:
+        return lambda size: self._trials.time_steps(size, timer, _STEPS_PER_TURN)
+
+    def _point(self, rates: Rates, size: int, seconds: float, peak_bytes: int | None) -> SweepPoint:
+        counter = rates.counter()
+        batch = self._trials.look_at(size, counter)
+        flops = counter.result().forward
+        return rates.point(size, batch=batch, step_time_sec=seconds, forward_flops=flops, peak_bytes=peak_bytes)
+
+    def _tell_start(self, data: StageData, most: int) -> None:
+        rank_zero_info(
+            f"BatchSizeFinder: searching within {self.limit.describe()}, a margin of {self._options.margin:.0%} taken"
+            f" off, no more than {most:,} samples."
+        )
+        if self._trials.lost:
+            rank_zero_warn(
+                f"BatchSizeFinder took up to {MOST_SAMPLES} samples from {', '.join(self._trials.lost)}, which cannot"
+                " be rewound: the run does not see them. Give worst_case= a batch, or make the iterator in __iter__."
+            )
+
+    def _tell_end(self, data: StageData, result: BatchSizeResult, largest: int) -> None:
+        chosen = "" if result.batch_size == largest else f"; the largest that fits is {largest:,}"
+        what = "the largest that fits" if not result.sweep else "the smallest that is as fast as any"
+        rank_zero_info(
+            f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen}, after {len(result.trials)} trials."
+            + (" It was not set anywhere." if data.setting is None else "")
+        )
+        length = data.length
+        if length is not None and result.batch_size * self._ranks.count > length:
+            rank_zero_info(
+                f"BatchSizeFinder: the data set has {length:,} samples only; the trials repeated them, and the run's"
+                " batches will hold no more than there are."
+            )
+        if result.sweep and self._trainer.is_global_zero:
+            Console().print(result.sweep_table())
+
+
+def _console(trainer: Any) -> Console | None:
+    """Where to show progress: on the standard error of a run that shows progress itself."""
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    return Console(file=sys.stderr) if shown else None

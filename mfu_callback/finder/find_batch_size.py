@@ -1,0 +1,107 @@
+"""find_batch_size: the search as a function, before anything is built from the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mfu_callback import _lightning
+from mfu_callback.finder.callback import BatchSizeFinder
+from mfu_callback.finder.find import Search
+from mfu_callback.finder.isolation import random_state_kept
+from mfu_callback.finder.loaders import NAMES
+from mfu_callback.finder.result import BatchSizeResult
+
+
+def find_batch_size(
+    trainer: Trainer,
+    model: LightningModule,
+    train_dataloaders: Any = None,
+    val_dataloaders: Any = None,
+    dataloaders: Any = None,
+    datamodule: LightningDataModule | None = None,
+    *,
+    method: str = "fit",
+    **options: Any,
+) -> BatchSizeResult:
+    """Find the batch size that a run could take, without running it.
+
+    The Trainer sets the model up as it would for the run, and every trial is put back. What is found is set wherever
+    it can be (`BatchSizeFinder`), and returned for whatever else is built from it. The Trainer's callbacks and loggers
+    see nothing of it. On a CPU, glibc's thresholds stay as the trials had them (see the log), so that the run takes
+    what they took.
+
+    Args:
+        trainer: The Trainer of the run.
+        model: The model.
+        train_dataloaders: As for ``fit``.
+        val_dataloaders: As for ``fit``.
+        dataloaders: As for ``validate``, ``test`` and ``predict``.
+        datamodule: As for the Trainer's methods.
+        method: "fit", "validate", "test" or "predict".
+        options: Those of `BatchSizeFinder`.
+
+    Returns:
+        The size and the trials.
+
+    Raises:
+        ValueError: If the method or an option is not one of these.
+        MisconfigurationException: If not even the smallest size fits, the Trainer is a fast_dev_run, or its strategy
+            starts processes whose memory this one does not see (ddp_spawn).
+
+    Example:
+        >>> size = find_batch_size(trainer, model, datamodule=data).batch_size  # doctest: +SKIP
+    """
+    if method not in NAMES:
+        raise ValueError(f"method={method!r} is not known. Use one of {tuple(NAMES)}.")
+    _check(trainer)
+    finder = _FindAndStop(**options)
+    if method == "fit":
+        given = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
+    else:
+        given = {"dataloaders": dataloaders}
+    with _as_before(trainer, model), random_state_kept():
+        trainer.callbacks = [finder]  # type: ignore[attr-defined]
+        trainer.loggers = [DummyLogger() for _ in trainer.loggers]
+        getattr(trainer, method)(model, **given, datamodule=datamodule)
+    if finder.result is None:
+        raise MisconfigurationException(f"The Trainer did not come to the start of {method}; its log says why.")
+    return finder.result
+
+
+class _FindAndStop(BatchSizeFinder):
+    """Ends the run once the size is found."""
+
+    def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.result = Search(trainer, pl_module, stage, self._options, must_set=False).run()
+        raise _lightning.stop_here()
+
+
+def _check(trainer: Any) -> None:
+    if trainer.fast_dev_run:
+        raise MisconfigurationException("find_batch_size() finds nothing in a fast_dev_run. Leave one of them out.")
+    if _lightning.spawns_processes(trainer):
+        raise MisconfigurationException(
+            "find_batch_size() cannot see what the processes of this strategy find. Use strategy='ddp', or"
+            " BatchSizeFinder() as a callback."
+        )
+
+
+@contextmanager
+def _as_before(trainer: Any, model: LightningModule) -> Iterator[None]:
+    """Put back what attaching a run to a Trainer changes and the run's end does not."""
+    callbacks, loggers, datamodule = trainer.callbacks, trainer.loggers, trainer.datamodule
+    state, loop, own_trainer = copy(trainer.state), trainer.fit_loop, model._trainer
+    epochs = loop.min_epochs, loop.max_epochs
+    try:
+        yield
+    finally:
+        trainer.callbacks, trainer.loggers, trainer.datamodule = callbacks, loggers, datamodule
+        trainer.state, model._trainer = state, own_trainer
+        loop.min_epochs, loop.max_epochs = epochs

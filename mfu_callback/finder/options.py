@@ -1,0 +1,53 @@
+"""What the finder is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+OBJECTIVES = ("memory", "throughput")
+MOST_SAMPLES = 2**20  # no larger batch is tried unless it is asked for: making one takes seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The arguments of `BatchSizeFinder`, where they are described.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+
+    max_size: int | None = None
+    margin: float = 0.05
+    resolution: float = 0.01
+    objective: str = "memory"
+    budget: int | None = None
+    init_size: int = 2
+    multiple_of: int = 1
+    max_seconds: float | None = None
+    worst_case: Any = None
+    batch_arg_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_size", "budget", "init_size", "multiple_of"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+        for name in ("margin", "resolution"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}={share!r} must be a share of at least 0 and below 1; 0.05 is 5 %.")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds={self.max_seconds!r} must be above 0, or None for no limit.")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} is not known. Use one of {OBJECTIVES}.")
+        if self.max_size is not None and self.max_size < self.multiple_of:
+            raise ValueError(
+                f"max_size={self.max_size} is below multiple_of={self.multiple_of}, so that no size is left. Raise"
+                " max_size, or lower multiple_of."
+            )
+
+    def largest(self, most_in_data: int | None) -> int:
+        """The largest size to try, given the most samples that a batch of the data may hold."""
+        sizes = [MOST_SAMPLES if self.max_size is None else self.max_size]
+        return max(self.multiple_of, min([*sizes, *([] if most_in_data is None else [most_in_data])]))

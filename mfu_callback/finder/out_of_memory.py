@@ -1,0 +1,45 @@
+"""Telling an error that says that memory ran out from any other."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+# What libraries raise as a plain RuntimeError, or an error of the accelerator at large, when memory runs out.
+_SAYINGS = (
+    "DefaultCPUAllocator: can't allocate memory",  # torch on Linux and macOS
+    "DefaultCPUAllocator: not enough memory",  # torch on Windows
+    "std::bad_alloc",  # C++ behind the interpreter
+    "could not create a memory",  # oneDNN
+    "could not create a primitive",  # oneDNN, for its scratch memory
+    "MPS backend out of memory",
+    "CUDA error: out of memory",  # outside of torch's own allocator
+    "HIP error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "UR_RESULT_ERROR_OUT_OF_HOST_MEMORY",  # XPU's runtime
+    "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+)
+
+
+class LimitExceededError(MemoryError):
+    """A trial ran to its end, yet took more than it may, or ran only because the system made room for it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that memory ran out.
+
+    Args:
+        error: Told by its type (`torch.OutOfMemoryError`, `MemoryError`, `OSError` with ENOMEM), or, where a library
+            raises a plain RuntimeError, by what that library says.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)

@@ -1,0 +1,47 @@
+"""How far a search is, while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from rich.console import Console
+from rich.status import Status
+
+from mfu_callback.finder.trial import Trial
+
+
+class SearchProgress:
+    """Tells every trial: in the log, and in a line that changes where there is a terminal.
+
+    Args:
+        console: Where to show the line; None shows none.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._status = None
+        if console is not None and console.is_terminal:
+            self._status = Status("BatchSizeFinder: getting ready", console=console)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A context in which the line is there."""
+        if self._status is None:
+            yield
+        else:
+            with self._status:
+                yield
+
+    def tell(self, trial: Trial) -> None:
+        """Tell one trial."""
+        text = f"batch {trial.size:,} {'fits' if trial.fits else 'does not fit'}"
+        peak = "" if trial.peak_bytes is None else f", {trial.peak_bytes / 2**20:,.1f} MiB"
+        why = "" if trial.fits else f" ({trial.why})"
+        rank_zero_info(f"BatchSizeFinder: {text}{why}{peak}, {trial.seconds:.2f} s.")
+        self.doing(text)
+
+    def doing(self, text: str) -> None:
+        """Show what goes on."""
+        if self._status is not None:
+            self._status.update(f"BatchSizeFinder: {text}")

@@ -1,0 +1,68 @@
+"""What a timed batch size comes to: tokens per second and MFU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from mfu_callback import _lightning
+from mfu_callback.finder.sweep import SweepPoint
+from mfu_callback.flops import FlopCounter
+from mfu_callback.metrics import model_flops_utilization
+from mfu_callback.peaks import resolve_peak
+from mfu_callback.tokens import count_samples, count_tokens
+
+_FORWARD_AND_BACKWARD = 3  # times the forward's FLOPs
+
+
+class Rates:
+    """Makes points of a sweep from measured step times.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The model.
+        is_training: Whether a step has a backward pass.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule, *, is_training: bool) -> None:
+        self._pl_module = pl_module
+        self._processes = trainer.world_size
+        self._share = _lightning.tensor_parallel_size(trainer)
+        self._factor = _FORWARD_AND_BACKWARD if is_training else 1
+        self._micro_batches = trainer.accumulate_grad_batches if is_training else 1
+        resolution = resolve_peak(None, trainer.strategy.root_device, _lightning.matmul_dtype(trainer))
+        (rank_zero_warn if resolution.unexpected else rank_zero_info)(f"BatchSizeFinder: {resolution.message}")
+        self._peak = resolution.peak
+
+    def counter(self) -> FlopCounter:
+        """Counts the forward FLOPs of what runs inside."""
+        return FlopCounter(self._pl_module, tensor_parallel=self._share)
+
+    def point(
+        self, size: int, *, batch: Any, step_time_sec: float, forward_flops: int | None, peak_bytes: int | None
+    ) -> SweepPoint:
+        """What a size reaches.
+
+        Args:
+            size: Samples in the batch.
+            batch: A batch of that size.
+            step_time_sec: Seconds of a step, with all of its micro-batches.
+            forward_flops: Model FLOPs of the forward pass of one micro-batch.
+            peak_bytes: The most memory that its steps took.
+        """
+        batches_per_sec = self._micro_batches * self._processes / self._share / step_time_sec
+        tokens, samples = count_tokens(batch), count_samples(batch)
+        mfu = None
+        if forward_flops and self._peak is not None:
+            flops = self._factor * forward_flops
+            mfu = model_flops_utilization(batches_per_sec, flops, self._peak.flops_per_sec, self._processes)
+        return SweepPoint(
+            size=size,
+            step_time_sec=step_time_sec,
+            samples_per_sec=(samples or size) * batches_per_sec,
+            tokens_per_sec=None if tokens is None else tokens * batches_per_sec,
+            mfu=mfu,
+            peak_bytes=peak_bytes,
+        )

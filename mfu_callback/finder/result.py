@@ -1,0 +1,79 @@
+"""What a search came to, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from mfu_callback.finder.sweep import SweepPoint
+from mfu_callback.finder.trial import Trial
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSizeResult:
+    """What the search came to.
+
+    Attributes:
+        batch_size: The size that was found, in samples of one process: the largest that ran, or with
+            ``objective="throughput"`` the smallest that is within 2 % of the fastest.
+        trials: Every size that was tried, in order.
+        sweep: With ``objective="throughput"`` what each size of the sweep reached, rising; else empty.
+        limit: What the trials had to keep to, in words.
+    """
+
+    batch_size: int
+    trials: tuple[Trial, ...]
+    sweep: tuple[SweepPoint, ...] = ()
+    limit: str = ""
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> BatchSizeResult:
+        """The result as a checkpoint holds it (`dataclasses.asdict`)."""
+        trials = tuple(Trial(**trial) for trial in state["trials"])
+        sweep = tuple(SweepPoint(**point) for point in state.get("sweep", ()))
+        return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, limit=state.get("limit", ""))
+
+    def markdown(self) -> str:
+        """The trials as a text card."""
+        rows = ["| batch | fits | seconds | peak | why |", "|---:|---|---:|---:|---|"]
+        for trial in self.trials:
+            peak, fits = _mebibytes(trial.peak_bytes), "yes" if trial.fits else "no"
+            rows.append(f"| {trial.size} | {fits} | {trial.seconds:.2f} | {peak} | {_cell(trial.why)} |")
+        text = f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
+        return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
+
+    def sweep_table(self) -> Table:
+        """The sweep for the terminal."""
+        table = Table(title=f"Throughput by batch size (chosen: {self.batch_size})", title_justify="left")
+        for column in _SWEEP_COLUMNS:
+            table.add_column(column, justify="right")
+        for point in self.sweep:
+            table.add_row(*_sweep_cells(point), style="bold" if point.size == self.batch_size else None)
+        return table
+
+    def _sweep_markdown(self) -> str:
+        rows = [_SWEEP_COLUMNS, ("---:",) * len(_SWEEP_COLUMNS), *map(_sweep_cells, self.sweep)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+_SWEEP_COLUMNS = ("batch", "step", "samples/s", "tokens/s", "MFU", "peak")
+
+
+def _sweep_cells(point: SweepPoint) -> tuple[str, ...]:
+    tokens = "" if point.tokens_per_sec is None else f"{point.tokens_per_sec:,.0f}"
+    mfu = "" if point.mfu is None else f"{point.mfu:.4f}"
+    step = f"{point.step_time_sec:.4f} s"
+    return (str(point.size), step, f"{point.samples_per_sec:,.1f}", tokens, mfu, _mebibytes(point.peak_bytes))
+
+
+def _mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / _MIB:,.1f} MiB"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,67 @@
+"""The result where people look: TensorBoard, and a picture of the sweep beside the logs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from mfu_callback import _lightning
+from mfu_callback.finder.result import BatchSizeResult
+
+TAG = "batch_size_finder"
+SWEEP_FILE = "batch_size_sweep.png"
+
+
+def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
+    """Write the result to TensorBoard as text and the sweep as an image, and the image to the log directory."""
+    if not trainer.is_global_zero:
+        return
+    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    for writer in writers:
+        writer.add_text(TAG, result.markdown(), global_step=0)
+    if not result.sweep:
+        return
+    figure = _draw(result)
+    if figure is None:
+        rank_zero_info("BatchSizeFinder: the sweep is not drawn without matplotlib. pip install 'mfu-callback[plot]'")
+        return
+    for writer in writers:
+        writer.add_figure(f"{TAG}/sweep", figure, global_step=0, close=False)
+    directory = _lightning.log_directory(trainer)
+    if directory is not None:
+        with suppress(OSError):  # a full disk, or a directory that is not ours
+            directory.mkdir(parents=True, exist_ok=True)
+            figure.savefig(directory / SWEEP_FILE, dpi=120)
+
+
+def _draw(result: BatchSizeResult) -> Any:
+    """Throughput, MFU and memory against the batch size; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    sizes = [point.size for point in result.sweep]
+    has_tokens = all(point.tokens_per_sec is not None for point in result.sweep)
+    curves: list[tuple[str, list[float | None]]] = [
+        ("tokens/s", [point.tokens_per_sec for point in result.sweep])
+        if has_tokens
+        else ("samples/s", [point.samples_per_sec for point in result.sweep]),
+        ("MFU", [point.mfu for point in result.sweep]),
+        ("peak memory, GiB", [p.peak_bytes and p.peak_bytes / 2**30 for p in result.sweep]),
+    ]
+    curves = [(name, values) for name, values in curves if None not in values]
+    figure = Figure(figsize=(7, 2.4 * len(curves)), layout="constrained")
+    all_axes: Any = figure.subplots(len(curves), sharex=True, squeeze=False)
+    for axes, (name, values) in zip(all_axes[:, 0], curves, strict=True):
+        axes.plot(sizes, values, marker="o")
+        axes.axvline(result.batch_size, linestyle=":", color="gray")
+        axes.set(ylabel=name, xscale="log", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    all_axes[-1, 0].set(xlabel=f"batch size (chosen: {result.batch_size})")
+    all_axes[-1, 0].set_xticks(sizes, [str(size) for size in sizes], rotation=45)
+    all_axes[-1, 0].minorticks_off()
+    return figure

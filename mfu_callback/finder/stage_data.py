@@ -1,0 +1,143 @@
+"""The batches of trials, by what the Trainer was asked to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric.utilities.apply_func import apply_to_collection
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+
+from mfu_callback import _lightning
+from mfu_callback.finder import loaders as of_loaders
+from mfu_callback.finder.loaders import BatchSizeAttribute, LoadersThemselves, Setting
+from mfu_callback.finder.samples import Samples, WorstCase
+
+Source = Samples | WorstCase
+
+
+class StageData:
+    """The loaders of one stage, the setting of their batch size, and batches of any size like theirs.
+
+    Args:
+        trainer: A Trainer that has not yet made its loaders.
+        pl_module: The model.
+        stage: "fit", "validate", "test" or "predict".
+        attribute: The name of the attribute to set; None finds it.
+        worst_case: The user's own worst batch, or a function from a size to a batch.
+        must_set: Whether loaders that do not follow the setting are an error.
+
+    Raises:
+        MisconfigurationException: If there is nothing to set, or no loader to take samples from.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        stage: str,
+        *,
+        attribute: str | None,
+        worst_case: Any,
+        must_set: bool,
+    ) -> None:
+        self.stage = stage
+        self._must_set = must_set
+        self._worst_case = None if worst_case is None else WorstCase(worst_case)
+        self._sources: dict[int, Samples] = {}
+        self.setting: Setting | None = None
+        try:
+            self.setting = setting_of(trainer, pl_module, stage, attribute)
+        except MisconfigurationException:
+            if must_set or not _lightning.data_source(trainer, stage).is_module():
+                raise
+        self._open(trainer)
+
+    @property
+    def asked(self) -> list[Any]:
+        """The objects that are asked for samples, whose attributes may change by it."""
+        all_loaders = [*of_loaders.flattened(self._loaders), *self._evaluation]
+        return [
+            part for loader in all_loaders for part in (loader, loader.dataset, loader.sampler, loader.batch_sampler)
+        ]
+
+    @property
+    def length(self) -> int | None:
+        """Samples in the shortest data set that the batches are made of; None where one has no length."""
+        lengths = [of_loaders.dataset_length(loader) for loader in of_loaders.flattened(self._loaders)]
+        return None if None in lengths else min(length for length in lengths if length is not None)
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether a batch larger than the data set would not come at all."""
+        return any(of_loaders.drops_last(loader) for loader in of_loaders.flattened(self._loaders))
+
+    def put(self, size: int) -> None:
+        """Set the batch size."""
+        if self.setting is not None:
+            self.setting.put(size)
+
+    def draw(self) -> None:
+        """Take the samples that batches are made of."""
+        loaders = [] if self._worst_case is not None else of_loaders.flattened(self._loaders)
+        for loader in [*loaders, *self._evaluation]:
+            self._sources[id(loader)] = Samples(loader)
+
+    def batches(self, size: int) -> list[Any]:
+        """The batches that steps of the stage are given: one for training, one of each loader for evaluation."""
+        if self._worst_case is not None:
+            return [self._worst_case.batch(size)]
+        if self.stage != "fit":
+            return [self._sources[id(loader)].batch(size) for loader in of_loaders.flattened(self._loaders)]
+        if isinstance(self._loaders, CombinedLoader) and _lightning.is_sequential(self._loaders):
+            sources = [self._sources[id(loader)] for loader in self._loaders.flattened]
+            return [max(sources, key=lambda samples: samples.largest_elements).batch(size)]
+        tree = self._loaders.iterables if isinstance(self._loaders, CombinedLoader) else self._loaders
+        return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].batch(size))]
+
+    def validation_batches(self, size: int) -> list[Any]:
+        """The batches of the validation inside fit; loaders that do not follow the setting keep their size."""
+        sizes = [size if self._follows[id(loader)] else of_loaders.batch_size_of(loader) for loader in self._evaluation]
+        return [self._sources[id(one)].batch(n or 1) for one, n in zip(self._evaluation, sizes, strict=True)]
+
+    def _open(self, trainer: Trainer) -> None:
+        probe = None
+        if isinstance(self.setting, BatchSizeAttribute):
+            probe = self.setting.another_size()
+            self.setting.put(probe)
+        self._loaders = _lightning.data_source(trainer, self.stage).dataloader()
+        of_loaders.check(of_loaders.flattened(self._loaders))
+        if probe is not None:
+            self._check_that_loaders_follow(probe)
+        validation = _lightning.validation_source(trainer) if self.stage == "fit" else None
+        self._evaluation = [] if validation is None else of_loaders.flattened(validation.dataloader())
+        if self._evaluation:
+            of_loaders.check(self._evaluation)
+        self._follows = {id(loader): of_loaders.batch_size_of(loader) == probe for loader in self._evaluation}
+
+    def _check_that_loaders_follow(self, probe: int) -> None:
+        sizes = [of_loaders.batch_size_of(loader) for loader in of_loaders.flattened(self._loaders)]
+        if set(sizes) == {probe}:
+            return
+        if self._must_set:
+            raise MisconfigurationException(
+                f"BatchSizeFinder sets `{self.setting}`, but the loaders' batch size is {sizes[0]} whatever it is. Make"
+                f" them in the *_dataloader() method with batch_size=self.{self.setting}, {of_loaders.REMEDY}."
+            )
+        self.setting = None
+
+
+def setting_of(trainer: Trainer, pl_module: LightningModule, stage: str, attribute: str | None) -> Setting:
+    """Where the batch size of a stage is set.
+
+    Raises:
+        MisconfigurationException: If it is nowhere.
+    """
+    source = _lightning.data_source(trainer, stage)
+    if source.is_module():
+        return BatchSizeAttribute(pl_module, of_loaders.attribute_name(pl_module, stage, attribute))
+    given = of_loaders.flattened(source.instance)
+    of_loaders.check(given)
+    return LoadersThemselves(given)

@@ -1,0 +1,216 @@
+"""What a trial runs: the steps that the Trainer's loops would run, without the loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor
+
+from mfu_callback import _lightning
+from mfu_callback.clock import Timer
+from mfu_callback.finder.stage_data import StageData
+
+STEPS = 2  # the optimizer's state is there from the second on
+_MOST_MANUAL_STEPS = 64  # of manual optimization, until every optimizer has stepped
+
+
+class Steps(Protocol):
+    """The steps of one stage."""
+
+    def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
+        """Run them.
+
+        Args:
+            batches: Those of the stage itself.
+            validation: Those of the validation inside fit.
+        """
+
+    def forward(self, batch: Any) -> None:
+        """Run one forward pass."""
+
+    def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
+        """Run some steps first, then ``count`` more with all of their micro-batches, and tell the seconds of each."""
+
+
+def steps_of(trainer: Trainer, pl_module: LightningModule, data: StageData) -> Steps:
+    """The steps of a stage's trial."""
+    if data.stage == "fit":
+        return TrainingSteps(trainer, pl_module)
+    return EvaluationSteps(trainer, pl_module, data.stage)
+
+
+class TrainingSteps:
+    """Two optimizer steps with everything that belongs to them, then one step of the validation.
+
+    Args:
+        trainer: A Trainer about to fit; optimizers exist and the model is on its device.
+        pl_module: The model.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trainer: Any = trainer
+        self._pl_module = pl_module
+        self._validation = EvaluationSteps(trainer, pl_module, "validate", count=1)
+
+    def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
+        """Run them."""
+        batch = self._begin(batches[0])
+        last = self._trainer.accumulate_grad_batches - 1
+        if self._pl_module.automatic_optimization:
+            for step in range(STEPS):
+                self._step(batch, step, sorted({0, last}))  # the micro-batches between take no more than the last
+        else:
+            self._manual_steps(batch)
+        if validation:
+            self._validation.run(validation, ())
+
+    def forward(self, batch: Any) -> None:
+        """Run one forward pass."""
+        self._training_step(self._begin(batch), 0)
+
+    def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
+        """Run some steps first, then ``count`` more with all of their micro-batches, and tell the seconds of each."""
+        batch, micro_batches = self._begin(batches[0]), range(self._trainer.accumulate_grad_batches)
+        stamps = []
+        for step in range(STEPS + count):
+            if step >= STEPS:
+                stamps.append(timer.stamp())
+            if self._pl_module.automatic_optimization:
+                self._step(batch, step, micro_batches)
+            else:
+                self._manual_step(batch, step)
+        stamps.append(timer.stamp())
+        timer.synchronize()
+        return [float(seconds) for seconds in timer.durations(stamps)]
+
+    def _begin(self, batch: Any) -> Any:
+        self._pl_module.train()
+        for hook in ("on_fit_start", "on_train_start", "on_train_epoch_start"):
+            _lightning.call_module_hook(self._trainer, hook)
+        return _lightning.move_batch(self._trainer, batch)
+
+    def _step(self, batch: Any, step: int, indices: Sequence[int]) -> None:
+        micro_batches = self._trainer.accumulate_grad_batches
+        for index in indices:
+            self._micro_batch(batch, step * micro_batches + index, is_last=index == micro_batches - 1)
+
+    def _manual_steps(self, batch: Any) -> None:
+        # The module steps its optimizers when it wants to: often after some micro-batches of its own.
+        stepped: set[Any] = set()
+        for optimizer in self._trainer.optimizers:
+            optimizer.register_step_post_hook(lambda optimizer, *_: stepped.add(optimizer))  # undone by the snapshot
+        for batch_idx in range(_MOST_MANUAL_STEPS):
+            self._manual_step(batch, batch_idx)
+            if batch_idx + 1 >= STEPS and len(stepped) == len(self._trainer.optimizers):
+                return
+
+    def _manual_step(self, batch: Any, batch_idx: int) -> None:
+        _lightning.call_module_hook(self._trainer, "on_train_batch_start", batch, batch_idx)
+        output = self._training_step(batch, batch_idx)
+        _lightning.call_module_hook(self._trainer, "on_train_batch_end", output, batch, batch_idx)
+
+    def _micro_batch(self, batch: Any, batch_idx: int, *, is_last: bool) -> None:
+        module = self._pl_module
+        optimizer: Any = module.optimizers(use_pl_optimizer=True)
+        closure = partial(self._forward_backward, batch, batch_idx, optimizer)
+        _lightning.call_module_hook(self._trainer, "on_train_batch_start", batch, batch_idx)
+        loss = None
+        if is_last:
+            module.optimizer_step(self._trainer.current_epoch, batch_idx, optimizer, closure)
+        else:
+            loss = closure()
+        outputs = {} if loss is None else {"loss": loss}
+        _lightning.call_module_hook(self._trainer, "on_train_batch_end", outputs, batch, batch_idx)
+
+    @torch.enable_grad()
+    def _forward_backward(self, batch: Any, batch_idx: int, optimizer: Any) -> Tensor | None:
+        output = self._training_step(batch, batch_idx)
+        # The last step's gradients live until after the forward pass, as in training: both take memory at once.
+        if batch_idx % self._trainer.accumulate_grad_batches == 0:
+            self._pl_module.on_before_zero_grad(optimizer)
+            self._pl_module.optimizer_zero_grad(self._trainer.current_epoch, batch_idx, optimizer)
+        loss: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
+        if loss is None:
+            return None
+        loss = loss / self._trainer.accumulate_grad_batches
+        self._trainer.strategy.backward(loss, optimizer)
+        return loss.detach()
+
+    def _training_step(self, batch: Any, batch_idx: int) -> Any:
+        arguments = _lightning.training_step_arguments(self._pl_module, batch, batch_idx)
+        return self._trainer.strategy.training_step(*arguments)
+
+
+class EvaluationSteps:
+    """Steps of validation, test or prediction, without gradients.
+
+    Args:
+        trainer: A Trainer; the model is on its device.
+        pl_module: The model.
+        stage: "validate", "test" or "predict".
+        count: Steps of each loader.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule, stage: str, *, count: int = STEPS) -> None:
+        self._trainer = trainer
+        self._pl_module = pl_module
+        self._count = count
+        self._running_stage, self._name = _EVALUATION[stage]
+
+    def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
+        """Run them."""
+        with self._evaluating():
+            for index, batch in enumerate(batches):
+                which = (index,) if len(batches) > 1 else ()
+                batch = _lightning.move_batch(self._trainer, batch)
+                for batch_idx in range(self._count):
+                    self._step(batch, batch_idx, which)
+
+    def forward(self, batch: Any) -> None:
+        """Run one forward pass."""
+        with self._evaluating():
+            self._step(_lightning.move_batch(self._trainer, batch), 0, ())
+
+    def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
+        """Run some steps of the first loader first, then ``count`` more, and tell the seconds of each."""
+        stamps, which = [], (0,) if len(batches) > 1 else ()
+        with self._evaluating():
+            batch = _lightning.move_batch(self._trainer, batches[0])
+            for batch_idx in range(STEPS + count):
+                if batch_idx >= STEPS:
+                    stamps.append(timer.stamp())
+                self._step(batch, batch_idx, which)
+            stamps.append(timer.stamp())
+            timer.synchronize()
+        return [float(seconds) for seconds in timer.durations(stamps)]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        before = self._trainer.state.stage
+        self._pl_module.eval()
+        try:
+            self._trainer.state.stage = self._running_stage
+            with torch.no_grad():
+                for hook in (f"on_{self._name}_start", f"on_{self._name}_epoch_start"):
+                    _lightning.call_module_hook(self._trainer, hook)
+                yield
+        finally:
+            self._trainer.state.stage = before
+
+    def _step(self, batch: Any, batch_idx: int, which: tuple[int, ...]) -> None:
+        _lightning.call_module_hook(self._trainer, f"on_{self._name}_batch_start", batch, batch_idx, *which)
+        output = getattr(self._trainer.strategy, f"{self._name}_step")(batch, batch_idx, *which)
+        _lightning.call_module_hook(self._trainer, f"on_{self._name}_batch_end", output, batch, batch_idx, *which)
+
+
+_EVALUATION = {
+    "validate": (RunningStage.VALIDATING, "validation"),
+    "test": (RunningStage.TESTING, "test"),
+    "predict": (RunningStage.PREDICTING, "predict"),
+}
