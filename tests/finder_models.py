@@ -102,9 +102,9 @@ def trainer(*callbacks: Callback, **options: Any) -> Trainer:
     return Trainer(callbacks=list(callbacks), **(defaults | quiet | options))
 
 
-def fitted(model: LightningModule, *callbacks: Callback, seed: int = 7, **options: Any) -> Trainer:
-    """Fit a model, with the global seed set right before."""
+def fitted(model: LightningModule, *callbacks: Callback, seed: int = 7, fit: Any = (), **options: Any) -> Trainer:
+    """Fit a model, perhaps with loaders, with the global seed set right before."""
     run = trainer(*callbacks, **options)
     seed_everything(seed, verbose=False)
-    run.fit(model)
+    run.fit(model, *fit)
     return run

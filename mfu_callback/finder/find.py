@@ -99,7 +99,7 @@ class Search:
         most_in_data = None
         if data.drops_last and length is not None:  # a larger batch would never come
             most_in_data = max(1, length // self._trainer.world_size)
-        return self._options.largest(most_in_data)
+        return -int(self._ranks.most_of(-self._options.largest(most_in_data)))  # each has its own part of the data
 
     def _largest(self, most: int) -> int:
         options = self._options

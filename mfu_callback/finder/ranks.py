@@ -97,6 +97,10 @@ class Ranks:
         unfit, most_used, unknown, longest = self._worst(not fits, used or 0.0, used is None, seconds)
         return Verdict(fits=not unfit, used=None if unknown else most_used, seconds=longest)
 
+    def most_of(self, value: float) -> float:
+        """The largest value of any process."""
+        return self._worst(value)[0]
+
     @contextmanager
     def all_or_none(self, what: str) -> Iterator[None]:
         """A context that ends with an error in every process if it does so in one.
@@ -120,10 +124,13 @@ class Ranks:
     def _worst(self, *values: float) -> list[float]:
         if self.count == 1:
             return list(values)
-        row = torch.tensor(values, dtype=torch.float32, device=self._strategy.root_device)
+        row = torch.tensor(values, dtype=self._dtype(), device=self._strategy.root_device)
         distributed.all_reduce(row, op=distributed.ReduceOp.MAX)
         worst: list[float] = row.tolist()
         return worst
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self._strategy.root_device.type == "mps" else torch.float64
 
     @contextmanager
     def failing_together(self, size: int) -> Iterator[None]:

@@ -96,11 +96,11 @@ class Trials:
 
     @property
     def used_at_zero(self) -> float:
-        """The share of the limit that parameters and gradients take, whatever the size."""
+        """The share of the limit that parameters and gradients take, whatever the size, where it is largest."""
         limit_bytes = self._limit.limit_bytes()
         tensors = [local(parameter) for parameter in self._pl_module.parameters()]
         own = sum(tensor.nbytes * (2 if tensor.requires_grad else 1) for tensor in tensors)
-        return min(1.0, own / limit_bytes) if limit_bytes else 0.0
+        return self._ranks.most_of(min(1.0, own / limit_bytes) if limit_bytes else 0.0)
 
     def attempt(self, size: int) -> Outcome:
         """Run one trial and keep what came of it.
