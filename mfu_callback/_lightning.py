@@ -12,7 +12,6 @@ from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -133,11 +132,6 @@ def evaluation_loop(trainer: Trainer, stage: str) -> Any:
     """The loop of ``validate``, ``test`` or ``predict``; its ``setup_data`` asks for the loaders."""
     loops = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
     return loops[stage]
-
-
-def is_sequential(loaders: CombinedLoader) -> bool:
-    """Whether loaders are gone through one after the other."""
-    return loaders._mode == "sequential"
 
 
 def attribute_holders(pl_module: LightningModule, name: str) -> list[Any]:

@@ -38,8 +38,7 @@ class Samples:
                 "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
             )
         sizes = [_elements(sample) for sample in samples]
-        self.largest_elements = max(sizes)
-        self._samples = [s for s, size in zip(samples, sizes, strict=True) if size == self.largest_elements]
+        self._samples = [s for s, size in zip(samples, sizes, strict=True) if size == max(sizes)]
         self._collate = loader.collate_fn
 
     def batch(self, size: int) -> Any:

@@ -36,7 +36,7 @@ class Snapshot:
     """
 
     def __init__(self, deep: Iterable[Any] = (), shallow: Iterable[Any] = ()) -> None:
-        self.lost: list[str] = []  # iterators that cannot be rewound
+        self.lost: list[tuple[Any, str]] = []  # shallow roots and the names of iterators in them that cannot be rewound
         self._undo: list[Undo] = []
         self._seen: dict[int, Any] = {}  # holding the objects keeps their ids from being used again
         shallow = list(shallow)
@@ -75,19 +75,23 @@ class Snapshot:
         for value in (attributes, *attributes.values()):
             if isinstance(value, _SHALLOW):
                 self._keep(value)
+        if attributes is not root:
+            self._keep_iterators(root, attributes)
+
+    def _keep_iterators(self, root: Any, attributes: dict[str, Any]) -> None:
         for name, value in attributes.items():
             if isinstance(value, Iterator):
-                self._keep_iterator(attributes, name, value, f"{type(root).__name__}.{name}")
+                self._keep_iterator(root, name, value)
 
-    def _keep_iterator(self, attributes: dict[str, Any], name: str, iterator: Iterator[Any], where: str) -> None:
+    def _keep_iterator(self, root: Any, name: str, iterator: Iterator[Any]) -> None:
         if hasattr(iterator, "seekable") and iterator.seekable():
             position = iterator.tell()  # type: ignore[attr-defined]
             self._undo.append(lambda: iterator.seek(position))  # type: ignore[attr-defined]
         elif isinstance(iterator, _COPYABLE):
-            kept = copy(iterator)
+            kept, attributes = copy(iterator), vars(root)
             self._undo.append(lambda: attributes.update({name: copy(kept)}))
         else:
-            self.lost.append(where)
+            self.lost.append((root, name))
 
 
 def state_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:

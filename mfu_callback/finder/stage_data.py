@@ -8,14 +8,12 @@ from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mfu_callback import _lightning
 from mfu_callback.finder import loaders as of_loaders
 from mfu_callback.finder.loaders import BatchSizeAttribute, LoadersThemselves, Setting
 from mfu_callback.finder.samples import Samples, WorstCase
-
-Source = Samples | WorstCase
 
 
 class StageData:
@@ -47,6 +45,7 @@ class StageData:
         self._must_set = must_set
         self._worst_case = None if worst_case is None else WorstCase(worst_case)
         self._sources: dict[int, Samples] = {}
+        self.iterables: list[Any] = []  # the data sets that gave samples and are no sequences
         self.setting: Setting | None = None
         try:
             self.setting = setting_of(trainer, pl_module, stage, attribute)
@@ -84,6 +83,8 @@ class StageData:
         loaders = [] if self._worst_case is not None else of_loaders.flattened(self._loaders)
         for loader in [*loaders, *self._evaluation]:
             self._sources[id(loader)] = Samples(loader)
+            if isinstance(loader.dataset, IterableDataset):
+                self.iterables.append(loader.dataset)
 
     def batches(self, size: int) -> list[Any]:
         """The batches that steps of the stage are given: one for training, one of each loader for evaluation."""
@@ -91,9 +92,6 @@ class StageData:
             return [self._worst_case.batch(size)]
         if self.stage != "fit":
             return [self._sources[id(loader)].batch(size) for loader in of_loaders.flattened(self._loaders)]
-        if isinstance(self._loaders, CombinedLoader) and _lightning.is_sequential(self._loaders):
-            sources = [self._sources[id(loader)] for loader in self._loaders.flattened]
-            return [max(sources, key=lambda samples: samples.largest_elements).batch(size)]
         tree = self._loaders.iterables if isinstance(self._loaders, CombinedLoader) else self._loaders
         return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].batch(size))]
 

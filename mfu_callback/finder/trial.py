@@ -91,8 +91,9 @@ class Trials:
 
     @property
     def lost(self) -> list[str]:
-        """The iterators of data sets that were asked for samples and cannot be rewound."""
-        return self._snapshots[-1].lost
+        """The iterators of data sets that gave samples and cannot be rewound."""
+        gave = {id(dataset) for dataset in self._data.iterables}
+        return [f"{type(root).__name__}.{name}" for root, name in self._snapshots[-1].lost if id(root) in gave]
 
     @property
     def used_at_zero(self) -> float:
