@@ -21,7 +21,7 @@ from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.samples import MOST_SAMPLES
 from mfu_callback.finder.search import find_largest
 from mfu_callback.finder.stage_data import StageData
-from mfu_callback.finder.sweep import SweepPoint, sizes_up_to, smallest_as_fast, step_times
+from mfu_callback.finder.sweep import SweepPoint, sizes_between, smallest_as_fast, step_times
 from mfu_callback.finder.trial import Trials
 
 _STEPS_PER_TURN = 3  # of a sweep
@@ -127,7 +127,8 @@ class Search:
     def _sweep(self, largest: int) -> tuple[SweepPoint, ...]:
         self._progress.doing("timing the sizes that fit")
         timer = timer_for(self._trainer.strategy.root_device)
-        sizes = sizes_up_to(largest, multiple_of=self._options.multiple_of)
+        smallest = min(trial.size for trial in self._trials.done if trial.fits)  # a model may not run on a smaller one
+        sizes = sizes_between(smallest, largest)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
         for size in sizes:  # their memory too, and never a size that did not run
             if size not in {trial.size for trial in self._trials.done}:

@@ -34,7 +34,7 @@ class ProcessLimit:
         self._margin = margin
         self._processes = processes
         self._held_bytes = 0
-        self._data_limit = 0
+        self._own_bytes = 0
         self._resident_before = 0
         self._peak_bytes: int | None = None
         _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
@@ -63,24 +63,27 @@ class ProcessLimit:
                 f" {(own_bytes + held_bytes) / 2**20:,.1f}, so that not even a batch of 1 fits. Give it a larger"
                 " budget."
             )
-        self._data_limit = _status_bytes("VmData") - own_bytes + self.limit_bytes()
+        self._own_bytes = own_bytes
         self._resident_before = _status_bytes("RssAnon") - own_bytes
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
         """Lower the soft limit; the hard limit stays, so that it can be raised again.
 
+        The kernel limits what is reserved, of which the heap has parts that are free: a trial may take these too before
+        it is stopped. What it may take in all is then told by the high-water mark of what was really used.
+
         Raises:
-            LimitExceededError: If the trial took more than it may from the heap's free memory, which the kernel's limit
-                does not see taken, or if the system had to swap.
+            LimitExceededError: If the trial took more than it may, or if the system had to swap.
         """
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         can_tell, swapped = _reset_high_water_mark(), _status_bytes("VmSwap")
+        data_limit = _status_bytes("VmData") - self._own_bytes + self.limit_bytes()
         try:
             if self.is_enforced:
-                resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._data_limit, soft), hard))
+                resource.setrlimit(resource.RLIMIT_DATA, (_lower(data_limit, soft), hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

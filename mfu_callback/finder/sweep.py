@@ -32,9 +32,9 @@ class SweepPoint:
     peak_bytes: int | None
 
 
-def sizes_up_to(largest: int, *, multiple_of: int = 1) -> list[int]:
-    """The sizes of a sweep: every doubling, and the largest."""
-    sizes = [multiple_of]
+def sizes_between(smallest: int, largest: int) -> list[int]:
+    """The sizes of a sweep: the smallest, every doubling of it, and the largest."""
+    sizes = [smallest]
     while sizes[-1] * 2 < largest:
         sizes.append(sizes[-1] * 2)
     return sizes if sizes[-1] == largest else [*sizes, largest]
