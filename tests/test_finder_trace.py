@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from finder_models import Tabular, fitted, trainer
+from finder_models import Tabular, fitted
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
@@ -22,10 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
 ]
-
-
-class Interrupt(Exception):  # noqa: N818
-    pass
 
 
 def assert_same_weights(one: LightningModule, other: LightningModule) -> None:
@@ -266,50 +260,6 @@ def test_callbacks_loggers_and_profilers_see_no_trial(tmp_path: Any) -> None:
     assert calls == ["log", "backward", "step"] * 3
     recorded = run.profiler.recorded_durations
     assert all(len(times) <= 3 for name, times in recorded.items() if "before_backward" in name)
-
-
-@pytest.fixture
-def sigint() -> Iterator[None]:
-    """Lightning ignores Ctrl-C from the first one on."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
-class Fails(Tabular):
-    """Fails in a trial of eight rows, after the forward pass and its side effects."""
-
-    error: BaseException = Interrupt("not a matter of memory")
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = self.loss(batch)
-        if len(batch[0]) >= 8:
-            torch.rand(3)
-            raise self.error
-        return loss
-
-
-@pytest.mark.usefixtures("sigint")
-@pytest.mark.parametrize("error", [Interrupt("not of memory"), KeyboardInterrupt(), RuntimeError("of shapes")])
-def test_an_error_in_a_trial_passes_through_and_everything_is_put_back(error: BaseException) -> None:
-    torch.manual_seed(1)
-    model, finder = Fails(), BatchSizeFinder()
-    model.error = error
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    run = trainer(finder)
-    torch.manual_seed(5)
-    states = (torch.get_rng_state(), random.getstate())
-    raised = SystemExit if isinstance(error, KeyboardInterrupt) else type(error)
-    with pytest.raises(raised) as caught:
-        run.fit(model)
-    assert caught.value is error or raised is SystemExit
-    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == []
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert random.getstate() == states[1]
-    assert (model.batch_size, model.steps, finder.result) == (4, 0, None)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert finder in run.callbacks
-    assert "log" not in vars(model)
 
 
 def test_the_batch_size_that_the_model_reads_in_a_trial_is_the_size_of_the_trial() -> None:
