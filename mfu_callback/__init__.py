@@ -1,7 +1,7 @@
 """Tokens/sec and MFU of any Lightning training run, and where the rest of the machine went."""
 
 from mfu_callback.callback import MFUCallback
-from mfu_callback.finder import BatchSizeFinder, find_batch_size
+from mfu_callback.finder import BatchSizeFinder, find_batch_size, predict_batch_size, predict_memory
 from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
 from mfu_callback.metrics import model_flops_utilization
 from mfu_callback.peaks import Peak, find_peak, measure_peak
@@ -20,4 +20,6 @@ __all__ = [
     "measure_peak",
     "model_flops_utilization",
     "palm_flops_per_token",
+    "predict_batch_size",
+    "predict_memory",
 ]

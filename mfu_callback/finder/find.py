@@ -14,6 +14,7 @@ from rich.console import Console
 from mfu_callback.clock import timer_for
 from mfu_callback.finder.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
+from mfu_callback.finder.predict import guess_batch_size
 from mfu_callback.finder.progress import SearchProgress
 from mfu_callback.finder.ranks import Ranks
 from mfu_callback.finder.rate import Rates
@@ -25,6 +26,8 @@ from mfu_callback.finder.sweep import SweepPoint, sizes_between, smallest_as_fas
 from mfu_callback.finder.trial import Trials
 
 _STEPS_PER_TURN = 3  # of a sweep
+_WORTH_A_GUESS = 64  # where the largest size allowed is no more, a guess saves nothing
+_GUESSED_FROM = 16  # samples: from fewer, what does not depend on them hides what does
 
 
 class Search:
@@ -74,7 +77,7 @@ class Search:
         with self._progress.shown(), self._trials.prepared() as data:
             most = self._most(data)
             self._tell_start(data, most)
-            largest = self._largest(most)
+            largest = self._largest(data, most)
             sweep = self._sweep(largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
@@ -101,11 +104,12 @@ class Search:
             most_in_data = max(1, length // self._trainer.world_size)
         return -int(self._ranks.most_of(-self._options.largest(most_in_data)))  # each has its own part of the data
 
-    def _largest(self, most: int) -> int:
+    def _largest(self, data: StageData, most: int) -> int:
         options = self._options
         largest = find_largest(
             self._trials.attempt,
             init_size=options.init_size,
+            guess=self._guess(data, most),
             max_size=most,
             multiple_of=options.multiple_of,
             resolution=options.resolution,
@@ -120,6 +124,15 @@ class Search:
                 " budget or a smaller margin, or train a smaller model."
             )
         return largest
+
+    def _guess(self, data: StageData, most: int) -> int | None:
+        limit_bytes, guess = self.limit.limit_bytes(), None
+        if self._stage == "fit" and limit_bytes and most > _WORTH_A_GUESS and not self._ranks.step_together:
+            batch = data.batches(_GUESSED_FROM)[0]
+            with self._trials.undisturbed():
+                guess = guess_batch_size(self._trainer, self._pl_module, batch, limit_bytes=limit_bytes, max_size=most)
+            self._trials.calibrate()  # what that has imported is not the trials'
+        return -int(self._ranks.most_of(-(guess or 0))) or None  # of the process with the least room
 
     def _is_over(self) -> bool:
         return self._options.max_seconds is not None and self._trials.seconds >= self._options.max_seconds

@@ -73,29 +73,40 @@ def resized(batch: Any, size: int) -> Any:
     Raises:
         MisconfigurationException: If it has no such tensor.
     """
-    length = next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+    length = batch_length(batch)
     if not length:
         raise MisconfigurationException(
             "worst_case= is a batch without a tensor whose first dimension tells its size. Give a function from a size"
             " to a batch instead."
         )
-    return _resized(batch, length, [i % length for i in range(size)])
+    indices = torch.arange(size) % length
+    return with_tensors(
+        batch,
+        lambda tensor: tensor[indices.to(tensor.device)] if tensor.ndim and len(tensor) == length else tensor,
+        lambda values: [values[index] for index in indices.tolist()] if len(values) == length else values,
+    )
 
 
-def _resized(value: Any, length: int, indices: list[int]) -> Any:
+def batch_length(batch: Any) -> int:
+    """The first dimension of a batch's first tensor that has one; 0 without such a tensor."""
+    return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
+
+
+def with_tensors(value: Any, tensor: Callable[[Tensor], Tensor], plain: Callable[[list[Any]], list[Any]]) -> Any:
+    """A copy of a batch with other tensors, and with other lists of plain values."""
     if isinstance(value, Tensor):
-        return value[torch.tensor(indices)] if value.ndim and len(value) == length else value
+        return tensor(value)
     if isinstance(value, Mapping):
-        items: Any = {key: _resized(part, length, indices) for key, part in value.items()}
+        items: Any = {key: with_tensors(part, tensor, plain) for key, part in value.items()}
         return type(value)(items)  # type: ignore[call-arg]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_resized(part, length, indices) for part in value))
-    if isinstance(value, list) and len(value) == length and not any(isinstance(part, Tensor) for part in value):
-        return [value[index] for index in indices]
+        return type(value)(*(with_tensors(part, tensor, plain) for part in value))
+    if isinstance(value, list) and not any(True for _ in tensors_in(value)):
+        return plain(value)
     if isinstance(value, list | tuple):
-        return type(value)(_resized(part, length, indices) for part in value)
+        return type(value)(with_tensors(part, tensor, plain) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: _resized(getattr(value, f.name), length, indices) for f in fields(value) if f.init}
+        parts = {f.name: with_tensors(getattr(value, f.name), tensor, plain) for f in fields(value) if f.init}
         return type(value)(**parts)
     return value
 

@@ -155,7 +155,11 @@ class _Search:
             return 2 * self.fitted
         if len(self._peaks) > 1:
             return self.fitted + _LEAP * (self.fitted - self._peaks[-2][0])
-        return max(self.fitted + 1, _FIRST_LEAP * self.fitted if self._guess is None else int(_APPROACH * self._guess))
+        if self._guess is None:
+            return _FIRST_LEAP * self.fitted
+        if self._failed is not None and self._guess >= self._failed:
+            return self._failed - 1
+        return max(self.fitted + 1, int(_APPROACH * self._guess))
 
     def _middle(self) -> int:
         assert self._failed is not None

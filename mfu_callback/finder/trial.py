@@ -89,6 +89,11 @@ class Trials:
             finally:
                 self._clean_up()
 
+    def calibrate(self) -> None:
+        """Take the memory in use now as what the limit comes on top of."""
+        with self._ranks.all_or_none("could not find its memory limit"):
+            self._limit.calibrate(own_bytes=_cpu_bytes(self._pl_module), held_bytes=self._ranks.held_bytes)
+
     @property
     def lost(self) -> list[str]:
         """The iterators of data sets that gave samples and cannot be rewound."""
@@ -123,7 +128,7 @@ class Trials:
 
         def run() -> None:
             self._data.put(size)
-            with self._undisturbed():
+            with self.undisturbed():
                 mine.extend(self._steps.timed(self._data.batches(size), timer, count))
 
         self._all(run, f"broke while a batch of {size} was timed")
@@ -136,7 +141,7 @@ class Trials:
         def run() -> None:
             self._data.put(size)
             seen.append(self._data.batches(size)[0])
-            with self._undisturbed(), counter:
+            with self.undisturbed(), counter:
                 self._steps.forward(seen[0])
 
         self._all(run, f"broke while the FLOPs of a batch of {size} were counted")
@@ -150,7 +155,8 @@ class Trials:
                 self._clean_up()
 
     @contextmanager
-    def _undisturbed(self) -> Iterator[None]:
+    def undisturbed(self) -> Iterator[None]:
+        """A context in which steps log nothing and wait for no other process; what they change stays until the next."""
         for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
             setattr(self._pl_module, name, _do_nothing)
         with self._ranks.apart():
@@ -164,8 +170,7 @@ class Trials:
         for size in range(self._warmup_size, 0, -1):
             if self._run(size, nullcontext)[1].fits:
                 break
-        with self._ranks.all_or_none("could not find its memory limit"):
-            self._limit.calibrate(own_bytes=_cpu_bytes(self._pl_module), held_bytes=self._ranks.held_bytes)
+        self.calibrate()
         return data
 
     def _run(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> tuple[str, Verdict]:
@@ -192,7 +197,7 @@ class Trials:
     def _run_steps(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> None:
         self._data.put(size)
         batches, validation = self._data.batches(size), self._data.validation_batches(size)
-        with self._undisturbed(), limited():
+        with self.undisturbed(), limited():
             self._steps.run(batches, validation)
 
     def _used(self) -> float | None:

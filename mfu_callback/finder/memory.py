@@ -1,0 +1,105 @@
+"""The memory of a training step, followed on fake tensors: shapes without data."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Part(Enum):
+    """What memory is held for."""
+
+    PARAMETERS = "parameters"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    ACTIVATIONS = "activations"
+    TEMPORARY = "temporary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPrediction:
+    """Bytes in use at the moment of a training step at which most are.
+
+    Attributes:
+        parameters: Of parameters and buffers.
+        gradients: Of the parameters' gradients.
+        optimizer: Of the optimizers' state.
+        activations: Of what the forward pass made.
+        temporary: Of all else: the batch, and what the backward pass and the optimizers make and free again.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    temporary: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.temporary
+
+
+@dataclass(slots=True)
+class _Held:
+    part: Part
+    size: int
+
+
+class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every storage that operators make, from its first tensor to its last.
+
+    What an operator allocates and frees again inside is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.making = Part.TEMPORARY  # what operators make from here on
+        self._bytes: Counter[Part] = Counter()
+        self._peak: Counter[Part] = Counter()
+        self._held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._see(leaf, self.making)
+        return out
+
+    def hold(self, tensors: Iterable[Tensor], part: Part) -> None:
+        """Take the memory of tensors to be held for something from here on."""
+        for tensor in tensors:
+            held = self._see(tensor, part)
+            self._bytes[held.part] -= held.size
+            self._bytes[part] += held.size
+            held.part = part
+
+    def begin(self) -> None:
+        """Look for a new peak from here on."""
+        self._peak = self._bytes.copy()
+
+    def peak(self) -> MemoryPrediction:
+        """What was in use when most was."""
+        return MemoryPrediction(**{part.value: self._peak[part] for part in Part})
+
+    def _see(self, tensor: Tensor, part: Part) -> _Held:
+        storage = tensor.untyped_storage()
+        held = self._held.get(storage)
+        if held is None:
+            held = self._held[storage] = _Held(part, storage.nbytes())
+            self._bytes[part] += held.size
+            weakref.finalize(storage, self._forget, held)
+            if self._bytes.total() > self._peak.total():
+                self._peak = self._bytes.copy()
+        return held
+
+    def _forget(self, held: _Held) -> None:
+        self._bytes[held.part] -= held.size
