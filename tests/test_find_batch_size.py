@@ -193,7 +193,7 @@ def test_wrong_arguments_of_the_function_are_named() -> None:
         find_batch_size(trainer(), Tabular(), margin=2)
     with pytest.raises(MisconfigurationException, match="fast_dev_run"):
         find_batch_size(trainer(fast_dev_run=True), Tabular())
-    with pytest.raises(MisconfigurationException, match="ddp_spawn"):
+    with pytest.raises(MisconfigurationException, match="processes of this strategy"):
         find_batch_size(trainer(devices=2, strategy="ddp_spawn"), Tabular())
 
 

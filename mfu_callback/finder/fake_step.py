@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ def _fake_copy(
     module: nn.Module, optimizers: Sequence[Optimizer], trainer: Trainer | None, fake: FakeTensorMode
 ) -> tuple[nn.Module, list[Optimizer]]:
     """Copies with fake tensors, on the CPU; data sets are those of the module itself."""
-    shared = [part for part in vars(module).values() if isinstance(part, Dataset | DataLoader)]
+    shared = [part for part in vars(module).values() if isinstance(part, Dataset | DataLoader | np.ndarray)]
     memo: dict[int, Any] = {id(part): part for part in shared}
     memo |= {id(own): trainer for own in (vars(module).get("_trainer"),) if own is not None}
     with FakeCopyMode(fake):

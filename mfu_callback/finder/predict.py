@@ -109,17 +109,41 @@ def predict_batch_size(
         PredictionError: If the step cannot be run on fake tensors.
     """
     memory_bytes = bytes_of(memory)
-    reserve_bytes = CONTEXT_BYTES + int(ROUNDING_SHARE * memory_bytes) if reserve is None else reserve
+    reserve_bytes = reserve_of(memory_bytes) if reserve is None else reserve
     usable = memory_bytes - reserve_bytes
     if usable <= 0:
         raise ValueError(
             f"memory={memory!r} is no more than the reserve of {reserve_bytes:,} bytes. Give more memory, or reserve=0."
         )
     step = fake_step(module, batch, make_optimizer=optimizer, context=context)
-    found = _largest_within(step, usable, max_size=max_size)
+    found = largest_within(lambda size: _peak(step, size).total, usable, max_size=max_size)
     return BatchSizePrediction(
         batch_size=found, memory_bytes=memory_bytes, reserve_bytes=reserve_bytes, peak=_peak(step, found or 1)
     )
+
+
+def reserve_of(memory_bytes: int) -> int:
+    """What is left of a device's memory for other things than the step's tensors: 1 GiB and 5 %."""
+    return CONTEXT_BYTES + int(ROUNDING_SHARE * memory_bytes)
+
+
+def largest_within(
+    peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, guess: int | None = None
+) -> int:
+    """The largest size whose peak stays within some bytes; 0 if not even one does.
+
+    Args:
+        peak_bytes: Tells a size's peak.
+        usable_bytes: What it may be.
+        max_size: No larger size is looked at.
+        guess: About what it will be.
+    """
+
+    def attempt(size: int) -> Outcome:
+        total = peak_bytes(size)
+        return Outcome(fits=total <= usable_bytes, used=total / usable_bytes)
+
+    return find_largest(attempt, guess=guess, max_size=max_size, resolution=0) or 0
 
 
 def guess_batch_size(
@@ -149,14 +173,6 @@ def guess_batch_size(
     except (PredictionError, ZeroDivisionError):
         return None
     return min(max_size, int(size + (limit_bytes - peak) / per_sample)) if per_sample > 0 else None
-
-
-def _largest_within(step: FakeStep, usable_bytes: int, *, max_size: int) -> int:
-    def attempt(size: int) -> Outcome:
-        total = _peak(step, size).total
-        return Outcome(fits=total <= usable_bytes, used=total / usable_bytes)
-
-    return find_largest(attempt, max_size=max_size, resolution=0) or 0
 
 
 def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:

@@ -142,38 +142,24 @@ class Ranks:
         if not self.step_together or self.count == 1:
             yield
             return
-        over = Event()
-        watch = Thread(target=self._watch, args=(over,), daemon=True)
+        over, store, rank = Event(), distributed.distributed_c10d._get_default_store(), distributed.get_rank()
+        watch = Thread(target=_abort_when_told, args=(store, over), daemon=True)
         watch.start()
         try:
             yield
         except LimitExceededError:  # seen once the steps were over
             raise
         except Exception as error:
+            failure = _first_failure(store, f"process {rank}: {type(error).__name__}: {error}")
             # Not raised from it: a lack of memory would look as one that can be stepped back from.
-            raise FailedTogetherError(self._first_failure(size, error)) from None
+            raise FailedTogetherError(
+                f"BatchSizeFinder's trial of {size} samples failed, and with it the run, since the processes wait for"
+                f" each other inside of it; {failure}. Give a smaller max_size or a larger margin, or set the batch"
+                " size yourself."
+            ) from None
         finally:
             over.set()
             watch.join()
-
-    def _first_failure(self, size: int, error: Exception) -> str:
-        text = f"process {distributed.get_rank()}: {type(error).__name__}: {error}"
-        with suppress(RuntimeError):  # the store goes with the process that keeps it
-            store = _store()
-            if not store.check([_FAILED]):
-                store.set(_FAILED, text)
-            text = store.get(_FAILED).decode()
-        return (
-            f"BatchSizeFinder's trial of {size} samples failed, and with it the run, since the processes wait for each"
-            f" other inside of it; {text}. Give a smaller max_size or a larger margin, or set the batch size yourself."
-        )
-
-    def _watch(self, over: Event) -> None:
-        while not over.wait(_LOOK_EVERY_SEC):
-            with suppress(RuntimeError):
-                if _store().check([_FAILED]):
-                    _abort()
-                    return
 
     def _gather_own(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
         def repeated(tensor: Tensor) -> Tensor:
@@ -187,10 +173,21 @@ def _has_collectives(module: nn.Module) -> bool:
     return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
 
 
-def _store() -> Any:
-    return distributed.distributed_c10d._get_default_store()
+def _first_failure(store: Any, mine: str) -> str:
+    """What failed first; the store goes with the process that keeps it."""
+    try:
+        if not store.check([_FAILED]):
+            store.set(_FAILED, mine)
+        return str(store.get(_FAILED).decode())
+    except RuntimeError:
+        return mine
 
 
-def _abort() -> None:
-    with suppress(RuntimeError, AttributeError):
-        distributed.distributed_c10d._abort_process_group()
+def _abort_when_told(store: Any, over: Event) -> None:
+    """End the collectives that this process waits in; gloo's end by themselves with the process that failed."""
+    while not over.wait(_LOOK_EVERY_SEC):
+        with suppress(RuntimeError, ValueError):
+            if store.check([_FAILED]):
+                if distributed.get_backend() == "nccl":
+                    distributed.distributed_c10d._abort_process_group()
+                return
