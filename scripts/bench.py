@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpt import GPT, SIZES, get_config
 from mfu_callback import count_flops
+from mfu_callback.finder.predict import bytes_of
 
 CONTEXT_LIMIT = 1024
 WARMUP_STEPS = 2  # FLOPs are counted in the first
@@ -68,6 +69,12 @@ def make_parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
     )
     add(
+        "--budget",
+        type=budget,
+        help="memory for --batch-size auto, such as 8GiB, model included (default: what is free; on a CPU 80 % of it)",
+        default=None,
+    )
+    add(
         "--context-length",
         type=int,
         help="tokens in a sequence (default: 1024; on a CPU 256)",
@@ -100,6 +107,14 @@ def batch_size(text: str) -> int | None:
     return int(text)
 
 
+def budget(text: str) -> int:
+    """Bytes."""
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or text such as 8GiB") from error
+
+
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Fill in what suits the machine, and refuse what cannot work."""
     arguments.accelerator = accelerator_of(parser, arguments.accelerator)
@@ -121,8 +136,8 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
         )
     if arguments.flops_only and arguments.batch_size is None:
         parser.error("--batch-size auto: --flops-only trains nothing; give a number")
-    if arguments.batch_size is None and arguments.devices > 1:
-        parser.error("--batch-size auto: works with --devices 1; find it there and give the number")
+    if arguments.batch_size is not None and arguments.budget is not None:
+        parser.error(f"--budget: is for --batch-size auto, and the batch size is {arguments.batch_size}")
     if arguments.peaks == "vector" and not arguments.flops_only and not has_vector_peak(arguments):
         names = ", ".join(" ".join(sorted(row.words, reverse=True)).upper() for row in VECTOR_PEAKS)
         parser.error(f"--peaks vector: the replaced benchmark has a peak for {names} alone; give --peaks dense")

@@ -15,6 +15,7 @@ class Request:
     Attributes:
         size: A name in `gpt.SIZES`.
         batch_size: Sequences in a batch; None has it found.
+        budget: Bytes that the batch to be found may take with the model; None is what is free.
         context_length: Tokens in a sequence.
         precision: Of Lightning's Trainer.
         max_steps: Optimizer steps, warm-up included.
@@ -29,6 +30,7 @@ class Request:
 
     size: str
     batch_size: int | None
+    budget: int | None
     context_length: int
     precision: str
     max_steps: int

@@ -67,7 +67,7 @@ def run(request: Request) -> Row | None:
 
 def make_trainer(request: Request, callbacks: list[Callback]) -> Trainer:
     """A Trainer that logs every step to TensorBoard, one run a size, and does nothing else."""
-    finder = [BatchSizeFinder()] if request.batch_size is None else []
+    finder = [BatchSizeFinder(budget=request.budget)] if request.batch_size is None else []
     return Trainer(
         accelerator=request.accelerator,
         devices=request.devices,

@@ -101,7 +101,8 @@ def test_results_are_never_written_over(measured):
         (["--context-length", "1025"], "--context-length 1025: give 1 to 1024"),
         (["--max-steps", "2"], "--max-steps 2: give at least 3; the first are warm-up"),
         (["--devices", "0"], "--devices 0: give at least 1"),
-        (["--devices", "2", "--batch-size", "auto"], "--batch-size auto: works with --devices 1"),
+        (["--budget", "much", "--batch-size", "auto"], "'much' is not a size"),
+        (["--budget", "8GiB", "--batch-size", "2"], "--budget: is for --batch-size auto"),
         (["--flops-only", "--batch-size", "auto"], "--batch-size auto: --flops-only trains nothing"),
         (["--accelerator", "cpu", "--precision", "16-true"], "fp16 is about 100 times slower than fp32 on a CPU"),
         (["--accelerator", "cpu", "--precision", "16-mixed"], "give bf16-true or 32-true"),
@@ -128,6 +129,7 @@ def request(tmp_path, **changes):
     fields = {
         "size": "gpt-small",
         "batch_size": 1,
+        "budget": None,
         "context_length": 16,
         "precision": "bf16-true",
         "max_steps": 5,

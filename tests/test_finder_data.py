@@ -220,6 +220,16 @@ def test_a_data_set_that_fetches_many_samples_at_once_is_asked_so() -> None:
     assert Samples(DataLoader(Fetching(), batch_size=2)).batch(2).flatten().tolist() == [0, 1]
 
 
+def test_a_data_set_without_a_length_is_named() -> None:
+    class Endless(Dataset[Tensor]):
+        def __getitem__(self, index: int) -> Tensor:
+            return torch.ones(8)
+
+    loader = DataLoader(Endless(), batch_size=4, sampler=range(64))  # type: ignore[arg-type]
+    with pytest.raises(MisconfigurationException, match="Endless, which has no length"):
+        found(Unloaded(), loader)
+
+
 @dataclass
 class Pair:
     inputs: Tensor

@@ -169,6 +169,22 @@ def test_manual_accumulation_reaches_the_optimizer_within_a_trial() -> None:
     assert 12 in steps[:-3]
 
 
+def test_a_trial_goes_on_until_the_optimizers_state_is_there() -> None:
+    """A gradient scaler leaves the first steps out, until its scale has come down."""
+    stepped: list[tuple[int, bool]] = []
+
+    class Model(Tabular):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:
+            if batch_idx < 3:
+                closure()
+            else:
+                super().optimizer_step(epoch, batch_idx, optimizer, closure)
+                stepped.append((self.sizes[-1], bool(optimizer.state)))
+
+    fitted(Model(), BatchSizeFinder(max_size=12, init_size=12), max_epochs=1, max_steps=-1, limit_train_batches=5)
+    assert stepped[2:4] == [(12, True), (12, True)]  # after two of the warm-up
+
+
 def test_metrics_and_plain_attributes() -> None:
     class Model(Tabular):
         def __init__(self, batch_size: int) -> None:

@@ -127,8 +127,9 @@ def attribute_name(pl_module: LightningModule, stage: str, wanted: str | None) -
 
 
 def dataset_length(loader: DataLoader[Any]) -> int | None:
-    """Samples in a loader's data set; None for an iterable one."""
-    return None if isinstance(loader.dataset, IterableDataset) else len(loader.dataset)  # type: ignore[arg-type]
+    """Samples in a loader's data set; None for one without a length."""
+    dataset: Any = loader.dataset
+    return None if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else len(dataset)
 
 
 def drops_last(loader: DataLoader[Any]) -> bool:

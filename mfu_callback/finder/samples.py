@@ -116,6 +116,11 @@ def _draw(loader: DataLoader[Any]) -> Iterator[Any]:
     if isinstance(dataset, IterableDataset):
         yield from islice(dataset, MOST_SAMPLES)
         return
+    if not hasattr(dataset, "__len__"):
+        raise MisconfigurationException(
+            f"BatchSizeFinder cannot choose samples of a {type(dataset).__name__}, which has no length. Give it one, or"
+            " give worst_case= a batch."
+        )
     count = min(len(dataset), MOST_SAMPLES)
     indices = [len(dataset) * i // count for i in range(count)]  # from all over it: it may be sorted by length
     if getattr(dataset, "__getitems__", None):  # what torch's own fetcher calls where there is one

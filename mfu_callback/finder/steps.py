@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ from mfu_callback.clock import Timer
 from mfu_callback.finder.stage_data import StageData
 
 STEPS = 2  # the optimizer's state is there from the second on
-_MOST_MANUAL_STEPS = 64  # of manual optimization, until every optimizer has stepped
+_MOST_STEPS = 20  # until every optimizer has stepped twice: a scaler leaves out some, a module its own choice
 
 
 class Steps(Protocol):
@@ -62,11 +63,11 @@ class TrainingSteps:
         """Run them."""
         batch = self._begin(batches[0])
         last = self._trainer.accumulate_grad_batches - 1
-        if self._pl_module.automatic_optimization:
-            for step in range(STEPS):
+        for step in self._until_optimizers_have_stepped():
+            if self._pl_module.automatic_optimization:
                 self._step(batch, step, sorted({0, last}))  # the micro-batches between take no more than the last
-        else:
-            self._manual_steps(batch)
+            else:
+                self._manual_step(batch, step)
         if validation:
             self._validation.run(validation, ())
 
@@ -100,14 +101,17 @@ class TrainingSteps:
         for index in indices:
             self._micro_batch(batch, step * micro_batches + index, is_last=index == micro_batches - 1)
 
-    def _manual_steps(self, batch: Any) -> None:
-        # The module steps its optimizers when it wants to: often after some micro-batches of its own.
-        stepped: set[Any] = set()
-        for optimizer in self._trainer.optimizers:
-            optimizer.register_step_post_hook(lambda optimizer, *_: stepped.add(optimizer))  # undone by the snapshot
-        for batch_idx in range(_MOST_MANUAL_STEPS):
-            self._manual_step(batch, batch_idx)
-            if batch_idx + 1 >= STEPS and len(stepped) == len(self._trainer.optimizers):
+    def _until_optimizers_have_stepped(self) -> Iterator[int]:
+        """Numbers of steps: two, and more where not every optimizer has stepped twice by then."""
+        optimizers = self._trainer.optimizers
+        stepped: Counter[Any] = Counter()
+        for optimizer in optimizers:
+            optimizer.register_step_post_hook(
+                lambda optimizer, *_: stepped.update([optimizer])
+            )  # the snapshot undoes it
+        for step in range(_MOST_STEPS):
+            yield step
+            if step + 1 >= STEPS and all(stepped[optimizer] >= STEPS for optimizer in optimizers):
                 return
 
     def _manual_step(self, batch: Any, batch_idx: int) -> None:
