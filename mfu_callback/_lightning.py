@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -114,8 +117,28 @@ def move_batch(trainer: Trainer, batch: Any) -> Any:
 
 def training_step_arguments(pl_module: LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
     """What the training loop calls ``training_step`` with; ``batch_idx`` is optional there."""
+    if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+        return (repeat((batch, batch_idx, 0)),)  # it fetches its batches itself
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
     return (batch, batch_idx) if takes_index else (batch,)
+
+
+@contextmanager
+def training_loaders_kept(trainer: Trainer) -> Iterator[None]:
+    """Put back what the training loop knows of its loaders."""
+    loop = trainer.fit_loop
+    kept = loop._combined_loader, loop.max_batches
+    try:
+        yield
+    finally:
+        loop._combined_loader, loop.max_batches = kept
+
+
+def show_training_loaders(trainer: Trainer, loaders: Any, batches: float) -> None:
+    """Let ``trainer.train_dataloader`` and ``trainer.num_training_batches`` tell what they would in a run."""
+    loop = trainer.fit_loop
+    loop._combined_loader = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+    loop.max_batches = batches
 
 
 def data_source(trainer: Trainer, stage: str) -> Any:

@@ -81,6 +81,31 @@ def test_several_loaders_get_the_size_and_the_batch_has_a_part_of_each() -> None
     assert model.sizes == [12] * 6
 
 
+@pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument")  # Lightning's word on its own feature
+def test_a_step_that_fetches_its_own_batches_is_tried_too() -> None:
+    class Model(Unloaded):
+        def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]
+            batch, _, _ = next(dataloader_iter)
+            return self.loss(batch)
+
+    model = Model()
+    found(model, DataLoader(ROWS, batch_size=4))
+    assert model.sizes[-3:] == [12, 12, 12]
+
+
+def test_hooks_of_the_model_find_in_a_trial_what_they_find_in_training() -> None:
+    seen: list[Any] = []
+
+    class Model(Tabular):
+        def on_train_start(self) -> None:
+            loader: Any = self.trainer.train_dataloader
+            seen.append((loader.dataset is self.dataset, self.trainer.num_training_batches))
+
+    found(Model())
+    assert seen[0] == (True, 13)  # made with another size than the model has: batches of five
+    assert seen[-1] == (True, 6)
+
+
 def test_a_batch_sampler_with_a_size_gets_it() -> None:
     class Pairs(BatchSampler):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.fabric.utilities.apply_func import apply_to_collection
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mfu_callback import _lightning
 from mfu_callback.finder import loaders as of_loaders
-from mfu_callback.finder.loaders import BatchSizeAttribute, LoadersThemselves, Setting
+from mfu_callback.finder.loaders import BatchSizeAttribute, LoadersThemselves, Setting, flattened
 from mfu_callback.finder.samples import Samples, WorstCase
 
 
@@ -57,7 +58,7 @@ class StageData:
     @property
     def asked(self) -> list[Any]:
         """The objects that are asked for samples, whose attributes may change by it."""
-        all_loaders = [*of_loaders.flattened(self._loaders), *self._evaluation]
+        all_loaders = [*flattened(self._loaders), *self._evaluation]
         return [
             part for loader in all_loaders for part in (loader, loader.dataset, loader.sampler, loader.batch_sampler)
         ]
@@ -65,13 +66,19 @@ class StageData:
     @property
     def length(self) -> int | None:
         """Samples in the shortest data set that the batches are made of; None where one has no length."""
-        lengths = [of_loaders.dataset_length(loader) for loader in of_loaders.flattened(self._loaders)]
+        lengths = [of_loaders.dataset_length(loader) for loader in flattened(self._loaders)]
         return None if None in lengths else min(length for length in lengths if length is not None)
 
     @property
     def drops_last(self) -> bool:
         """Whether a batch larger than the data set would not come at all."""
-        return any(of_loaders.drops_last(loader) for loader in of_loaders.flattened(self._loaders))
+        return any(of_loaders.drops_last(loader) for loader in flattened(self._loaders))
+
+    def show(self, trainer: Trainer) -> None:
+        """Let hooks of the model find the training loaders on the Trainer."""
+        if self.stage == "fit":
+            lengths = [len(loader) if self.length is not None else math.inf for loader in flattened(self._loaders)]
+            _lightning.show_training_loaders(trainer, self._loaders, max(lengths))
 
     def put(self, size: int) -> None:
         """Set the batch size."""
@@ -80,7 +87,7 @@ class StageData:
 
     def draw(self) -> None:
         """Take the samples that batches are made of."""
-        loaders = [] if self._worst_case is not None else of_loaders.flattened(self._loaders)
+        loaders = [] if self._worst_case is not None else flattened(self._loaders)
         for loader in [*loaders, *self._evaluation]:
             self._sources[id(loader)] = Samples(loader)
             if isinstance(loader.dataset, IterableDataset):
@@ -91,7 +98,7 @@ class StageData:
         if self._worst_case is not None:
             return [self._worst_case.batch(size)]
         if self.stage != "fit":
-            return [self._sources[id(loader)].batch(size) for loader in of_loaders.flattened(self._loaders)]
+            return [self._sources[id(loader)].batch(size) for loader in flattened(self._loaders)]
         tree = self._loaders.iterables if isinstance(self._loaders, CombinedLoader) else self._loaders
         return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].batch(size))]
 
@@ -106,17 +113,17 @@ class StageData:
             probe = self.setting.another_size()
             self.setting.put(probe)
         self._loaders = _lightning.data_source(trainer, self.stage).dataloader()
-        of_loaders.check(of_loaders.flattened(self._loaders))
+        of_loaders.check(flattened(self._loaders))
         if probe is not None:
             self._check_that_loaders_follow(probe)
         validation = _lightning.validation_source(trainer) if self.stage == "fit" else None
-        self._evaluation = [] if validation is None else of_loaders.flattened(validation.dataloader())
+        self._evaluation = [] if validation is None else flattened(validation.dataloader())
         if self._evaluation:
             of_loaders.check(self._evaluation)
         self._follows = {id(loader): of_loaders.batch_size_of(loader) == probe for loader in self._evaluation}
 
     def _check_that_loaders_follow(self, probe: int) -> None:
-        sizes = [of_loaders.batch_size_of(loader) for loader in of_loaders.flattened(self._loaders)]
+        sizes = [of_loaders.batch_size_of(loader) for loader in flattened(self._loaders)]
         if set(sizes) == {probe}:
             return
         if self._must_set:
@@ -136,6 +143,6 @@ def setting_of(trainer: Trainer, pl_module: LightningModule, stage: str, attribu
     source = _lightning.data_source(trainer, stage)
     if source.is_module():
         return BatchSizeAttribute(pl_module, of_loaders.attribute_name(pl_module, stage, attribute))
-    given = of_loaders.flattened(source.instance)
+    given = flattened(source.instance)
     of_loaders.check(given)
     return LoadersThemselves(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from mfu_callback import _lightning
 from mfu_callback.clock import Timer
 from mfu_callback.finder.isolation import quick_collections, random_state_kept, unseen
 from mfu_callback.finder.limit import MemoryLimit
@@ -82,7 +83,12 @@ class Trials:
         What only the first steps of a process take (lazy imports, threads, kernels) is taken first, without a limit:
         under one it would fail half-way and break the process.
         """
-        with unseen(self._trainer), random_state_kept(), quick_collections(), torch.enable_grad():
+        with ExitStack() as stack:
+            stack.enter_context(unseen(self._trainer))
+            stack.enter_context(random_state_kept())
+            stack.enter_context(quick_collections())
+            stack.enter_context(_lightning.training_loaders_kept(self._trainer))
+            stack.enter_context(torch.enable_grad())
             self._snapshots = [Snapshot(shallow=holders_of(self._trainer, self._pl_module))]
             try:
                 yield self._prepare()
@@ -164,6 +170,7 @@ class Trials:
 
     def _prepare(self) -> StageData:
         data = self._data = self._open_data()
+        data.show(self._trainer)
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
         data.draw()
         self._steps = steps_of(self._trainer, self._pl_module, data)
