@@ -81,7 +81,7 @@ def test_several_loaders_get_the_size_and_the_batch_has_a_part_of_each() -> None
     assert model.sizes == [12] * 6
 
 
-@pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument")  # Lightning's word on its own feature
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")  # Lightning's word on its own feature
 def test_a_step_that_fetches_its_own_batches_is_tried_too() -> None:
     class Model(Unloaded):
         def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]

@@ -34,8 +34,9 @@ class ProcessLimit:
         self._margin = margin
         self._processes = processes
         self._held_bytes = 0
-        self._own_bytes = 0
+        self._data_limit = 0
         self._resident_before = 0
+        self._slack_before = 0
         self._peak_bytes: int | None = None
         _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
 
@@ -63,27 +64,25 @@ class ProcessLimit:
                 f" {(own_bytes + held_bytes) / 2**20:,.1f}, so that not even a batch of 1 fits. Give it a larger"
                 " budget."
             )
-        self._own_bytes = own_bytes
+        self._data_limit = _status_bytes("VmData") - own_bytes + self.limit_bytes()
         self._resident_before = _status_bytes("RssAnon") - own_bytes
+        self._slack_before = _slack_bytes()
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
         """Lower the soft limit; the hard limit stays, so that it can be raised again.
 
-        The kernel limits what is reserved, of which the heap has parts that are free: a trial may take these too before
-        it is stopped. What it may take in all is then told by the high-water mark of what was really used.
-
         Raises:
-            LimitExceededError: If the trial took more than it may, or if the system had to swap.
+            LimitExceededError: If the trial took more than it may from the heap's free memory, which the kernel's limit
+                does not see taken, or if the system had to swap.
         """
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         can_tell, swapped = _reset_high_water_mark(), _status_bytes("VmSwap")
-        data_limit = _status_bytes("VmData") - self._own_bytes + self.limit_bytes()
         try:
             if self.is_enforced:
-                resource.setrlimit(resource.RLIMIT_DATA, (_lower(data_limit, soft), hard))
+                resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._data_limit, soft), hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -98,7 +97,7 @@ class ProcessLimit:
         return self._allowance() - self._held_bytes
 
     def peak_bytes(self) -> int | None:
-        """The high-water mark of private resident memory above the use before the model."""
+        """The most private memory that was taken above the use before the model, the heap's unused parts included."""
         return self._peak_bytes
 
     def free(self) -> None:
@@ -117,7 +116,8 @@ class ProcessLimit:
     def _high_water_bytes(self) -> int:
         # VmHWM counts mapped files too, which are not private: libraries, and data sets that are mapped.
         shared = _status_bytes("RssFile") + _status_bytes("RssShmem")
-        return max(0, _status_bytes("VmHWM") - shared - self._resident_before)
+        resident = _status_bytes("VmHWM") - shared - self._resident_before
+        return max(0, resident + max(0, _slack_bytes() - self._slack_before))
 
     def _allowance(self) -> int:
         return int((self._budget or 0) * (1 - self._margin))
@@ -130,6 +130,11 @@ def _lower(limit: int, soft: int) -> int:
 def _status_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
+
+
+def _slack_bytes() -> int:
+    """What is reserved and not resident: it counts against the limit, and the kernel keeps no high-water mark of it."""
+    return _status_bytes("VmData") - _status_bytes("RssAnon")
 
 
 def _reset_high_water_mark() -> bool:
