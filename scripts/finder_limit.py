@@ -1,0 +1,69 @@
+"""The largest size that trains, found by nothing but trying; slow, and no part of any finder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What fresh processes say of the sizes around the limit.
+
+    Attributes:
+        always: The largest size up to which every size that was tried trained in every process.
+        ever: The largest size that trained in any process.
+        tried: For each size, whether it trained in each of its processes.
+    """
+
+    always: int
+    ever: int
+    tried: dict[int, list[bool]]
+
+    def is_exact(self, size: int) -> bool:
+        """Whether a size is the limit, to within one of what the processes show."""
+        return self.always - 1 <= size <= self.ever + 1
+
+
+def find_limit(trains: Callable[[int], bool], *, start: int, repeats: int) -> Limit:
+    """Find the limit from a guess, and then see how sharp it is.
+
+    Args:
+        trains: Tells whether a size trains, each time in a fresh process.
+        start: The guess; a wrong one only takes longer.
+        repeats: How often the four sizes around the limit are tried.
+    """
+    tried: dict[int, list[bool]] = {}
+
+    def tries(size: int) -> bool:
+        tried.setdefault(size, []).append(trains(size))
+        return tried[size][-1]
+
+    low, high = _bracket(tries, max(1, start))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if tries(middle) else (low, middle)
+    for size in range(max(1, low - 1), low + 3):
+        while len(tried.get(size, [])) < repeats:
+            tries(size)
+    return limit_from(tried)
+
+
+def limit_from(tried: dict[int, list[bool]]) -> Limit:
+    """What the tries come to."""
+    failing = min((size for size, fits in tried.items() if not all(fits)), default=max(tried) + 1)
+    always = max((size for size in tried if size < failing), default=0)
+    ever = max((size for size, fits in tried.items() if any(fits)), default=0)
+    return Limit(always=always, ever=ever, tried=dict(sorted(tried.items())))
+
+
+def _bracket(trains: Callable[[int], bool], start: int) -> tuple[int, int]:
+    """A size that trains, or 0, and one that does not, in steps that double."""
+    low, high, step = (start, start, 1)
+    if trains(start):
+        while trains(high := low + step):
+            low, step = high, 2 * step
+        return low, high
+    while (low := max(0, high - step)) and not trains(low):
+        high, step = low, 2 * step
+    return low, high
