@@ -10,8 +10,8 @@ margin, at full resolution, without Lightning's maximum of 8192; "as it comes" i
 
 The limit is found without any finder: a Trainer fits two steps of one size within the budget, each time in a fresh
 process, at sizes further and further from what ours found until one trains and one does not, and between those by
-bisection; the sizes next to the limit are trained in several processes. Processes differ by a MiB or so, so sizes
-within one of what they show count as exact. Exits with 1 if ours is not. Linux with glibc alone.
+bisection; the sizes next to the limit are trained in several processes. Processes differ by a MiB or two, so sizes
+within one of what they show, or within 0.5 %, count as exact. Exits with 1 if ours is not. Linux with glibc alone.
 """
 
 from __future__ import annotations

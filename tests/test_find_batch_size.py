@@ -118,6 +118,7 @@ def test_the_function_sets_the_size_and_leaves_all_else_as_it_was(tmp_path: Path
     model, seen = Tabular(), Callback()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     run = trainer(seen, logger=CSVLogger(tmp_path))
+    attributes = sorted(vars(model))
     kept = (run.callbacks, run.loggers, run.state.fn, run.state.status, run.max_epochs, run.datamodule)
     states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
     result = find_batch_size(run, model, max_size=12)
@@ -128,6 +129,7 @@ def test_the_function_sets_the_size_and_leaves_all_else_as_it_was(tmp_path: Path
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
     assert list(tmp_path.rglob("*")) == []
     assert model._trainer is None
+    assert sorted(vars(model)) == attributes
 
 
 def test_a_run_after_the_function_is_the_run_that_was_given_its_size() -> None:

@@ -98,10 +98,12 @@ def _as_before(trainer: Any, model: LightningModule) -> Iterator[None]:
     """Put back what attaching a run to a Trainer changes and the run's end does not."""
     callbacks, loggers, datamodule = trainer.callbacks, trainer.loggers, trainer.datamodule
     state, loop, own_trainer = copy(trainer.state), trainer.fit_loop, model._trainer
-    epochs = loop.min_epochs, loop.max_epochs
+    epochs, has_hparams = (loop.min_epochs, loop.max_epochs), hasattr(model, "_hparams")
     try:
         yield
     finally:
         trainer.callbacks, trainer.loggers, trainer.datamodule = callbacks, loggers, datamodule
         trainer.state, model._trainer = state, own_trainer
         loop.min_epochs, loop.max_epochs = epochs
+        if not has_hparams:  # the Trainer gives them to any model by asking for them
+            vars(model).pop("_hparams", None)

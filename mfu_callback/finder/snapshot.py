@@ -103,7 +103,8 @@ def state_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
 def holders_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
     """What opening the loaders at another batch size may change: model, datamodule, and their hparams."""
     owners: list[Any] = [pl_module, *filter(None, [trainer.datamodule])]  # type: ignore[attr-defined]
-    return [*owners, *(owner.hparams for owner in owners)]
+    # Asking for the hparams of one that has none would give it some.
+    return [*owners, *(owner.hparams for owner in owners if hasattr(owner, "_hparams"))]
 
 
 def local(tensor: Tensor) -> Tensor:
