@@ -71,8 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--budget",
         type=budget,
-        help="memory for --batch-size auto, such as 8GiB, model included (default: what is free; on a CPU 80 % of it)",
-        default=None,
+        help="memory for --batch-size auto, such as 8GiB, model included (default: what is free; on a CPU 80 %% of it)",
+        default=argparse.SUPPRESS,
     )
     add(
         "--context-length",
@@ -119,6 +119,7 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
     """Fill in what suits the machine, and refuse what cannot work."""
     arguments.accelerator = accelerator_of(parser, arguments.accelerator)
     on_cpu = arguments.accelerator == "cpu"
+    arguments.budget = getattr(arguments, "budget", None)
     if not hasattr(arguments, "context_length"):
         arguments.context_length = 256 if on_cpu and not arguments.flops_only else CONTEXT_LIMIT
     if not hasattr(arguments, "batch_size"):
