@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from mfu_callback import BatchSizeFinder
+
 MIB = 2**20
 VOCABULARY = 4096  # the logits take nearly all memory, and little time
 
@@ -108,3 +110,24 @@ def fitted(model: LightningModule, *callbacks: Callback, seed: int = 7, fit: Any
     seed_everything(seed, verbose=False)
     run.fit(model, *fit)
     return run
+
+
+ROWS: list[Any] = Tabular().dataset
+
+
+class Unloaded(Tabular):
+    """Without a train_dataloader() and a batch_size of its own."""
+
+    train_dataloader = LightningModule.train_dataloader
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.batch_size
+
+
+def found(model: LightningModule, *arguments: Any, **options: Any) -> Any:
+    """Fit three steps with a finder and give its result and the Trainer."""
+    finder = BatchSizeFinder(**{"max_size": 12, **options})
+    run = fitted(model, finder, fit=arguments)
+    assert finder.result is not None
+    return finder.result, run

@@ -280,20 +280,6 @@ def test_batch_norm_cannot_train_on_one_row_and_says_so_itself() -> None:
     assert model.batch_size == 4
 
 
-def test_a_trial_in_which_the_data_end_early() -> None:
-    class Ends(torch.utils.data.IterableDataset[Any]):
-        def __iter__(self) -> Iterator[Any]:
-            return iter(Tabular().dataset[:2])
-
-    model = Tabular()
-    model.dataset = Ends()
-    model.train_dataloader = lambda: DataLoader(model.dataset, batch_size=model.batch_size)  # type: ignore
-    finder = BatchSizeFinder(max_size=9)
-    trainer(finder, max_steps=1).fit(model)
-    assert finder.result is not None
-    assert finder.result.batch_size == 9
-
-
 def test_an_error_in_another_callback_after_the_search_leaves_its_result() -> None:
     class Breaks(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
