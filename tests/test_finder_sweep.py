@@ -74,7 +74,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_real_sweep_times_every_size_that_fits(swept: Any) -> None:
     result, model, run, _ = swept
     largest = max(trial.size for trial in result.trials if trial.fits)
-    assert [p.size for p in result.sweep] == sizes_between(2, largest)
+    assert [p.size for p in result.sweep] == sizes_between(2, largest), result.trials
     assert {p.size for p in result.sweep} <= {trial.size for trial in result.trials if trial.fits}
     assert result.batch_size == smallest_as_fast(result.sweep) == model.batch_size
     assert run.train_dataloader.batch_size == result.batch_size
