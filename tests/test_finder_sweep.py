@@ -15,10 +15,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mfu_callback import BatchSizeFinder
-from mfu_callback.finder import BatchSizeResult, SweepPoint, Trial
+from mfu_callback.finder import BatchSizeResult, SweepPoint, Trial, rate
 from mfu_callback.finder.progress import SearchProgress
 from mfu_callback.finder.show import SWEEP_FILE, TAG
 from mfu_callback.finder.sweep import sizes_between, smallest_as_fast, step_times
+from mfu_callback.peaks import resolve_peak
 
 
 def point(size: int, samples_per_sec: float, tokens_per_sec: float | None = None) -> SweepPoint:
@@ -82,6 +83,22 @@ def test_a_real_sweep_times_every_size_that_fits(swept: Any) -> None:
         assert p.samples_per_sec == pytest.approx(2 * p.size / p.step_time_sec)
         assert p.tokens_per_sec == pytest.approx(65 * p.samples_per_sec)
         assert 0 < (p.mfu or 0) < 1
+
+
+def test_what_looking_for_the_peak_leaves_in_memory_is_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[torch.Tensor] = []
+
+    def leaving(*args: Any, **kwargs: Any) -> Any:
+        left.append(torch.ones(200 * MIB // 4))
+        return resolve_peak(*args, **kwargs)
+
+    monkeypatch.setattr(rate, "resolve_peak", leaving)
+    finder = BatchSizeFinder(budget=60 * MIB, objective="throughput")
+    fitted(TinyGPT(), finder, max_steps=1)
+    assert finder.result is not None
+    assert left
+    largest = max(trial.size for trial in finder.result.trials if trial.fits)
+    assert [p.size for p in finder.result.sweep] == sizes_between(2, largest), finder.result.trials
 
 
 def test_a_sweep_leaves_the_weights_alone(swept: Any) -> None:

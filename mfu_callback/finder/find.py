@@ -143,6 +143,7 @@ class Search:
         smallest = min(trial.size for trial in self._trials.done if trial.fits)  # a model may not run on a smaller one
         sizes = sizes_between(smallest, largest)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
+        self._trials.calibrate()  # what a measurement of the peak has left behind is not the trials'
         for size in sizes:  # their memory too, and never a size that did not run
             if size not in {trial.size for trial in self._trials.done}:
                 self._trials.attempt(size)
