@@ -1,11 +1,29 @@
 """Tokens/sec and MFU of any Lightning training run, and where the rest of the machine went."""
 
-from mfu_callback.callback import MFUCallback
-from mfu_callback.finder import BatchSizeFinder, find_batch_size, predict_batch_size, predict_memory
-from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
-from mfu_callback.metrics import model_flops_utilization
-from mfu_callback.peaks import Peak, find_peak, measure_peak
-from mfu_callback.tokens import count_tokens
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mfu_callback.callback import MFUCallback
+    from mfu_callback.finder import BatchSizeFinder, predict_batch_size, predict_memory
+    from mfu_callback.finder.find_batch_size import find_batch_size
+    from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
+    from mfu_callback.metrics import model_flops_utilization
+    from mfu_callback.peaks import Peak, find_peak, measure_peak
+    from mfu_callback.tokens import count_tokens
+
+# Imported when they are asked for: TensorBoard's tab and the report read files, and need neither torch nor lightning.
+_MODULES = {
+    "callback": ("MFUCallback",),
+    "finder": ("BatchSizeFinder", "find_batch_size", "predict_batch_size", "predict_memory"),
+    "flops": ("FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token"),
+    "metrics": ("model_flops_utilization",),
+    "peaks": ("Peak", "find_peak", "measure_peak"),
+    "tokens": ("count_tokens",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "BatchSizeFinder",
@@ -23,3 +41,14 @@ __all__ = [
     "predict_batch_size",
     "predict_memory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

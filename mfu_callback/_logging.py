@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,17 +27,17 @@ class MetricLog:
         self._waiting: dict[str, torch.Tensor] = {}
         brackets.put(_lightning.logger_connector(trainer), _lightning.SEND_METRICS, self._joining)
 
-    def log(self, values: Mapping[str, float], *, in_progress_bar: Collection[str]) -> None:
+    def log(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
         """Log values at the end of this batch, which is one on which the Trainer logs.
 
         Args:
             values: The same on every rank.
-            in_progress_bar: Which of them the progress bar shows.
+            in_progress_bar: The name under which the progress bar shows a value, by that of the value.
         """
         # On the host: nothing waits for a device to read them, as loggers and checkpoints do.
         tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
         self._waiting = dict(zip(values, tensors, strict=True))
-        shown = {name: values[name] for name in in_progress_bar if name in values}
+        shown = {label: values[name] for name, label in in_progress_bar.items() if name in values}
         _lightning.show_metrics(self._trainer, self._waiting, in_progress_bar=shown)
 
     def _joining(self, send: Function) -> Callable[..., Any]:

@@ -19,17 +19,19 @@ from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback._phases import bracket_phases
 from mfu_callback._sampling import Sampling
 from mfu_callback.batches import FlopsArgument, TokensArgument
+from mfu_callback.board.board import Board
 from mfu_callback.clock import Phase, StepClock, timer_for
 from mfu_callback.goodput import WallTime
 from mfu_callback.meter import MFUMeter
-from mfu_callback.metrics import TAGS, Window, logged_values
+from mfu_callback.metrics import Window, logged_values
 from mfu_callback.peaks import PeakArgument
-from mfu_callback.report import print_summary, write_summary
+from mfu_callback.report.end_of_fit import print_summary
 from mfu_callback.summary import Summary
+from mfu_callback.tags import IN_PROGRESS_BAR
 from mfu_callback.totals import Totals
 
 # What is there while a run goes on, and in no copy of the callback.
-_OF_A_RUN = ("_meter", "_counting", "_peak_of_run", "_steps", "_metric_log")
+_OF_A_RUN = ("_meter", "_counting", "_peak_of_run", "_steps", "_metric_log", "_board")
 
 
 class MFUCallback(Callback):
@@ -77,6 +79,8 @@ class MFUCallback(Callback):
         warmup_steps: Optimizer steps at the start of fit to leave out.
         modules: Whether to time every module in a few batches, whose steps are left out of the timing; the summary and
             the report then tell FLOPs, time and MFU by module.
+        board: Whether TensorBoard loggers are given a dashboard (custom scalars), a card (text) and HParams beside the
+            values, and what the tab "MFU" shows of the run.
 
     Raises:
         ValueError: If an argument is not one of these.
@@ -96,6 +100,7 @@ class MFUCallback(Callback):
         sync: str = "step",
         warmup_steps: int = 3,
         modules: bool = False,
+        board: bool = True,
     ) -> None:
         super().__init__()
         check_arguments(flops, backward_factor, attention, peak, tokens, sync, warmup_steps)
@@ -108,6 +113,7 @@ class MFUCallback(Callback):
         self._sync = sync
         self._warmup_steps = warmup_steps
         self._modules = modules
+        self._in_tensorboard = board
         self._brackets = Brackets()
         self._wall = WallTime()
         self._meter: MFUMeter | None = None
@@ -115,6 +121,7 @@ class MFUCallback(Callback):
         self._counting: Counting | None = None
         self._steps: OptimizerSteps | None = None
         self._metric_log: MetricLog | None = None
+        self._board: Board | None = None
         self._in_step = False
         self._warned: set[str] = set()
 
@@ -126,6 +133,8 @@ class MFUCallback(Callback):
         """Fit begins, and with it the wall time."""
         if stage == "fit":
             self._wall = WallTime()
+            self._warned.clear()
+            self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=self._in_tensorboard)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What came before was setting up."""
@@ -152,7 +161,6 @@ class MFUCallback(Callback):
             tensor_parallel=_lightning.tensor_parallel_size(trainer),
             wall=self._wall,
         )
-        self._warned.clear()
         self._peak_of_run = PeakOfRun(self._meter, self._peak, device, self._warn_once)
         self._peak_of_run.find(_lightning.matmul_dtype(trainer))
         self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak_of_run.follow)
@@ -204,6 +212,10 @@ class MFUCallback(Callback):
             return
         self._meter.end_step()
         self._in_step = False
+        if self._board is not None and self._board.facts is None:
+            with self._meter.clock.during(Phase.REPORT):
+                meter = self._meter
+                self._board.show(meter.summary(), batch_size=meter.batch_size, batch_flops=meter.batch_flops)
         if _lightning.is_logging_step(trainer):
             self._log(trainer, self._meter)
 
@@ -223,17 +235,20 @@ class MFUCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the brackets off and let the run go."""
         self._brackets.remove()
+        if self._board is not None:
+            self._board.close()
         self._forget_run()
 
     def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
         if self._meter is None:
             return
         self.summary = self._meter.summary(ranks)
-        self._forget_run()
+        self._meter = None
         if trainer.is_global_zero:
             with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding, a full disk
                 print_summary(self.summary, warmup_steps=self._warmup_steps)
-                write_summary(self.summary, _lightning.log_directory(trainer))
+            if self._board is not None:
+                self._board.end(self.summary)
 
     def _forget_run(self) -> None:
         vars(self).update(dict.fromkeys(_OF_A_RUN))
@@ -246,8 +261,7 @@ class MFUCallback(Callback):
         if self._peak_of_run is not None:
             self._peak_of_run.doubt(window)
         if self._metric_log is not None:
-            in_progress_bar = [tag.name for tag in TAGS if tag.in_progress_bar]
-            self._metric_log.log(logged_values(window), in_progress_bar=in_progress_bar)
+            self._metric_log.log(logged_values(window), in_progress_bar=IN_PROGRESS_BAR)
 
     def _put_brackets(self, trainer: Trainer, clock: StepClock, counting: Counting, steps: OptimizerSteps) -> None:
         self._brackets.put(trainer.strategy, "training_step", counting.around_training_step)

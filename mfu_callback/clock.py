@@ -24,6 +24,7 @@ class Phase(IntEnum):
     # Outside of training time:
     VALIDATION = 5
     CHECKPOINT = 6
+    REPORT = 7
 
 
 TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from statistics import median
@@ -104,6 +104,17 @@ class MFUMeter:
         return batch.flops is None and batch.shape is not None and self.counts.needs_count(batch.shape)
 
     @property
+    def batch_size(self) -> int | None:
+        """Samples in the micro-batch that was looked at last; None where no tensor tells."""
+        return None if math.isnan(self._batch.samples) else round(self._batch.samples)
+
+    @property
+    def batch_flops(self) -> float | None:
+        """Model FLOPs of the forward and backward of the first batch that was counted; None where none was."""
+        training = self.flop_count and self._training_flops(self.flop_count)
+        return training.model if training else None
+
+    @property
     def is_warm(self) -> bool:
         """Whether the warm-up is over."""
         return not self._steps_to_skip
@@ -200,12 +211,17 @@ class MFUMeter:
         """
         return self._own_part(self._ledger.run_totals(wait=wait))
 
-    def summary(self, ranks: list[Totals]) -> Summary:
-        """What the run came to, from the run totals of all devices."""
-        if not all(rank.steps for rank in ranks):
+    def summary(self, ranks: Sequence[Totals] = ()) -> Summary:
+        """What the run came to.
+
+        Args:
+            ranks: The run totals of all devices; without them it is what is known while the run goes on.
+        """
+        if not ranks or not all(rank.steps for rank in ranks):
             return Summary(
                 steps=0,
                 flops=self.flop_count,
+                conventions=self.conventions if self.flop_count is not None else None,
                 peak=self.peak,
                 achievable=self.achievable,
                 wall_time_sec=self._wall.until_now(),

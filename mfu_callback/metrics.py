@@ -1,12 +1,13 @@
-"""The arithmetic: MFU, the waterfall, and the table of what is logged. Pure functions of measured totals."""
+"""The arithmetic: MFU, the waterfall, and the values of what is logged. Pure functions of measured totals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from mfu_callback.tags import TAGS, Tag
 from mfu_callback.totals import Totals
 
 
@@ -206,49 +207,14 @@ def waterfall(
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tag:
-    """One logged value.
-
-    Attributes:
-        name: The name under which every logger gets it.
-        unit: Its unit.
-        value: What it is in a window; None leaves it out.
-        in_progress_bar: Whether the progress bar shows it.
-    """
-
-    name: str
-    unit: str
-    value: Callable[[Window], float | None]
-    in_progress_bar: bool = False
-
-
-def _waterfall_part(part: str) -> Tag:
-    return Tag(
-        name=f"waterfall/{part}",
-        unit="fraction",
-        value=lambda window: None if window.waterfall is None else window.waterfall[part],
-    )
-
-
-TAGS: tuple[Tag, ...] = (
-    Tag(name="throughput/tokens_per_sec", unit="1/s", value=lambda w: w.tokens_per_sec, in_progress_bar=True),
-    Tag(name="throughput/real_tokens_per_sec", unit="1/s", value=lambda w: w.real_tokens_per_sec),
-    Tag(name="throughput/samples_per_sec", unit="1/s", value=lambda w: w.samples_per_sec),
-    Tag(name="throughput/device/tokens_per_sec", unit="1/s", value=lambda w: w.device_tokens_per_sec),
-    Tag(name="throughput/device/tflops_per_sec", unit="1e12 FLOP/s", value=lambda w: w.device_tflops_per_sec),
-    Tag(name="throughput/mfu", unit="fraction of peak", value=lambda w: w.mfu, in_progress_bar=True),
-    Tag(name="throughput/mfu_achievable", unit="fraction of the measured peak", value=lambda w: w.mfu_achievable),
-    Tag(name="throughput/hfu", unit="fraction of peak", value=lambda w: w.hfu),
-    Tag(name="time/step_sec", unit="s", value=lambda w: w.step_time_sec),
-    Tag(name="time/step_sec_min", unit="s", value=lambda w: w.step_time_sec_min),
-    Tag(name="time/step_sec_max", unit="s", value=lambda w: w.step_time_sec_max),
-    *map(_waterfall_part, ("mfu", "data", "optimizer", "other", "kernels", "unreachable")),
-    Tag(name="memory/peak_gib", unit="GiB", value=lambda w: w.peak_memory_gib),
-)
-
-
 def logged_values(window: Window) -> dict[str, float]:
     """The value of every tag that is known in this window, by name."""
-    values = ((tag.name, tag.value(window)) for tag in TAGS)
+    values = ((tag.name, _value(window, tag)) for tag in TAGS)
     return {name: value for name, value in values if value is not None}
+
+
+def _value(window: Window, tag: Tag) -> float | None:
+    value = getattr(window, tag.attribute)
+    if value is not None and tag.part is not None:
+        value = value[tag.part]
+    return None if value is None else float(value)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from gpt import GPTModule, TextFile
 from gpt.model import next_token_loss
 from mfu_callback import MFUCallback
-from mfu_callback.metrics import TAGS
+from mfu_callback.tags import TAGS
 
 ALL_TAGS = {tag.name for tag in TAGS}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}

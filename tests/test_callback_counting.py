@@ -28,7 +28,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.clock import HostTimer
-from mfu_callback.metrics import TAGS
+from mfu_callback.tags import TAGS
 
 ALL_TAGS = {tag.name for tag in TAGS}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}

@@ -6,7 +6,8 @@ import pytest
 
 from mfu_callback import model_flops_utilization
 from mfu_callback.clock import Phase
-from mfu_callback.metrics import TAGS, Window, logged_values, waterfall
+from mfu_callback.metrics import Window, logged_values, waterfall
+from mfu_callback.tags import TAGS
 from mfu_callback.totals import Amounts, Totals, totals_of
 
 

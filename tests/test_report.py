@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from mfu_callback import FlopCount, Peak
-from mfu_callback.report import print_summary, write_summary
+from mfu_callback.report.end_of_fit import print_summary, write_summary
 from mfu_callback.summary import Summary
 
 WATERFALL = {"mfu": 0.5, "data": 0.25, "optimizer": 0.1, "other": 0.05, "kernels": 0.1, "unreachable": 0.0}
@@ -74,7 +74,7 @@ def test_the_devices_of_a_run_that_are_fastest_and_slowest():
 
 def test_the_summary_as_a_file(tmp_path):
     summary = replace(SUMMARY, wall_time_sec={"training": 3.0, "rest": 1.0})
-    write_summary(summary, tmp_path / "not yet there")
+    write_summary(summary.as_dict(), tmp_path / "not yet there")
     written = json.loads((tmp_path / "not yet there" / "mfu_summary.json").read_text())
     assert {name: written[name] for name in ("steps", "mfu", "goodput", "waterfall")} == {
         "steps": 7,
@@ -86,7 +86,7 @@ def test_the_summary_as_a_file(tmp_path):
     assert written["flops"]["forward"] == 1_000_000
     assert written["achievable"] is None
     assert written["advice"].startswith("25 % of the time")
-    write_summary(summary, None)
+    write_summary({}, None)
 
 
 def test_a_run_without_a_measured_step_says_why():

@@ -1,0 +1,145 @@
+"""Writes what is shown of a run beside its values: in TensorBoard, and in the log directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mfu_callback import _lightning
+from mfu_callback._brackets import Brackets
+from mfu_callback.board.card import card
+from mfu_callback.board.dashboard import has_own_layout, layout
+from mfu_callback.board.facts import RunFacts, facts_of, found_batch_size
+from mfu_callback.board.record import record_of
+from mfu_callback.logs.names import CARD_TAG, PLUGIN_NAME, RECORD_TAG
+from mfu_callback.report.end_of_fit import write_summary
+from mfu_callback.summary import Summary
+
+
+class Board:
+    """The board of one fit: the same for each of its TensorBoard loggers, and a file beside the first logger's.
+
+    Nothing that goes wrong here ends a run: it is told once.
+
+    Args:
+        trainer: About to fit; its loggers are there.
+        pl_module: What it trains.
+        warn_once: Called with a subject and a message.
+        in_tensorboard: Whether TensorBoard loggers are given anything.
+
+    Attributes:
+        facts: What the run is; None until its first step is over.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        warn_once: Callable[[str, str], None],
+        *,
+        in_tensorboard: bool,
+    ) -> None:
+        self.facts: RunFacts | None = None
+        self._trainer = trainer
+        self._pl_module = pl_module
+        self._warn_once = warn_once
+        self._brackets = Brackets()
+        self._writers = _writers(trainer) if in_tensorboard else []
+        self._hparams: list[Any] = []
+        self._try(self._take_hparams)
+
+    def show(self, summary: Summary, *, batch_size: int | None, batch_flops: float | None) -> None:
+        """The first step is over: write the dashboard, and what is known of the run.
+
+        Args:
+            summary: What is known of it, without steps.
+            batch_size: Samples in the batch of one process, if they are known.
+            batch_flops: Model FLOPs of its forward and backward likewise.
+        """
+        self.facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
+        self._try(lambda: self._show(summary))
+
+    def end(self, summary: Summary) -> None:
+        """Fit is over: write what it came to.
+
+        Args:
+            summary: What it came to.
+        """
+        self._try(lambda: self._write(summary))
+        self._try(lambda: write_summary(self._record(summary), _lightning.log_directory(self._trainer)))
+
+    def close(self) -> None:
+        """Write what is held, and let the loggers go."""
+        for hparams in self._hparams:
+            self._try(hparams.end)
+        self._brackets.remove()
+        self._hparams, self._writers = [], []
+
+    def _take_hparams(self) -> None:
+        if self._writers:
+            from mfu_callback.board.hparams import HParamsOfRun
+
+            self._hparams = [HParamsOfRun(writer._get_file_writer(), self._brackets) for writer in self._writers]
+
+    def _show(self, summary: Summary) -> None:
+        for hparams in self._hparams:
+            if self.facts is not None:
+                hparams.complete(self.facts)
+        for writer in self._writers:
+            writer.flush()
+            if not has_own_layout(writer.log_dir):
+                writer.add_custom_scalars(layout())
+        self._write(summary)
+
+    def _write(self, summary: Summary) -> None:
+        step = self._trainer.global_step
+        for writer in self._writers:
+            if self.facts is not None:
+                writer.add_text(CARD_TAG, card(self.facts, summary, found_batch_size(self._trainer)), step)
+            writer._get_file_writer().add_summary(_tensor(self._record(summary)), step)
+            writer.flush()
+
+    def _record(self, summary: Summary) -> dict[str, Any]:
+        return record_of(self.facts, summary, found_batch_size(self._trainer))
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # a full disk, another version of TensorBoard: none of it may end a run
+            self._warn_once(
+                "board",
+                f"What is shown of the run beside its values was not written ({type(error).__name__}: {error}). The"
+                " values are logged all the same; MFUCallback(board=False) leaves TensorBoard's part out.",
+            )
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    """What writes the event files, where TensorBoard is installed; on the first process only."""
+    if not trainer.is_global_zero:
+        return []
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return []
+    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [writer for writer in writers if isinstance(writer, SummaryWriter)]
+
+
+def _tensor(record: dict[str, Any]) -> Any:
+    """The record as data that TensorBoard keeps for the tab and shows nowhere else."""
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+    text = json.dumps(record, default=str).encode()
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
+    value = Summary.Value(
+        tag=RECORD_TAG,
+        metadata=SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR),
+        tensor=TensorProto(dtype=DT_STRING, string_val=[text]),
+    )
+    return Summary(value=[value])

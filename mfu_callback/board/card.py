@@ -1,0 +1,88 @@
+"""The card: what a run is measured by, as text for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mfu_callback.board.facts import RunFacts
+from mfu_callback.finder import BatchSizeResult
+from mfu_callback.flops import FlopCount
+from mfu_callback.flops.table import grouped_by_module
+from mfu_callback.peaks import Peak
+from mfu_callback.peaks.peak import dtype_name
+from mfu_callback.summary import Summary
+
+
+def card(facts: RunFacts, summary: Summary, found: BatchSizeResult | None) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: What the run is.
+        summary: What it has come to; with no steps while it goes on.
+        found: What a BatchSizeFinder found before it.
+    """
+    parts = [
+        _table(("", ""), _run(facts, summary)),
+        None if summary.flops is None else f"### FLOPs of a forward pass\n\n{_flops(summary.flops)}",
+        None if found is None else f"### Batch size\n\n{found.markdown()}",
+        f"### Versions\n\n{_table(('package', 'version'), facts.versions.items())}",
+    ]
+    return "\n\n".join(part for part in parts if part is not None)
+
+
+def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str | None]] = [
+        ("MFU", None if summary.mfu is None else f"{summary.mfu:.4f} over {summary.steps:,} steps"),
+        ("tokens/s", None if summary.tokens_per_sec is None else f"{summary.tokens_per_sec:,.1f}"),
+        ("advice", summary.advice),
+        ("model", f"{facts.model}, {facts.parameters:,} parameters"),
+        ("device", f"{facts.devices} x {facts.device}, {facts.strategy}"),
+        ("precision", facts.precision),
+        ("batch", _batch(facts)),
+        ("peak", None if summary.peak is None else _peak(summary.peak)),
+        ("achievable peak", None if summary.achievable is None else _peak(summary.achievable)),
+        ("conventions", summary.conventions),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _batch(facts: RunFacts) -> str | None:
+    if facts.batch_size is None:
+        return None
+    micro_batches = facts.accumulate_grad_batches
+    accumulated = f", {micro_batches} of them in a step" if micro_batches > 1 else ""
+    return f"{facts.batch_size:,} samples on each device{accumulated}"
+
+
+def _peak(peak: Peak) -> str:
+    return f"{peak}, {peak.name} in {dtype_name(peak.dtype)}; {peak.source}"
+
+
+def _flops(count: FlopCount) -> str:
+    groups = grouped_by_module(count).items()
+    rows = [
+        (name or "(itself)", f"{modules:,}", f"{flops:.4e}", f"{flops / count.forward:.2%}")
+        for name, (modules, flops) in groups
+        if count.forward
+    ]
+    lines = [
+        f"{count.forward:.4e} for one batch: {count.thop:.4e} by thop's rules, {count.functional:.4e} outside of them;"
+        f" attention counted as {count.attention}.",
+        "Every compute operation was counted."
+        if count.complete
+        else f"**Not counted**: {_text(', '.join(count.uncounted))}.",
+        *(_text(note) for note in count.notes),
+    ]
+    return "\n\n".join([_table(("module", "modules", "FLOPs", "share"), rows), *lines])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(_text, line))} |" for line in lines)
+
+
+def _text(value: str) -> str:
+    """Text that Markdown shows as it is, on one line of a table."""
+    for character, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("*", "&#42;"), ("`", "&#96;")):
+        value = value.replace(character, shown)
+    return " ".join(value.replace("[", "&#91;").replace("_", "&#95;").split())

@@ -1,0 +1,131 @@
+"""TensorBoard's tab "MFU": a plugin that reads nothing but what TensorBoard has loaded from event files."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tensorboard import plugin_util
+from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
+from werkzeug import Request, Response
+
+from mfu_callback.board.provider import ProvidedLogs
+from mfu_callback.board.views import run_view, series_view, waterfall_view
+from mfu_callback.logs.names import PLUGIN_NAME
+from mfu_callback.tags import TAGS, WATERFALL
+
+_STATIC = Path(__file__).parent / "static"
+_FILES = {
+    "index.js": "text/javascript",
+    "page.js": "text/javascript",
+    "charts.js": "text/javascript",
+    "table.js": "text/javascript",
+    "format.js": "text/javascript",
+    "host.js": "text/javascript",
+    "style.css": "text/css",
+}
+_CURVE_POINTS = 300  # of each of all runs: more than a chart of this width shows
+_WATERFALL_POINTS = 1_000  # of one run
+_PLOTLY_SECONDS = 24 * 3600  # for which a browser keeps it
+
+
+class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+    """The tab. Everything that it serves is from this machine.
+
+    Args:
+        context: TensorBoard's.
+    """
+
+    plugin_name = PLUGIN_NAME
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._data_provider = context.data_provider
+        self._health = _health(context.logdir)
+
+    def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
+        """The routes: JSON of the runs, and the page's own files."""
+        files = {f"/{name}": _serving(name) for name in _FILES}
+        data = {"/runs": self._runs, "/curves": self._curves, "/waterfall": self._waterfall}
+        return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
+
+    def is_active(self) -> bool:
+        """Whether any run has the tags."""
+        return ProvidedLogs(self._data_provider, plugin_util.context({}), "").has_any()
+
+    def frontend_metadata(self) -> Any:
+        """Where the page is, and what the tab is called."""
+        return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="MFU")
+
+    def _json(self, view: Callable[[ProvidedLogs, Request], Any]) -> Callable[..., Any]:
+        @Request.application
+        def serve(request: Request) -> Response:
+            context, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
+            return _respond(request, view(ProvidedLogs(self._data_provider, context, experiment), request))
+
+        return serve
+
+    def _runs(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
+        problems = [] if self._health is None else self._health.problems()
+        return {"runs": [run_view(run) for run in logs.runs()], "problems": problems}
+
+    def _curves(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
+        tag = request.args.get("tag", "")
+        if tag not in {known.name for known in TAGS}:
+            return {}
+        read = logs.series([tag], points=_CURVE_POINTS)
+        return {run: series_view(series[tag]) for run, series in read.items() if tag in series}
+
+    def _waterfall(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
+        run = request.args.get("run", "")
+        return waterfall_view(logs.series(WATERFALL.values(), run=run, points=_WATERFALL_POINTS).get(run, {}))
+
+
+def _health(logdir: str | None) -> Any:
+    """What looks at the files, where they are on this machine and what reads them is installed."""
+    if not logdir or not Path(logdir).is_dir() or find_spec("google_crc32c") is None:
+        return None
+    from mfu_callback.board.health import FileHealth
+
+    return FileHealth(Path(logdir))
+
+
+def _respond(request: Request, content: Any, kind: str = "application/json", **options: Any) -> Response:
+    response: Response = http_util.Respond(request, content, kind, **options)
+    return response
+
+
+def _serving(name: str) -> Callable[..., Any]:
+    @Request.application
+    def serve(request: Request) -> Response:
+        return _respond(request, (_STATIC / name).read_bytes(), _FILES[name])
+
+    return serve
+
+
+@Request.application
+def _serve_plotly(request: Request) -> Response:
+    compressed = _plotly()
+    if compressed is None:
+        return _respond(request, "plotly is not installed", "text/plain", code=404)
+    return _respond(request, compressed, "text/javascript", content_encoding="gzip", expires=_PLOTLY_SECONDS)
+
+
+@cache
+def _plotly() -> bytes | None:
+    file = plotly_file()
+    return None if file is None else gzip.compress(file.read_bytes(), compresslevel=6, mtime=0)
+
+
+def plotly_file() -> Path | None:
+    """The script of the installed plotly; None where it is not installed."""
+    package = find_spec("plotly")
+    if package is None or not package.submodule_search_locations:
+        return None
+    file = Path(package.submodule_search_locations[0], "package_data", "plotly.min.js")
+    return file if file.is_file() else None

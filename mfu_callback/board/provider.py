@@ -1,0 +1,95 @@
+"""Runs as TensorBoard has loaded them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from tensorboard.data.provider import RunTagFilter
+
+from mfu_callback.logs.names import PLUGIN_NAME, RECORD_TAG
+from mfu_callback.logs.record_json import record_from
+from mfu_callback.logs.run_log import RunLog, Series, own_tag
+from mfu_callback.tags import TAGS
+
+_SCALARS = "scalars"
+_POINTS_OF_FIGURES = 200  # of a run that has not written them itself
+
+
+class ProvidedLogs:
+    """Reads runs from a data provider of TensorBoard's; it is asked anew every time.
+
+    Args:
+        data_provider: TensorBoard's.
+        context: Of the request.
+        experiment_id: Of the request.
+    """
+
+    def __init__(self, data_provider: Any, context: Any, experiment_id: str) -> None:
+        self._provider = data_provider
+        self._of_request = {"ctx": context, "experiment_id": experiment_id}
+
+    def has_any(self) -> bool:
+        """Whether any run has logged a tag of ours."""
+        return bool(self._tags())
+
+    def runs(self) -> list[RunLog]:
+        """Every run that has logged anything of ours, by name: its record, or where it has no figures its points."""
+        tags, records = self._tags(), self._records()
+        unfinished = [run for run in tags if not (records.get(run) or {}).get("steps")]
+        scalars = self._read(unfinished, [tag.name for tag in TAGS], points=_POINTS_OF_FIGURES)
+        names = sorted({*tags, *records})
+        return [RunLog(name=run, scalars=scalars.get(run, {}), record=records.get(run)) for run in names]
+
+    def series(self, tags: Collection[str], *, run: str | None = None, points: int) -> dict[str, dict[str, Series]]:
+        """The points of some tags by run and tag.
+
+        Args:
+            tags: Of ours.
+            run: Of which run; of all by default.
+            points: How many of each at most; evenly taken from those that TensorBoard keeps.
+        """
+        return self._read(self._tags() if run is None else [run], tags, points=points)
+
+    def _tags(self) -> dict[str, dict[str, str]]:
+        """By run, the tag that each of ours is logged under."""
+        listed = self._provider.list_scalars(plugin_name=_SCALARS, **self._of_request)
+        ours = {run: {own: tag for tag in tags if (own := own_tag(tag)) is not None} for run, tags in listed.items()}
+        return {run: tags for run, tags in ours.items() if tags}
+
+    def _records(self) -> dict[str, Any]:
+        wanted = RunTagFilter(tags=[RECORD_TAG])
+        read = self._provider.read_tensors(
+            plugin_name=PLUGIN_NAME, downsample=1, run_tag_filter=wanted, **self._of_request
+        )
+        records = {run: record_from(_bytes(tags[RECORD_TAG][-1])) for run, tags in read.items() if tags.get(RECORD_TAG)}
+        return {run: record for run, record in records.items() if record is not None}
+
+    def _read(self, runs: Iterable[str], tags: Collection[str], *, points: int) -> dict[str, dict[str, Series]]:
+        logged = self._tags()
+        runs = [run for run in runs if run in logged]
+        wanted = {logged[run][tag] for run in runs for tag in tags if tag in logged[run]}
+        if not wanted:
+            return {}
+        read = self._provider.read_scalars(
+            plugin_name=_SCALARS,
+            downsample=points,
+            run_tag_filter=RunTagFilter(runs=runs, tags=wanted),
+            **self._of_request,
+        )
+        return {run: {own_tag(tag) or tag: _series(data) for tag, data in found.items()} for run, found in read.items()}
+
+
+def _series(data: Iterable[Any]) -> Series:
+    finite = [datum for datum in data if math.isfinite(datum.value)]
+    return Series(
+        steps=[datum.step for datum in finite],
+        wall_times=[datum.wall_time for datum in finite],
+        values=[datum.value for datum in finite],
+    )
+
+
+def _bytes(datum: Any) -> bytes:
+    value = datum.numpy.ravel()[0] if datum.numpy.size else b""
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,48 @@
+"""A run's facts and figures as plain data: what the event file and ``mfu_summary.json`` keep of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from mfu_callback.board.facts import RunFacts
+from mfu_callback.finder import BatchSizeResult
+from mfu_callback.flops import FlopCount
+from mfu_callback.flops.table import grouped_by_module
+from mfu_callback.summary import Summary
+
+
+def record_of(facts: RunFacts | None, summary: Summary, found: BatchSizeResult | None) -> dict[str, Any]:
+    """Everything that is known of a run, for JSON.
+
+    Args:
+        facts: What the run is; None if it had no step.
+        summary: What it has come to; with no steps while it goes on.
+        found: What a BatchSizeFinder found before it.
+
+    Returns:
+        The summary's fields (`Summary.as_dict`), and under ``run`` the facts, the FLOPs by module and the finder's
+        trials. Numbers that JSON does not know are None.
+    """
+    modules = [] if summary.flops is None else _modules(summary.flops)
+    known = {} if facts is None else asdict(facts)
+    run = known | {"modules": modules, "finder": None if found is None else asdict(found)}
+    record: dict[str, Any] = _finite(summary.as_dict() | {"run": run})
+    return record
+
+
+def _modules(count: FlopCount) -> list[dict[str, Any]]:
+    """Forward FLOPs of like modules."""
+    groups = grouped_by_module(count).items()
+    return [{"name": name, "modules": number, "flops": flops} for name, (number, flops) in groups]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

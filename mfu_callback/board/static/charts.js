@@ -1,0 +1,229 @@
+// The charts: pure functions from data to what Plotly draws and to the sentence that a screen reader says.
+import { number, percent, plain, rate } from './format.js';
+
+// Colors that people who see few can tell apart (Okabe and Ito, 2008), and dashes for the next eight runs.
+const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900'];
+const DASHES = ['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'];
+const PARTS = {
+  mfu: { color: '#009e73', label: 'MFU' },
+  data: { color: '#d55e00', label: 'waiting for data' },
+  optimizer: { color: '#cc79a7', label: 'optimizer' },
+  other: { color: '#e69f00', label: 'other' },
+  kernels: { color: '#56b4e9', label: 'kernels below the best matmul' },
+  unreachable: { color: '#7f7f7f', label: 'unreachable' },
+};
+
+export function colorOf(index) {
+  return COLORS[index % COLORS.length];
+}
+
+function dashOf(index) {
+  return DASHES[Math.floor(index / COLORS.length) % DASHES.length];
+}
+
+// The mean of the points so far, those of late weighing more: exponential, and without a bias towards the first.
+export function smoothed(values, weight) {
+  let sum = 0;
+  let total = 0;
+  return values.map((value) => {
+    sum = weight * sum + (1 - weight) * value;
+    total = weight * total + (1 - weight);
+    return total > 0 ? sum / total : value;
+  });
+}
+
+function along(series, axis) {
+  if (axis === 'step' || !series.wall_times.length) return series.steps;
+  return series.wall_times.map((time) => (time - series.wall_times[0]) / 60);
+}
+
+function axisTitle(axis) {
+  return axis === 'step' ? 'step' : 'minutes since the first point';
+}
+
+function last(values) {
+  return values[values.length - 1];
+}
+
+// runs: [{name, index}]; curves: by run.
+export function curvesChart(runs, curves, { axis, smoothing, title }) {
+  const drawn = runs.filter(({ name }) => curves[name]?.values.length);
+  const data = drawn.map(({ name, index }) => ({
+    type: 'scatter',
+    mode: curves[name].values.length > 1 ? 'lines' : 'markers',
+    name: plain(name),
+    x: along(curves[name], axis),
+    y: smoothed(curves[name].values, smoothing),
+    line: { color: colorOf(index), dash: dashOf(index), width: 2 },
+  }));
+  const said = drawn.map(({ name }) => `${name} ${number(last(curves[name].values))}`);
+  return {
+    data,
+    layout: {
+      showlegend: true,
+      xaxis: { title: { text: axisTitle(axis) } },
+      yaxis: { title: { text: title }, rangemode: 'tozero' },
+    },
+    description: said.length ? `${title} of ${said.length} runs, the last values: ${said.join(', ')}.` : null,
+  };
+}
+
+export function waterfallChart(waterfall, { axis }) {
+  const names = Object.keys(PARTS).filter((part) => waterfall.parts[part]?.length);
+  const x = along(waterfall, axis);
+  const data = names.map((part) => ({
+    type: 'scatter',
+    mode: 'lines',
+    stackgroup: 'machine',
+    name: PARTS[part].label,
+    x,
+    y: waterfall.parts[part],
+    line: { color: PARTS[part].color, width: 0.5 },
+    hovertemplate: '%{y:.1%}',
+  }));
+  const layout = {
+    showlegend: true,
+    hovermode: 'x unified',
+    xaxis: { title: { text: axisTitle(axis) } },
+    yaxis: { title: { text: 'share of the machine' }, range: [0, 1], tickformat: '.0%' },
+  };
+  const description = names.length ? `Where the machine went over ${waterfall.steps.length} points, stacked to 1.` : null;
+  return { data, layout, description };
+}
+
+export function lastWaterfallChart(waterfall) {
+  const names = Object.keys(PARTS).filter((part) => waterfall.parts[part]?.length);
+  const shares = names.map((part) => last(waterfall.parts[part]));
+  const said = names.map((part, index) => `${PARTS[part].label} ${percent(shares[index])}`).join(', ');
+  return {
+    data: [bars(names.map((part) => PARTS[part].label), shares, shares.map(percent), names.map((part) => PARTS[part].color))],
+    layout: { xaxis: { tickformat: '.0%', rangemode: 'tozero' }, yaxis: { autorange: 'reversed', automargin: true } },
+    description: names.length ? `At step ${last(waterfall.steps)}: ${said}.` : null,
+  };
+}
+
+function bars(labels, values, texts, color) {
+  return {
+    type: 'bar',
+    orientation: 'h',
+    x: values,
+    y: labels,
+    text: texts,
+    textposition: 'auto',
+    marker: { color },
+    hovertemplate: '%{y}: %{text}<extra></extra>',
+  };
+}
+
+// modules: rows of a record with name, modules, flops.
+export function modulesChart(modules) {
+  const total = modules.reduce((sum, { flops }) => sum + flops, 0);
+  const rows = modules.filter(({ flops }) => flops > 0).sort((a, b) => b.flops - a.flops).slice(0, 20);
+  const labels = rows.map(({ name, modules: count }) => plain(`${name || '(itself)'}${count > 1 ? ` x ${count}` : ''}`));
+  const texts = rows.map(({ flops }) => `${number(flops)} (${percent(flops / total)})`);
+  return {
+    data: [bars(labels, rows.map(({ flops }) => flops), texts, COLORS[0])],
+    layout: {
+      xaxis: { title: { text: 'FLOPs of a forward pass' } },
+      yaxis: { autorange: 'reversed', automargin: true, type: 'category' },
+    },
+    description: rows.length
+      ? `FLOPs of the forward pass by module: ${rows.slice(0, 5).map(({ name, flops }) => `${name || '(itself)'} ${percent(flops / total)}`).join(', ')}.`
+      : null,
+  };
+}
+
+// The roofline model: Williams, Waterman and Patterson, 2009, https://doi.org/10.1145/1498765.1498785.
+export function rooflineChart(runs) {
+  const points = runs.filter(({ roofline }) => roofline);
+  if (!points.length) return { data: [], layout: {}, description: null };
+  const intensities = points.map(({ roofline }) => roofline.intensity);
+  const span = [Math.min(1, ...intensities) / 2, Math.max(1000, ...intensities) * 2];
+  const roofs = new Map();
+  for (const { roofline } of points) roofs.set(`${roofline.device} ${roofline.peak}`, roofline);
+  const data = [...roofs.values()].flatMap((roof, index) => roofLines(roof, span, index));
+  for (const { name, index, roofline } of points) {
+    data.push({
+      type: 'scatter',
+      mode: 'markers',
+      name: plain(name),
+      x: [roofline.intensity],
+      y: [roofline.flops_per_sec],
+      marker: { color: colorOf(index), size: 11, symbol: index % 40 },
+    });
+  }
+  return {
+    data,
+    layout: {
+      showlegend: true,
+      xaxis: { type: 'log', title: { text: 'FLOPs per byte of weights and gradients moved' } },
+      yaxis: { type: 'log', title: { text: 'FLOP/s of one device' } },
+    },
+    description: points
+      .map(({ name, roofline }) => `${name}: ${rate(roofline.flops_per_sec)} of ${rate(roofline.peak)} at ${number(roofline.intensity, 3)} FLOPs a byte`)
+      .join('; '),
+  };
+}
+
+function roofLines({ device, peak, achievable, bandwidth }, [from, to], index) {
+  const line = (name, x, y, dash) => ({
+    type: 'scatter',
+    mode: 'lines',
+    name: plain(name),
+    x,
+    y,
+    line: { color: DASHES[index] ? '#7f7f7f' : '#999999', dash, width: 2 },
+  });
+  const ridge = bandwidth ? peak / bandwidth : null;
+  const isInside = ridge !== null && ridge > from;
+  const x = isInside ? [from, ridge, Math.max(to, ridge * 2)] : [from, to];
+  const lines = [line(`${device}: peak`, x, isInside ? [from * bandwidth, peak, peak] : [peak, peak], 'solid')];
+  if (achievable && achievable !== peak) lines.push(line(`${device}: achievable`, [from, to], [achievable, achievable], 'dash'));
+  return lines;
+}
+
+// finder: of a record; its sweep, or where there is none its trials.
+export function finderChart(finder) {
+  if (finder.sweep?.length) return sweepChart(finder);
+  const trials = finder.trials.filter(({ peak_bytes: bytes }) => bytes);
+  const of = (fits) => trials.filter((trial) => trial.fits === fits);
+  return {
+    data: [true, false].map((fits) => ({
+      type: 'scatter',
+      mode: 'markers',
+      name: fits ? 'fits' : 'does not fit',
+      x: of(fits).map(({ size }) => size),
+      y: of(fits).map(({ peak_bytes: bytes }) => bytes / 2 ** 30),
+      marker: { color: fits ? PARTS.mfu.color : PARTS.data.color, symbol: fits ? 'circle' : 'x', size: 10 },
+    })),
+    layout: {
+      showlegend: true,
+      xaxis: { title: { text: `batch size (found: ${finder.batch_size})` } },
+      yaxis: { title: { text: 'peak memory of the trial, GiB' }, rangemode: 'tozero' },
+    },
+    description: trials.length ? `${finder.trials.length} trials; the batch size found is ${finder.batch_size}.` : null,
+  };
+}
+
+function sweepChart({ sweep, batch_size: chosen }) {
+  const hasTokens = sweep.every(({ tokens_per_sec: tokens }) => tokens !== null);
+  const sizes = sweep.map(({ size }) => size);
+  const line = (name, y, yaxis, color, dash) => ({ type: 'scatter', mode: 'lines+markers', name, x: sizes, y, yaxis, line: { color, dash } });
+  const speed = hasTokens ? 'tokens/s' : 'samples/s';
+  return {
+    data: [
+      line(speed, sweep.map((point) => (hasTokens ? point.tokens_per_sec : point.samples_per_sec)), 'y', COLORS[0], 'solid'),
+      line('MFU', sweep.map(({ mfu }) => mfu), 'y2', PARTS.mfu.color, 'dash'),
+      line('peak memory, GiB', sweep.map(({ peak_bytes: bytes }) => bytes && bytes / 2 ** 30), 'y3', COLORS[3], 'dot'),
+    ],
+    layout: {
+      showlegend: true,
+      xaxis: { type: 'log', title: { text: `batch size (chosen: ${chosen})` }, domain: [0, 0.8], tickvals: sizes },
+      yaxis: { title: { text: speed }, rangemode: 'tozero' },
+      yaxis2: { title: { text: 'MFU' }, overlaying: 'y', side: 'right', rangemode: 'tozero' },
+      yaxis3: { title: { text: 'GiB' }, overlaying: 'y', side: 'right', anchor: 'free', position: 0.95, rangemode: 'tozero' },
+      shapes: [{ type: 'line', x0: chosen, x1: chosen, yref: 'paper', y0: 0, y1: 1, line: { dash: 'dot', color: '#7f7f7f' } }],
+    },
+    description: `Throughput by batch size, from ${sizes[0]} to ${last(sizes)}; chosen is ${chosen}.`,
+  };
+}

@@ -1,0 +1,203 @@
+// The page: a table of runs and the charts of them; where its data come from is the caller's.
+import { colorOf, curvesChart, finderChart, lastWaterfallChart, modulesChart, rooflineChart, waterfallChart } from './charts.js';
+import { element } from './format.js';
+import { runsTable } from './table.js';
+
+const MFU = 'throughput/mfu';
+const TOKENS = 'throughput/tokens_per_sec';
+const NO_WATERFALL = { steps: [], wall_times: [], parts: {} };
+const EMPTY = 'No run here has logged MFU: add MFUCallback() to the callbacks of your Trainer.';
+const NO_PLOTLY = "The charts need plotly, which is not installed here: pip install 'mfu-callback[tensorboard]'";
+// Plotly's other buttons include one that hands the chart to a server.
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'autoScale2d', 'resetScale2d']] };
+const SHORTEST_RELOAD = 200; // milliseconds between two drawings while a slider moves
+
+// source: {runs(), curves(tag), waterfall(run)}, each a promise of plain data.
+export function mount(root, source) {
+  return new Page(root, source).handles();
+}
+
+class Page {
+  constructor(root, source) {
+    this.source = source;
+    this.state = { axis: 'step', smoothing: 0, order: { column: 1, descending: true }, selected: null, hidden: new Set() };
+    this.data = { runs: [], curves: {}, waterfall: NO_WATERFALL };
+    this.indices = new Map(); // a run keeps its color while the page is open
+    this.build(root);
+  }
+
+  handles() {
+    return {
+      reload: () => this.reload(),
+      theme: (theme) => {
+        document.documentElement.dataset.theme = theme;
+        this.draw();
+      },
+    };
+  }
+
+  build(root) {
+    this.status = element('p', { role: 'status', class: 'muted' }, 'Loading …');
+    this.empty = element('p', { class: 'panel', id: 'empty', hidden: true }, EMPTY);
+    this.problems = element('ul', { class: 'warning', 'aria-label': 'Problems' });
+    this.table = element('div', { class: 'panel runs', tabindex: '0', role: 'region', 'aria-label': 'Runs' });
+    this.figures = new Map();
+    this.selectedTitle = element('h2', {}, '');
+    this.advice = element('p', { id: 'advice' });
+    this.content = element(
+      'main',
+      { hidden: true },
+      this.controls(),
+      this.table,
+      element('div', { class: 'grid' }, this.figure('mfu', 'MFU'), this.figure('tokens', 'tokens/s'), this.figure('roofline', 'Roofline')),
+      this.selectedTitle,
+      this.advice,
+      element(
+        'div',
+        { class: 'grid' },
+        this.figure('waterfall', 'Where the machine went'),
+        this.figure('last', 'Where it went at the last step'),
+        this.figure('modules', 'FLOPs by module'),
+        this.figure('finder', 'Batch size finder'),
+      ),
+    );
+    root.append(element('h1', {}, 'MFU'), this.status, this.problems, this.empty, this.content);
+  }
+
+  controls() {
+    const axis = element(
+      'select',
+      { id: 'axis', onchange: (event) => this.set({ axis: event.target.value }) },
+      element('option', { value: 'step' }, 'step'),
+      element('option', { value: 'time' }, 'wall time'),
+    );
+    const smoothing = element('input', {
+      id: 'smoothing',
+      type: 'range',
+      min: 0,
+      max: 0.99,
+      step: 0.01,
+      value: 0,
+      oninput: (event) => this.set({ smoothing: Number(event.target.value) }),
+    });
+    return element(
+      'div',
+      { class: 'controls' },
+      element('label', {}, 'horizontal axis', axis),
+      element('label', {}, 'smoothing', smoothing),
+    );
+  }
+
+  figure(id, title) {
+    const plot = element('div', { class: 'plot', role: 'img', 'aria-labelledby': `${id}-title`, 'aria-describedby': `${id}-text` });
+    const text = element('p', { class: 'muted', id: `${id}-text` });
+    const figure = element('figure', { class: 'panel', id, style: 'margin:0 0 16px' }, element('h2', { id: `${id}-title` }, title), plot, text);
+    this.figures.set(id, { figure, plot, text });
+    return figure;
+  }
+
+  set(changes) {
+    Object.assign(this.state, changes);
+    clearTimeout(this.redraw);
+    this.redraw = setTimeout(() => this.draw(), changes.smoothing === undefined ? 0 : SHORTEST_RELOAD);
+  }
+
+  async reload() {
+    try {
+      const [{ runs, problems }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
+      for (const { name } of runs) if (!this.indices.has(name)) this.indices.set(name, this.indices.size);
+      this.data.runs = runs.map((run) => ({ ...run, index: this.indices.get(run.name), color: colorOf(this.indices.get(run.name)) }));
+      this.data.curves = { [MFU]: mfu, [TOKENS]: tokens };
+      this.showProblems(problems);
+      this.empty.hidden = runs.length > 0;
+      this.content.hidden = runs.length === 0;
+      if (!runs.some(({ name }) => name === this.state.selected)) this.state.selected = this.first();
+      await this.fetchSelected();
+      this.status.textContent = window.Plotly ? `${runs.length} ${runs.length === 1 ? 'run' : 'runs'}` : NO_PLOTLY;
+    } catch (error) {
+      this.status.textContent = `The data could not be read: ${error.message}`;
+    }
+    document.documentElement.dataset.ready = 'true';
+  }
+
+  // The run with the highest MFU: what one wants to look into first.
+  first() {
+    const [best] = [...this.data.runs].sort((a, b) => (b.figures.mfu ?? -1) - (a.figures.mfu ?? -1));
+    return best?.name ?? null;
+  }
+
+  async fetchSelected() {
+    const { selected } = this.state;
+    const waterfall = selected === null ? NO_WATERFALL : await this.source.waterfall(selected);
+    if (selected !== this.state.selected) return; // another was selected meanwhile
+    this.data.waterfall = waterfall;
+    this.draw();
+  }
+
+  showProblems(problems) {
+    this.problems.replaceChildren(...problems.map((problem) => element('li', {}, problem)));
+  }
+
+  draw() {
+    if (!this.data.runs.length) return;
+    const { axis, smoothing, hidden, selected } = this.state;
+    const shown = this.data.runs.filter(({ name }) => !hidden.has(name));
+    const run = this.data.runs.find(({ name }) => name === selected);
+    this.drawTable();
+    this.plot('mfu', curvesChart(shown, this.data.curves[MFU], { axis, smoothing, title: 'MFU' }));
+    this.plot('tokens', curvesChart(shown, this.data.curves[TOKENS], { axis, smoothing, title: 'tokens/s' }));
+    this.plot('roofline', rooflineChart(shown));
+    this.selectedTitle.textContent = `Selected run: ${selected}`;
+    this.advice.textContent = run.figures.advice ?? '';
+    this.plot('waterfall', waterfallChart(this.data.waterfall, { axis }));
+    this.plot('last', lastWaterfallChart(this.data.waterfall));
+    this.plot('modules', modulesChart(run.figures.run?.modules ?? []));
+    this.plot('finder', run.figures.run?.finder ? finderChart(run.figures.run.finder) : { description: null });
+  }
+
+  // The table is made anew; whoever was on one of its buttons stays there.
+  drawTable() {
+    const focused = document.activeElement?.dataset?.focus;
+    const actions = {
+      sort: (column) => this.set({ order: { column, descending: this.state.order.column === column ? !this.state.order.descending : column > 0 } }),
+      show: (name, isShown) => {
+        this.state.hidden[isShown ? 'delete' : 'add'](name);
+        this.set({});
+      },
+      select: (name) => {
+        this.state.selected = name;
+        this.fetchSelected().catch((error) => (this.status.textContent = `The data could not be read: ${error.message}`));
+      },
+    };
+    const { order, selected, hidden } = this.state;
+    this.table.replaceChildren(runsTable(this.data.runs, order, selected, hidden, actions));
+    if (focused) this.table.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  // A chart without a description has nothing to show.
+  plot(id, { data, layout, description }) {
+    const { figure, plot, text } = this.figures.get(id);
+    figure.hidden = !description;
+    if (!description || !window.Plotly) return;
+    text.textContent = description;
+    window.Plotly.react(plot, data, { ...this.style(), ...layout, ...this.axes(layout) }, CONFIG);
+  }
+
+  style() {
+    const style = getComputedStyle(document.documentElement);
+    return {
+      paper_bgcolor: 'rgba(0,0,0,0)',
+      plot_bgcolor: 'rgba(0,0,0,0)',
+      font: { color: style.getPropertyValue('--ink').trim() || '#000', size: 12 },
+      margin: { l: 64, r: 16, t: 16, b: 48 },
+      hoverlabel: { namelength: -1 },
+      modebar: { bgcolor: 'rgba(0,0,0,0)', color: style.getPropertyValue('--muted').trim(), activecolor: style.getPropertyValue('--accent').trim() },
+    };
+  }
+
+  axes(layout) {
+    const line = getComputedStyle(document.documentElement).getPropertyValue('--line').trim();
+    const names = Object.keys(layout).filter((name) => /^[xy]axis/.test(name));
+    return Object.fromEntries(names.map((name) => [name, { gridcolor: line, zerolinecolor: line, ...layout[name] }]));
+  }
+}

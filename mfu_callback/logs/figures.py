@@ -1,0 +1,69 @@
+"""What a run came to, from what it has logged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mfu_callback.advice import advice_for
+from mfu_callback.logs.run_log import RunLog, Series
+from mfu_callback.tags import STEP_TIME_SEC, TAGS, WATERFALL
+
+
+def figures_of(run: RunLog) -> dict[str, Any]:
+    """The figures of a run by the names of `mfu_callback.summary.Summary`; unknown is missing or None.
+
+    A run whose fit is over has written them itself. Else they are made of the logged windows: shares of time and rates
+    are means weighted by the time of the windows, so that they are those of all of it together.
+
+    Args:
+        run: What it has logged.
+    """
+    record = dict(run.record or {})
+    if record.get("steps"):
+        return record
+    figures = record | {tag.attribute: None for tag in TAGS} | _means(run.scalars)
+    figures["mean_step_time_sec"] = figures.pop("step_time_sec")
+    if figures["waterfall"]:
+        figures["advice"] = advice_for(figures["waterfall"])
+    return figures
+
+
+def step_time_sec(figures: Mapping[str, Any]) -> float | None:
+    """Seconds of a step: the median where the run has written it, else the mean of what was logged."""
+    time: float | None = figures.get("step_time_sec") or figures.get("mean_step_time_sec")
+    return time
+
+
+def _means(scalars: Mapping[str, Series]) -> dict[str, Any]:
+    means: dict[str, Any] = {}
+    times = scalars.get(STEP_TIME_SEC, Series())
+    seconds = dict(zip(times.steps, _steps_of_windows(times) * np.array(times.values), strict=True))
+    for tag in TAGS:
+        series = scalars.get(tag.name)
+        if series is None or not series.values or tag.part is not None:
+            continue
+        means[tag.attribute] = _mean_step_time(series) if tag.name == STEP_TIME_SEC else _mean(series, seconds)
+    if all(scalars.get(name) for name in WATERFALL.values()):
+        means["waterfall"] = {part: _mean(scalars[name], seconds) for part, name in WATERFALL.items()}
+    return means
+
+
+def _steps_of_windows(series: Series) -> np.ndarray:
+    """How many steps each point is about: those since the point before; of the first, as many as is usual."""
+    between = np.diff(np.array(series.steps, dtype=float))
+    usual = float(np.median(between)) if len(between) else 1.0
+    # A run that went on from a checkpoint repeats steps.
+    steps: np.ndarray = np.maximum(np.concatenate([[usual], between])[: len(series.steps)], 1.0)
+    return steps
+
+
+def _mean_step_time(series: Series) -> float:
+    return float(np.average(series.values, weights=_steps_of_windows(series)))
+
+
+def _mean(series: Series, seconds: Mapping[int, float]) -> float:
+    weights = [seconds.get(step, 0.0) for step in series.steps]
+    return float(np.average(series.values, weights=weights if sum(weights) > 0 else None))

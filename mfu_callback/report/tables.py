@@ -1,0 +1,111 @@
+"""Tables of a run's figures for the terminal, from plain data: a summary of now, or one read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_BAR_WIDTH = 30
+_SMALLEST_SHARE = 0.01  # of the time, for a module to have a row
+
+
+def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -> None:
+    """Print a run's figures, where MFU is known the waterfall, and the advice.
+
+    Args:
+        figures: The fields of `mfu_callback.summary.Summary` as plain data, or some of them.
+        title: Above them.
+        console: Where to print.
+    """
+    console.print(_figures(figures, title))
+    if figures.get("waterfall"):
+        console.print(_waterfall(figures["waterfall"], console.encoding))
+    if figures.get("advice"):
+        console.print(Text(figures["advice"]))
+    if figures.get("modules"):
+        console.print(_modules(figures["modules"]))
+
+
+def _figures(figures: Mapping[str, Any], title: str) -> Table:
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    for name, value in _rows(figures):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    get = figures.get
+    flops: Mapping[str, Any] = get("flops") or {}
+    rows: list[tuple[str, str | None]] = [
+        ("tokens/sec", _number(get("tokens_per_sec"), ",.1f")),
+        ("real tokens/sec", _number(get("real_tokens_per_sec"), ",.1f")),
+        ("samples/sec", _number(get("samples_per_sec"), ",.2f")),
+        ("step time (median)", _number(get("step_time_sec"), ".4g", " s")),
+        ("step time (mean)", _number(get("mean_step_time_sec"), ".4g", " s")),
+        ("fastest, slowest device", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
+        ("phases of a step", _parts(get("phases_sec"))),
+        ("MFU", _number(get("mfu"), ".4g")),
+        ("MFU of the achievable", _number(get("mfu_achievable"), ".4g")),
+        ("HFU", _number(get("hfu"), ".4g")),
+        ("forward FLOPs of a batch", _number(flops.get("forward"), ".4e")),
+        ("conventions", get("conventions")),
+        ("not counted", ", ".join(flops.get("uncounted", ())) or None),
+        *_peak("peak", get("peak")),
+        *(_peak("achievable peak", get("achievable")) if get("achievable") != get("peak") else ()),
+        ("goodput", _number(get("goodput"), ".1%", " of the wall time was measured training")),
+        ("the rest of it", _parts({k: v for k, v in (get("wall_time_sec") or {}).items() if k != "training"})),
+    ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _peak(name: str, peak: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if peak is None:
+        return []
+    rate = f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
+    return [(name, rate), ("", f"{peak['name']}; {peak['source']}")]
+
+
+def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:
+    table = Table(title="Where the machine went", show_header=False, title_justify="left")
+    block = "█" if encoding.startswith("utf") else "#"
+    for part, share in waterfall.items():
+        bar = block * round(_BAR_WIDTH * min(max(share, 0), 1))
+        table.add_row(Text(part), f"{share:7.2%}", bar)
+    return table
+
+
+def _modules(modules: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="Modules, with what is inside them; one batch", title_justify="left")
+    for column in ("module", "FLOPs", "forward", "backward", "share", "MFU"):
+        table.add_column(column, justify="left" if column == "module" else "right")
+    inside: list[str] = []  # names of the rows that the next one is inside of
+    for one in modules:
+        if one["share"] < _SMALLEST_SHARE:
+            continue
+        full_name = one["name"]
+        while inside and not full_name.startswith(f"{inside[-1]}."):
+            inside.pop()
+        name = full_name.removeprefix(f"{inside[-1]}." if inside else "") or "(all)"
+        count = f" (x {one['modules']})" if one["modules"] > 1 else ""
+        figures = (_number(one["flops"], ".3e"), f"{one['forward_sec']:.3g} s", f"{one['backward_sec']:.3g} s")
+        share, mfu = f"{one['share']:.1%}", _number(one["mfu"], ".4f")
+        table.add_row(Text("  " * len(inside) + name + count), *figures, share, mfu)
+        inside.extend([full_name] if full_name else [])
+    return table
+
+
+def _range(low: float | None, high: float | None) -> str | None:
+    return None if low is None or high is None else f"{low:.4g} s, {high:.4g} s"
+
+
+def _parts(seconds: Mapping[str, float] | None) -> str | None:
+    parts = ", ".join(f"{part} {value:.3g} s" for part, value in (seconds or {}).items() if value > 0)
+    return parts or None
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str | None:
+    return None if value is None else f"{value:{form}}{unit}"
