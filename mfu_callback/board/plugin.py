@@ -14,12 +14,12 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
+from mfu_callback.board.assets import STATIC, plotly_file
 from mfu_callback.board.provider import ProvidedLogs
 from mfu_callback.board.views import run_view, series_view, waterfall_view
 from mfu_callback.logs.names import PLUGIN_NAME
 from mfu_callback.tags import TAGS, WATERFALL
 
-_STATIC = Path(__file__).parent / "static"
 _FILES = {
     "index.js": "text/javascript",
     "page.js": "text/javascript",
@@ -103,7 +103,7 @@ def _respond(request: Request, content: Any, kind: str = "application/json", **o
 def _serving(name: str) -> Callable[..., Any]:
     @Request.application
     def serve(request: Request) -> Response:
-        return _respond(request, (_STATIC / name).read_bytes(), _FILES[name])
+        return _respond(request, (STATIC / name).read_bytes(), _FILES[name])
 
     return serve
 
@@ -120,12 +120,3 @@ def _serve_plotly(request: Request) -> Response:
 def _plotly() -> bytes | None:
     file = plotly_file()
     return None if file is None else gzip.compress(file.read_bytes(), compresslevel=6, mtime=0)
-
-
-def plotly_file() -> Path | None:
-    """The script of the installed plotly; None where it is not installed."""
-    package = find_spec("plotly")
-    if package is None or not package.submodule_search_locations:
-        return None
-    file = Path(package.submodule_search_locations[0], "package_data", "plotly.min.js")
-    return file if file.is_file() else None

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mfu_callback.logs.figures import step_time_sec
+
 _BAR_WIDTH = 30
 _SMALLEST_SHARE = 0.01  # of the time, for a module to have a row
 
@@ -28,6 +30,31 @@ def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -
         console.print(Text(figures["advice"]))
     if figures.get("modules"):
         console.print(_modules(figures["modules"]))
+
+
+def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """All runs of a directory, a line each: their names and their figures."""
+    table = Table(title="Runs", title_justify="left")
+    for column in ("run", "MFU", "tokens/s", "step, s", "peak", "batch", "precision", "devices"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for name, figures in runs:
+        run, peak = figures.get("run") or {}, figures.get("peak") or {}
+        cells = (
+            _number(figures.get("mfu"), ".4g"),
+            _number(figures.get("tokens_per_sec"), ",.1f"),
+            _number(step_time_sec(figures), ".4g"),
+            rate_text(peak),
+            *(run.get(fact) for fact in ("batch_size", "precision", "devices")),
+        )
+        table.add_row(Text(name), *(Text("" if cell is None else str(cell)) for cell in cells))
+    return table
+
+
+def rate_text(peak: Mapping[str, Any]) -> str | None:
+    """A peak's rate for people; None where there is none."""
+    if not peak:
+        return None
+    return f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
 
 
 def _figures(figures: Mapping[str, Any], title: str) -> Table:
@@ -65,8 +92,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _peak(name: str, peak: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if peak is None:
         return []
-    rate = f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
-    return [(name, rate), ("", f"{peak['name']}; {peak['source']}")]
+    return [(name, rate_text(peak) or ""), ("", f"{peak['name']}; {peak['source']}")]
 
 
 def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:

@@ -4,6 +4,7 @@ import { number, percent, plain, rate } from './format.js';
 // Colors that people who see few can tell apart (Okabe and Ito, 2008), and dashes for the next eight runs.
 const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900'];
 const DASHES = ['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'];
+const MOST_SAID = 8;
 const PARTS = {
   mfu: { color: '#009e73', label: 'MFU' },
   data: { color: '#d55e00', label: 'waiting for data' },
@@ -64,8 +65,14 @@ export function curvesChart(runs, curves, { axis, smoothing, title }) {
       xaxis: { title: { text: axisTitle(axis) } },
       yaxis: { title: { text: title }, rangemode: 'tozero' },
     },
-    description: said.length ? `${title} of ${said.length} runs, the last values: ${said.join(', ')}.` : null,
+    description: said.length ? `${title} of ${said.length} runs, the last values: ${listed(said)}.` : null,
   };
+}
+
+// Not more of them than one listens to.
+function listed(texts) {
+  const said = texts.slice(0, MOST_SAID).join(', ');
+  return texts.length > MOST_SAID ? `${said} and ${texts.length - MOST_SAID} more` : said;
 }
 
 export function waterfallChart(waterfall, { axis }) {
@@ -141,7 +148,7 @@ export function rooflineChart(runs) {
   const span = [Math.min(1, ...intensities) / 2, Math.max(1000, ...intensities) * 2];
   const roofs = new Map();
   for (const { roofline } of points) roofs.set(`${roofline.device} ${roofline.peak}`, roofline);
-  const data = [...roofs.values()].flatMap((roof, index) => roofLines(roof, span, index));
+  const data = [...roofs.values()].flatMap((roof) => roofLines(roof, span));
   for (const { name, index, roofline } of points) {
     data.push({
       type: 'scatter',
@@ -159,20 +166,27 @@ export function rooflineChart(runs) {
       xaxis: { type: 'log', title: { text: 'FLOPs per byte of weights and gradients moved' } },
       yaxis: { type: 'log', title: { text: 'FLOP/s of one device' } },
     },
-    description: points
-      .map(({ name, roofline }) => `${name}: ${rate(roofline.flops_per_sec)} of ${rate(roofline.peak)} at ${number(roofline.intensity, 3)} FLOPs a byte`)
-      .join('; '),
+    description: rooflineText(points),
   };
 }
 
-function roofLines({ device, peak, achievable, bandwidth }, [from, to], index) {
+function rooflineText(points) {
+  const said = points.map(({ name, roofline }) => {
+    const { flops_per_sec: reached, peak, intensity } = roofline;
+    return `${name}: ${rate(reached)} of ${rate(peak)} at ${number(intensity, 3)} FLOPs a byte`;
+  });
+  const slope = points.some(({ roofline }) => roofline.bandwidth) ? '' : ' The memory bandwidth is not known here, so that the roof has no slope.';
+  return `${listed(said)}. Activations are moved too: a run lies at this place or to the left of it.${slope}`;
+}
+
+function roofLines({ device, peak, achievable, bandwidth }, [from, to]) {
   const line = (name, x, y, dash) => ({
     type: 'scatter',
     mode: 'lines',
     name: plain(name),
     x,
     y,
-    line: { color: DASHES[index] ? '#7f7f7f' : '#999999', dash, width: 2 },
+    line: { color: '#7f7f7f', dash, width: 2 },
   });
   const ridge = bandwidth ? peak / bandwidth : null;
   const isInside = ridge !== null && ridge > from;

@@ -40,6 +40,7 @@ class Page {
     this.status = element('p', { role: 'status', class: 'muted' }, 'Loading …');
     this.empty = element('p', { class: 'panel', id: 'empty', hidden: true }, EMPTY);
     this.problems = element('ul', { class: 'warning', 'aria-label': 'Problems' });
+    this.notes = element('div', { id: 'notes' });
     this.table = element('div', { class: 'panel runs', tabindex: '0', role: 'region', 'aria-label': 'Runs' });
     this.figures = new Map();
     this.selectedTitle = element('h2', {}, '');
@@ -61,7 +62,7 @@ class Page {
         this.figure('finder', 'Batch size finder'),
       ),
     );
-    root.append(element('h1', {}, 'MFU'), this.status, this.problems, this.empty, this.content);
+    root.append(element('h1', {}, 'MFU'), this.status, this.notes, this.problems, this.empty, this.content);
   }
 
   controls() {
@@ -104,11 +105,12 @@ class Page {
 
   async reload() {
     try {
-      const [{ runs, problems }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
+      const [{ runs, problems, notes = [] }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
       for (const { name } of runs) if (!this.indices.has(name)) this.indices.set(name, this.indices.size);
       this.data.runs = runs.map((run) => ({ ...run, index: this.indices.get(run.name), color: colorOf(this.indices.get(run.name)) }));
       this.data.curves = { [MFU]: mfu, [TOKENS]: tokens };
-      this.showProblems(problems);
+      this.problems.replaceChildren(...problems.map((problem) => element('li', {}, problem)));
+      this.notes.replaceChildren(...notes.map((note) => element('p', {}, note)));
       this.empty.hidden = runs.length > 0;
       this.content.hidden = runs.length === 0;
       if (!runs.some(({ name }) => name === this.state.selected)) this.state.selected = this.first();
@@ -132,10 +134,6 @@ class Page {
     if (selected !== this.state.selected) return; // another was selected meanwhile
     this.data.waterfall = waterfall;
     this.draw();
-  }
-
-  showProblems(problems) {
-    this.problems.replaceChildren(...problems.map((problem) => element('li', {}, problem)));
   }
 
   draw() {

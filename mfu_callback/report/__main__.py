@@ -1,0 +1,142 @@
+"""The command `python -m mfu_callback.report`: what the runs of a log directory came to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from mfu_callback.logs.directory import read_runs
+from mfu_callback.logs.figures import figures_of
+from mfu_callback.logs.run_log import RunLog
+from mfu_callback.report.compare import compare, comparison_table
+from mfu_callback.report.page import write_page
+from mfu_callback.report.pick import pick_run
+from mfu_callback.report.tables import print_figures, runs_table
+
+_PROGRAM = "python -m mfu_callback.report"
+_WIDTH_OF_A_FILE = 160  # where there is no terminal to ask for its width
+_TOO_LOW, _WRONG = 1, 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Print what the runs in a log directory came to: MFU, tokens/s and where the rest of the machine"
+        " went. Reads what MFUCallback has logged to TensorBoard (event files) or with Lightning's CSVLogger.",
+        epilog="Exit status: 0; 1 with --fail-below-mfu if the run's MFU is lower or unknown; 2 if nothing could be"
+        " read or written.",
+    )
+    parser.add_argument("logdir", type=Path, metavar="LOGDIR", help="the directory of one run, or of many")
+    parser.add_argument(
+        "--run", metavar="NAME", help="the run to look into, as the table names it (default: the latest)"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="LOGDIR2",
+        help="compare the run with one of this directory: what changed from that one to this, and which part of the"
+        " time explains it",
+    )
+    parser.add_argument("--compare-run", metavar="NAME", help="which run of LOGDIR2 (default: the latest)")
+    parser.add_argument(
+        "--fail-below-mfu", type=_share, metavar="MFU", help="exit with 1 if the run's MFU is lower: 0.4, say"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all runs and their charts")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.compare_run is not None and options.compare is None:
+        parser.error("--compare-run names a run of LOGDIR2: give --compare LOGDIR2 too")
+    try:
+        status = _run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, LookupError, ModuleNotFoundError) as error:
+        message = error.args[0] if isinstance(error, LookupError) else error
+        print(f"{_PROGRAM}: {message}", file=sys.stderr)
+        return _WRONG
+
+
+def _run(options: argparse.Namespace) -> int:
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    runs = _read(options.logdir)
+    run = pick_run(runs, options.run, options.logdir)
+    _print_runs(runs, console)
+    _print_run(run, console)
+    shown, notes = list(runs), list[str]()
+    if options.compare is not None:
+        others = _read(options.compare)
+        other = pick_run(others, options.compare_run, options.compare)
+        comparison = compare(figures_of(other), figures_of(run))
+        names = (f"{options.compare}/{other.name}", f"{options.logdir}/{run.name}")
+        console.print(comparison_table(comparison, names))
+        console.print(Text(comparison.sentence()))
+        if not options.compare.samefile(options.logdir):
+            shown += [replace(one, name=f"{options.compare}/{one.name}") for one in others]
+        notes.append(f"{names[1]} against {names[0]}: {comparison.sentence()}")
+    if options.html is not None:
+        write_page(options.html, shown, title=f"MFU of {options.logdir}", notes=notes)
+        console.print(Text(f"Written: {options.html}"))
+    return _status(run, options.fail_below_mfu)
+
+
+def _read(directory: Path) -> list[RunLog]:
+    runs = read_runs(directory)
+    for run in runs:
+        for problem in run.problems:
+            print(f"{_PROGRAM}: {run.name}: {problem}", file=sys.stderr)
+    return runs
+
+
+def _print_runs(runs: Sequence[RunLog], console: Console) -> None:
+    logged = [run for run in runs if run.has_values]
+    if len(logged) > 1:
+        console.print(runs_table([(run.name, figures_of(run)) for run in logged]))
+    if len(logged) < len(runs):
+        without = ", ".join(run.name for run in runs if not run.has_values)
+        console.print(Text(f"Without a value of MFUCallback: {without}"))
+
+
+def _print_run(run: RunLog, console: Console) -> None:
+    figures = figures_of(run)
+    over = f", {figures['steps']:,} steps" if figures.get("steps") else ", not ended yet or cut short"
+    print_figures(figures, title=f"Run {run.name}{over}", console=console)
+
+
+def _status(run: RunLog, least_mfu: float | None) -> int:
+    mfu = figures_of(run).get("mfu")
+    if least_mfu is None or (mfu is not None and mfu >= least_mfu):
+        return 0
+    is_what = "unknown" if mfu is None else f"{mfu:.4g}"
+    said = f"the MFU of {run.name} is {is_what}, and --fail-below-mfu asks for {least_mfu:g}"
+    print(f"{_PROGRAM}: {said}", file=sys.stderr)
+    return _TOO_LOW
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no fraction of the peak: 0.4 is 40 %%")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Two runs side by side: what differs, and which part of the machine's time explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from mfu_callback.logs.figures import step_time_sec
+from mfu_callback.report.tables import rate_text
+from mfu_callback.tags import WATERFALL_PARTS
+
+_SAME = 0.01  # a change of less than this share is not worth an explanation
+_WORDS = {
+    "mfu": "the model's own FLOPs at the peak rate",
+    "data": "waiting for data",
+    "optimizer": "the optimizer",
+    "other": "callbacks, logging and the rest",
+    "kernels": "forward and backward below the rate of the best matmuls",
+    "unreachable": "the part of the datasheet's peak that no matmul reaches",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What became of a run in another one.
+
+    Attributes:
+        unit: What is done in the seconds below: a "token", a "sample" or a "step".
+        before: Seconds of one, all devices together.
+        after: The same in the other run.
+        parts: Seconds of one in both runs by part of the waterfall; they sum to the whole. Empty where one run has
+            none.
+        facts: What the runs are and do not share: name, before, after.
+    """
+
+    unit: str
+    before: float | None
+    after: float | None
+    parts: Mapping[str, tuple[float, float]]
+    facts: tuple[tuple[str, str, str], ...]
+
+    @property
+    def explaining(self) -> str | None:
+        """The part that changed most in the direction of the whole; None where that hardly changed or is unknown."""
+        if not self.before or self.after is None or abs(self.after / self.before - 1) < _SAME or not self.parts:
+            return None
+        sign = 1 if self.after > self.before else -1
+        return max(self.parts, key=lambda part: sign * (self.parts[part][1] - self.parts[part][0]))
+
+    def sentence(self) -> str:
+        """The change and its explanation in words."""
+        if not self.before or self.after is None:
+            return "The runs cannot be compared: one of them has not logged how long its steps take."
+        change = f"A {self.unit} takes {self.after:.3e} s where it took {self.before:.3e} s"
+        if abs(self.after / self.before - 1) < _SAME:
+            return f"{change}: no difference worth a word."
+        said = f"{change}, {self.after / self.before:.3g} times as long."
+        part = self.explaining
+        if part is None:
+            return said
+        before, after = self.parts[part]
+        share = (after - before) / (self.after - self.before)
+        return f"{said} {share:.0%} of the difference is {_WORDS[part]}: {before:.3e} s before, {after:.3e} s now."
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
+    """Compare the figures of two runs.
+
+    The waterfall's shares of the time that a token takes are seconds, and these add up to the whole in both runs: so
+    does their difference.
+
+    Args:
+        before: Figures of one run (`mfu_callback.logs.figures.figures_of`).
+        after: Of the other.
+    """
+    unit, seconds_before, seconds_after = _seconds(before, after)
+    parts = {}
+    if seconds_before and seconds_after and before.get("waterfall") and after.get("waterfall"):
+        shares = (before["waterfall"], after["waterfall"])
+        parts = {part: (shares[0][part] * seconds_before, shares[1][part] * seconds_after) for part in WATERFALL_PARTS}
+    return Comparison(
+        unit=unit, before=seconds_before, after=seconds_after, parts=parts, facts=tuple(_changed(before, after))
+    )
+
+
+def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
+    """Seconds by part in both runs, and the facts that differ."""
+    table = Table(title="What changed", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(Text(name), justify="right")
+    table.add_column("difference", justify="right")
+    whole = f"seconds of a {comparison.unit}"
+    for label, values in {whole: (comparison.before, comparison.after), **comparison.parts}.items():
+        style = "bold" if label == comparison.explaining else None
+        table.add_row(Text(label), *_cells(values), style=style)
+    for name, before, after in comparison.facts:
+        table.add_row(Text(name), Text(before), Text(after), "")
+    return table
+
+
+def _cells(values: tuple[float | None, float | None]) -> tuple[str, str, str]:
+    before, after = values
+    difference = None if before is None or after is None else after - before
+    return _text(before, ".3e"), _text(after, ".3e"), _text(difference, "+.3e")
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _seconds(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, float | None, float | None]:
+    for unit, name in (("token", "tokens_per_sec"), ("sample", "samples_per_sec")):
+        if before.get(name) and after.get(name):
+            return unit, 1 / before[name], 1 / after[name]
+    return "step", step_time_sec(before), step_time_sec(after)
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    rows = zip(_facts(before).items(), _facts(after).values(), strict=True)
+    for (name, was), now in rows:
+        if was != now:
+            yield name, "unknown" if was is None else str(was), "unknown" if now is None else str(now)
+
+
+def _facts(figures: Mapping[str, Any]) -> dict[str, Any]:
+    run, peak, flops = (figures.get(name) or {} for name in ("run", "peak", "flops"))
+    names = ("model", "parameters", "device", "devices", "precision", "strategy", "batch_size")
+    facts = {name: run.get(name) for name in (*names, "accumulate_grad_batches")}
+    facts |= {"peak": rate_text(peak), "source of the peak": peak.get("source")}
+    facts |= {"forward FLOPs of a batch": flops.get("forward"), "conventions": figures.get("conventions")}
+    versions = run.get("versions") or {}
+    return facts | {package: versions.get(package) for package in ("python", "torch", "lightning", "mfu-callback")}
