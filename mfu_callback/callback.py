@@ -231,13 +231,12 @@ class MFUCallback(Callback):
         if self._meter is not None and trainer.world_size == 1:
             with suppress(RuntimeError):  # of a device that is in no state to be asked
                 self._finish(trainer, [self._meter.run_totals(wait=False)])
+        self._let_go()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the brackets off and let the run go."""
         self._brackets.remove()
-        if self._board is not None:
-            self._board.close()
-        self._forget_run()
+        self._let_go()
 
     def _finish(self, trainer: Trainer, ranks: list[Totals]) -> None:
         if self._meter is None:
@@ -250,7 +249,9 @@ class MFUCallback(Callback):
             if self._board is not None:
                 self._board.end(self.summary)
 
-    def _forget_run(self) -> None:
+    def _let_go(self) -> None:
+        if self._board is not None:
+            self._board.close()
         vars(self).update(dict.fromkeys(_OF_A_RUN))
 
     def _log(self, trainer: Trainer, meter: MFUMeter) -> None:

@@ -28,7 +28,7 @@ def test_a_gpts_flops_and_all_tags(capsys):
     assert callback.summary.steps == 5  # 8 less the warm-up of 3
     assert callback.summary.tokens == 5 * 32
     assert set(trainer.callback_metrics) - {"train/loss"} == ALL_TAGS - ABSENT_TAGS
-    assert {"throughput/mfu", "throughput/tokens_per_sec"} <= set(trainer.progress_bar_metrics)
+    assert {"MFU", "tokens/s"} <= set(trainer.progress_bar_metrics)
     parts = [float(value) for name, value in trainer.callback_metrics.items() if name.startswith("waterfall/")]
     assert sum(parts) == pytest.approx(1.0, abs=1e-6)
     assert "MFU over 5 steps" in capsys.readouterr().out

@@ -46,6 +46,7 @@ def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):
         Phase.OTHER: 0.0,
         Phase.VALIDATION: 0.0,
         Phase.CHECKPOINT: 0.0,
+        Phase.REPORT: 0.0,
     }
 
 

@@ -1,0 +1,304 @@
+"""The dashboard, the card, HParams and the record, in the event files of real runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from event_files import LAYOUT_TAG, cards, event_files, hparams, layouts, records, tag_counts
+from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from runs import PEAK, TINY, TINY_FLOPS, make_trainer, tiny_data
+from torch.utils.tensorboard import SummaryWriter
+
+from gpt import GPTModule
+from mfu_callback import BatchSizeFinder, MFUCallback
+from mfu_callback.board.card import card
+from mfu_callback.board.facts import RunFacts
+from mfu_callback.finder import BatchSizeResult, Trial
+from mfu_callback.flops import FlopCount
+from mfu_callback.summary import Summary
+from mfu_callback.tags import TAGS
+
+OURS = {"run/batch_size", "run/device", "run/devices", "run/model", "run/parameters", "run/precision"}
+
+
+class WithHParams(GPTModule):
+    """A module whose hyperparameters Lightning logs."""
+
+    def __init__(self, depth: int = 3, batch_size: int = 2) -> None:
+        super().__init__(TINY)
+        self.hparams.clear()
+        self.save_hyperparameters("depth", "batch_size")
+
+
+def trained(directory: Path, *callbacks: Any, module: LightningModule | None = None, **options: Any) -> Path:
+    """Train with a TensorBoard logger and return the run's directory."""
+    logger = options.pop("logger", None) or TensorBoardLogger(directory, name="", version="run")
+    callback = options.pop("callback", None) or MFUCallback(peak=PEAK, warmup_steps=1)
+    trainer = make_trainer(callback, *callbacks, logger=logger, **options)
+    trainer.fit(module or GPTModule(TINY), datamodule=tiny_data())
+    return Path(directory) / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run with everything."""
+    return trained(tmp_path_factory.mktemp("board"))
+
+
+def test_the_dashboard_is_written_once_and_has_a_chart_for_every_tag(run: Path) -> None:
+    (layout,) = layouts(run)
+    titles = [category.title for category in layout.category]
+    assert titles == [
+        "MFU: throughput",
+        "MFU: utilization",
+        "MFU: step time",
+        "MFU: where the machine went",
+        "MFU: memory",
+    ]
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    for tag in TAGS:  # of a logger with a prefix too
+        assert sum(bool(re.fullmatch(pattern, tag.name)) for pattern in patterns) == 1
+        assert sum(bool(re.fullmatch(pattern, f"mine-{tag.name}")) for pattern in patterns) == 1
+
+
+def test_the_card_is_there_from_the_first_step_and_says_at_the_end_what_it_came_to(run: Path) -> None:
+    first, last = cards(run)
+    assert "over 7 steps" not in first
+    assert "over 7 steps" in last
+    for text in (first, last):
+        assert "| model | GPTModule, 7,744 parameters |" in text
+        assert "| precision | 32-true |" in text
+        assert "| batch | 4 samples on each device |" in text
+        assert "| peak | 1 TFLOP/s, " in text
+        assert "given: peak=" in text
+        assert "| conventions | attention full, backward 2 x |" in text
+        assert "| model.blocks.&#42;.mlp.expand | 2 | 1.3107e+05 | 26.67% |" in text
+        assert "Every compute operation was counted." in text
+        assert f"| torch | {torch.__version__} |" in text
+
+
+def test_the_record_holds_facts_and_figures(run: Path) -> None:
+    first, last = records(run)
+    assert first["steps"] == 0
+    assert first["mfu"] is None
+    assert first["run"] == last["run"]
+    assert last["steps"] == 7
+    assert last["flops"]["forward"] == TINY_FLOPS
+    assert 0 < last["mfu"] < 1
+    facts = last["run"]
+    assert facts["batch_size"] == 4
+    assert facts["batch_flops"] == 3 * TINY_FLOPS
+    assert facts["parameter_bytes"] == 4 * 7744
+    assert facts["finder"] is None
+    assert sum(module["flops"] for module in facts["modules"]) == TINY_FLOPS
+    assert json.loads((run / "mfu_summary.json").read_text()) == last
+
+
+class WithoutHParams(GPTModule):
+    """A module that has none to log."""
+
+    def __init__(self) -> None:
+        super().__init__(TINY)
+        self._log_hyperparams = False
+
+
+def test_a_run_without_hyperparameters_gets_a_row_in_hparams_at_its_end(tmp_path: Path) -> None:
+    values, columns, metrics = hparams(trained(tmp_path, module=WithoutHParams()))
+    assert values.keys() == OURS
+    assert set(columns) == OURS
+    assert (values["run/model"], values["run/batch_size"], values["run/devices"]) == ("WithoutHParams", 4, 1)
+    assert (values["run/parameters"], values["run/precision"]) == (7744, "32-true")
+    assert metrics == ["throughput/mfu", "throughput/tokens_per_sec"]
+
+
+def test_hyperparameters_of_the_user_are_kept_with_ours_beside_them(tmp_path: Path) -> None:
+    run = trained(tmp_path, module=WithHParams())
+    values, columns, metrics = hparams(run)
+    assert values.keys() == OURS | {"depth", "batch_size"}
+    assert set(columns) == set(values)
+    assert (values["depth"], values["batch_size"], values["run/batch_size"]) == (3, 2, 4)
+    assert metrics == ["hp_metric", "throughput/mfu", "throughput/tokens_per_sec"]
+    assert tag_counts(run)["_hparams_/session_start_info"] == 1
+    assert "depth: 3" in (run / "hparams.yaml").read_text()
+
+
+class LogsHParamsItself(GPTModule):
+    """Logs its hyperparameters when training starts, as Lightning's guide advises, and once more later."""
+
+    def on_train_start(self) -> None:
+        self.logger.log_hyperparams({"mine": 1.5}, {"hp/loss": 0.0})
+
+    def on_train_end(self) -> None:
+        self.logger.log_hyperparams({"late": 2}, {"hp/loss": 1.0})
+
+
+def test_hyperparameters_that_the_user_logs_in_a_hook_stay_first(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="run", default_hp_metric=False)
+    run = trained(tmp_path, module=LogsHParamsItself(TINY), logger=logger)
+    values, _, metrics = hparams(run)
+    assert values.keys() == OURS | {"mine"}
+    assert metrics == ["hp/loss", "throughput/mfu", "throughput/tokens_per_sec"]
+    assert tag_counts(run)["_hparams_/session_start_info"] == 2
+
+
+class Broken(WithHParams):
+    """Raises before its first step."""
+
+    def on_train_start(self) -> None:
+        raise ArithmeticError("broken")
+
+
+def test_what_was_held_is_written_when_a_run_breaks_off_early(tmp_path: Path) -> None:
+    with pytest.raises(ArithmeticError):
+        trained(tmp_path, module=Broken())
+    values, _, metrics = hparams(tmp_path / "run")
+    assert values == {"depth": 3, "batch_size": 2}
+    assert metrics == ["hp_metric"]
+
+
+def test_nothing_stays_on_the_loggers(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    writers: list[Any] = []
+
+    class Looks(GPTModule):
+        def on_train_start(self) -> None:
+            writers.append(self.logger.experiment._get_file_writer())
+
+    trained(tmp_path, module=Looks(TINY), logger=logger)
+    assert "add_summary" not in vars(writers[0])
+
+
+def test_several_loggers_get_the_same_and_others_nothing_of_it(tmp_path: Path) -> None:
+    loggers = [
+        TensorBoardLogger(tmp_path, name="", version="run"),
+        CSVLogger(tmp_path, name="csv"),
+        TensorBoardLogger(tmp_path, name="", version="other", prefix="mine"),
+    ]
+    trained(tmp_path, logger=loggers)
+    for directory in (tmp_path / "run", tmp_path / "other"):
+        assert len(layouts(directory)) == 1
+        assert len(cards(directory)) == len(records(directory)) == 2
+    assert tag_counts(tmp_path / "other")["mine-throughput/mfu"] == 7
+    assert {path.name for path in (tmp_path / "csv" / "version_0").iterdir()} == {"hparams.yaml", "metrics.csv"}
+
+
+def test_a_run_that_goes_on_under_its_version_keeps_one_layout_and_gets_new_figures(tmp_path: Path) -> None:
+    trained(tmp_path)
+    run = trained(tmp_path, logger=TensorBoardLogger(tmp_path, name="", version="run"))
+    assert len(event_files(run)) == 2
+    assert len(layouts(run)) == 1
+    assert [record["steps"] for record in records(run)] == [0, 7, 0, 7]
+
+
+def test_a_second_fit_with_the_same_logger_and_callback(tmp_path: Path) -> None:
+    logger, callback = TensorBoardLogger(tmp_path, name="", version="run"), MFUCallback(peak=PEAK, warmup_steps=1)
+    for _ in range(2):
+        run = trained(tmp_path, logger=logger, callback=callback)
+    assert len(layouts(run)) == 1
+    assert len(records(run)) == 4
+
+
+def test_a_layout_of_the_users_is_left_as_it_is(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["train/loss"]]}})
+    run = trained(tmp_path, logger=logger)
+    assert [category.title for layout in layouts(run) for category in layout.category] == ["mine"]
+
+
+def test_without_the_board_only_values_are_logged(tmp_path: Path) -> None:
+    run = trained(tmp_path, callback=MFUCallback(peak=PEAK, warmup_steps=1, board=False), module=WithoutHParams())
+    counts = tag_counts(run)
+    assert counts["throughput/mfu"] == 7
+    assert not {tag for tag in counts if tag.startswith(("mfu_callback", "_hparams_", LAYOUT_TAG))}
+    assert (run / "mfu_summary.json").is_file()
+
+
+def test_a_run_without_tensorboard_trains_and_writes_none_of_it(tmp_path: Path) -> None:
+    script = f"""
+import sys
+for name in ("tensorboard", "tensorboardX", "google_crc32c", "plotly"):
+    sys.modules[name] = None
+sys.path[:0] = {[path for path in sys.path if path.endswith("tests")]!r}
+from runs import PEAK, TINY, make_trainer, tiny_data
+from gpt import GPTModule
+from lightning.pytorch.loggers import CSVLogger
+from mfu_callback import MFUCallback
+callback = MFUCallback(peak=PEAK, warmup_steps=1)
+trainer = make_trainer(callback, logger=CSVLogger({str(tmp_path)!r}, name="csv"))
+trainer.fit(GPTModule(TINY), datamodule=tiny_data())
+assert callback.summary.steps == 7
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "was not written" not in done.stderr
+    written = {path.name for path in (tmp_path / "csv" / "version_0").iterdir()}
+    assert written == {"hparams.yaml", "metrics.csv", "mfu_summary.json"}
+
+
+def test_a_board_that_cannot_be_written_ends_no_run_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_text", full)
+    with pytest.warns(UserWarning, match="No space left on device") as warned:
+        run = trained(tmp_path)
+    assert sum("No space left" in str(warning.message) for warning in warned) == 1
+    assert tag_counts(run)["throughput/mfu"] == 7
+    assert (run / "mfu_summary.json").is_file()
+
+
+def test_a_fast_dev_run_has_no_board(tmp_path: Path) -> None:
+    trained(tmp_path, fast_dev_run=True)
+    assert not list(tmp_path.rglob("*tfevents*"))
+
+
+def test_the_card_and_the_record_have_the_finders_trials(tmp_path: Path) -> None:
+    run = trained(tmp_path, BatchSizeFinder(max_size=4, budget=2**30))
+    assert "### Batch size\n\n**batch&#95;size" not in cards(run)[-1]
+    assert "**batch_size = 4**" in cards(run)[-1]
+    assert [trial["size"] for trial in records(run)[-1]["run"]["finder"]["trials"]][-1] == 4
+
+
+FACTS = RunFacts(
+    model="<b>Model</b>|x",
+    parameters=10,
+    parameter_bytes=40,
+    device="[device](https://example.org)",
+    devices=2,
+    precision="bf16-mixed",
+    strategy="DDPStrategy",
+    batch_size=None,
+    batch_flops=None,
+    accumulate_grad_batches=1,
+    versions={"torch": "2.13.0"},
+)
+
+
+def test_names_are_text_in_the_card_whatever_they_are() -> None:
+    count = FlopCount(forward=10, thop=10, functional=0, uncounted=("lab::<script>",), per_module={"a|b`c": 10})
+    text = card(FACTS, Summary(steps=0, flops=count), None)
+    assert "&lt;b>Model&lt;/b>&#124;x" in text
+    assert "2 x &#91;device](https://example.org)" in text
+    assert "**Not counted**: lab::&lt;script>." in text
+    assert "| a&#124;b&#96;c | 1 |" in text
+    assert "| batch |" not in text
+
+
+def test_accumulation_and_a_search_in_the_card() -> None:
+    facts = replace(FACTS, batch_size=8, accumulate_grad_batches=4)
+    trial = Trial(size=8, fits=True, seconds=1.0, peak_bytes=None, why="ran")
+    found = BatchSizeResult(batch_size=8, trials=(trial,), limit="1 GiB")
+    text = card(facts, Summary(steps=0), found)
+    assert "8 samples on each device, 4 of them in a step" in text
+    assert "**batch_size = 8** within 1 GiB" in text
