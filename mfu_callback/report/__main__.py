@@ -25,6 +25,17 @@ _WIDTH_OF_A_FILE = 160  # where there is no terminal to ask for its width
 _TOO_LOW, _WRONG = 1, 2
 
 
+class _Output(Console):
+    """The standard output, wide where no terminal tells its width."""
+
+    def __init__(self) -> None:
+        super().__init__(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+    def on_broken_pipe(self) -> None:
+        """Let `main` end the command: rich would with a status that means something else here."""
+        raise BrokenPipeError
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
@@ -73,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    console = _Output()
     runs = _read(options.logdir)
     run = pick_run(runs, options.run, options.logdir)
     _print_runs(runs, console)

@@ -23,7 +23,8 @@ def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -
         title: Above them.
         console: Where to print.
     """
-    console.print(_figures(figures, title))
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    console.print(_figures(figures))
     if figures.get("waterfall"):
         console.print(_waterfall(figures["waterfall"], console.encoding))
     if figures.get("advice"):
@@ -57,8 +58,8 @@ def rate_text(peak: Mapping[str, Any]) -> str | None:
     return f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
 
 
-def _figures(figures: Mapping[str, Any], title: str) -> Table:
-    table = Table(title=Text(title), show_header=False, title_justify="left")
+def _figures(figures: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False)
     for name, value in _rows(figures):
         table.add_row(name, Text(value))
     return table
