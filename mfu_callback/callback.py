@@ -262,7 +262,11 @@ class MFUCallback(Callback):
         if self._peak_of_run is not None:
             self._peak_of_run.doubt(window)
         if self._metric_log is not None:
-            self._metric_log.log(logged_values(window), in_progress_bar=IN_PROGRESS_BAR)
+            values = logged_values(window)
+            self._metric_log.log(values, in_progress_bar=IN_PROGRESS_BAR)
+            if self._board is not None and not self._board.has_dashboard:
+                with meter.clock.during(Phase.REPORT):
+                    self._board.show_dashboard(values)
 
     def _put_brackets(self, trainer: Trainer, clock: StepClock, counting: Counting, steps: OptimizerSteps) -> None:
         self._brackets.put(trainer.strategy, "training_step", counting.around_training_step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -33,6 +33,7 @@ class Board:
 
     Attributes:
         facts: What the run is; None until its first step is over.
+        has_dashboard: Whether the dashboard was written.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Board:
         in_tensorboard: bool,
     ) -> None:
         self.facts: RunFacts | None = None
+        self.has_dashboard = False
         self._trainer = trainer
         self._pl_module = pl_module
         self._warn_once = warn_once
@@ -53,7 +55,7 @@ class Board:
         self._try(self._take_hparams)
 
     def show(self, summary: Summary, *, batch_size: int | None, batch_flops: float | None) -> None:
-        """The first step is over: write the dashboard, and what is known of the run.
+        """The first step is over: write what is known of the run.
 
         Args:
             summary: What is known of it, without steps.
@@ -62,6 +64,15 @@ class Board:
         """
         self.facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
         self._try(lambda: self._show(summary))
+
+    def show_dashboard(self, tags: Collection[str]) -> None:
+        """The first values are logged: write the dashboard.
+
+        Args:
+            tags: Of them.
+        """
+        self.has_dashboard = True
+        self._try(lambda: self._show_dashboard(tags))
 
     def end(self, summary: Summary) -> None:
         """Fit is over: write what it came to.
@@ -89,11 +100,13 @@ class Board:
         for hparams in self._hparams:
             if self.facts is not None:
                 hparams.complete(self.facts)
+        self._write(summary)
+
+    def _show_dashboard(self, tags: Collection[str]) -> None:
         for writer in self._writers:
             writer.flush()
             if not has_own_layout(writer.log_dir):
-                writer.add_custom_scalars(layout())
-        self._write(summary)
+                writer.add_custom_scalars(layout(tags))
 
     def _write(self, summary: Summary) -> None:
         step = self._trainer.global_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ _EVENTS_LOOKED_AT = 1_000  # of each file: a layout is written when a run begins
 Layout = dict[str, dict[str, list[Any]]]
 
 
-def layout() -> Layout:
-    """The charts by category, as `SummaryWriter.add_custom_scalars` takes them."""
+def layout(names: Collection[str]) -> Layout:
+    """The charts by category, as `SummaryWriter.add_custom_scalars` takes them.
+
+    Args:
+        names: The tags that are logged; a chart of others would stay empty.
+    """
     categories: Layout = {}
     for tag in TAGS:
-        chart = categories.setdefault(tag.category, {}).setdefault(tag.chart, ["Multiline", []])
-        chart[1].append(f"(.*-)?{re.escape(tag.name)}")  # a logger may have a prefix
+        if tag.name in names:
+            chart = categories.setdefault(tag.category, {}).setdefault(tag.chart, ["Multiline", []])
+            chart[1].append(f"(.*-)?{re.escape(tag.name)}$")  # a logger may have a prefix
     return categories
 
 
