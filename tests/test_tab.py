@@ -1,0 +1,319 @@
+"""What people see: TensorBoard's tabs and the report's page in a real browser, on the logs of real training runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import pytest
+from browser import Browser, chromium, tensorboard, wait_for_runs
+from event_files import damage, event_files, layouts
+from finder_models import MIB, TinyGPT
+from lightning.pytorch.loggers import TensorBoardLogger
+from runs import PEAK, TINY, make_trainer, tiny_data
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+from torch.utils.tensorboard import SummaryWriter
+
+from gpt import GPTModule
+from mfu_callback import BatchSizeFinder, MFUCallback
+
+pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")
+
+HOSTILE = "<img src=x onerror=window.top.hit=1>$x^2$&amp;..%2f%{y}"
+CHARTS = ["mfu", "tokens", "roofline", "waterfall", "last", "modules", "finder"]
+# Chromium's word on a machine without a graphics card, and what TensorBoard's own code says in its console.
+NOT_OURS = ("WebGL", "index.js?_file_hash=")
+
+
+def train(directory: Path, name: str, **options: Any) -> None:
+    logger = TensorBoardLogger(directory, name="", version=name)
+    callback = MFUCallback(peak=PEAK, warmup_steps=1)
+    make_trainer(callback, logger=logger, max_steps=20, **options).fit(GPTModule(TINY), datamodule=tiny_data())
+
+
+def train_found(directory: Path, name: str) -> None:
+    """A run whose batch size was found by a sweep."""
+    finder = BatchSizeFinder(budget=60 * MIB, objective="throughput", max_size=8)
+    logger = TensorBoardLogger(directory, name="", version=name)
+    make_trainer(finder, MFUCallback(peak=2 * PEAK, warmup_steps=1), logger=logger).fit(TinyGPT())
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs, one of them under a hostile name, one found; one of another tool, and a damaged file."""
+    directory = tmp_path_factory.mktemp("tab") / "logs"
+    train(directory, "plain")
+    train(directory, "precise", precision="bf16-true")
+    train_found(directory, "found")
+    shutil.copytree(directory / "plain", directory / HOSTILE)
+    with SummaryWriter(str(directory / "foreign")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    shutil.copytree(directory / "plain", directory / "damaged")
+    damage(event_files(directory / "damaged")[0], -1)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """One browser for all tests of this file."""
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def served(logdir: Path) -> Iterator[str]:
+    """TensorBoard on the runs: its address."""
+    with tensorboard(logdir, "--reload_interval", "1") as address:
+        wait_for_runs(address, 6)
+        yield address
+
+
+@pytest.fixture
+def tab(window: Browser, served: str) -> Browser:
+    """The tab, opened anew."""
+    window.driver.get("about:blank")
+    window.errors()
+    window.open_tab(served)
+    window.until(lambda: names(window))
+    return window
+
+
+def names(tab: Browser) -> list[str]:
+    return tab.texts("tbody td.name")
+
+
+def traces(tab: Browser, chart: str) -> list[str]:
+    """The names of what a chart draws."""
+    script = "return (document.querySelector(arguments[0]).data ?? []).map((t) => t.name ?? t.type)"
+    return tab.run(script, f"#{chart} .plot")
+
+
+def is_drawn(tab: Browser, chart: str) -> bool:
+    """Whether there are lines, areas, bars or points on the paper."""
+    script = "return document.querySelectorAll(arguments[0]).length"
+    return tab.run(script, f"#{chart} :is(path.js-line, .bars path, path.point, path.js-fill)") > 0
+
+
+def our_errors(tab: Browser) -> list[str]:
+    return [error for error in tab.errors() if not any(word in error for word in NOT_OURS)]
+
+
+def click_run(tab: Browser, kind: str, name: str) -> None:
+    """Click on the box ("show") or the button ("select") of a run."""
+    script = 'document.querySelector(`[data-focus="${CSS.escape(arguments[0])}"]`).click()'
+    tab.run(script, f"{kind} {name}")
+
+
+def test_every_chart_is_drawn(tab: Browser) -> None:
+    click_run(tab, "select", "found")
+    tab.until(lambda: tab.texts("#finder p") != [""])
+    for chart in CHARTS:
+        tab.until(lambda chart=chart: is_drawn(tab, chart))
+    assert traces(tab, "waterfall") == [
+        "MFU",
+        "waiting for data",
+        "optimizer",
+        "other",
+        "kernels below the best matmul",
+        "unreachable",
+    ]
+    assert traces(tab, "finder") == ["tokens/s", "MFU", "peak memory, GiB"]
+    assert len(traces(tab, "mfu")) == 5
+    assert our_errors(tab) == []
+
+
+def test_nothing_is_fetched_from_elsewhere(tab: Browser, served: str) -> None:
+    loaded = tab.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert len(loaded) >= 10
+    assert [address for address in loaded if not address.startswith(f"{served}/data/plugin/mfu/")] == []
+    buttons = tab.run("return [...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
+    assert not {button for button in buttons if "hare" in button or "loud" in button}
+
+
+def test_the_table_sorts_by_every_column_and_says_so(tab: Browser) -> None:
+    heads = tab.texts("th button")
+    assert heads[:3] == ["run", "MFU", "tokens/s"]
+    for index, head in enumerate(heads):
+        tab.click(f'[data-focus="sort {index}"]')
+        tab.until(lambda head=head: sorted_by(tab) == [head])
+    tab.click('[data-focus="sort 0"]')
+    tab.until(lambda: names(tab) == sorted(names(tab), key=str.lower))
+    before = names(tab)
+    tab.click('[data-focus="sort 0"]')
+    tab.until(lambda: names(tab) == before[::-1])
+    tab.click('[data-focus="sort 2"]')
+    tab.until(lambda: (rates := tokens(tab)) == sorted(rates, reverse=True))
+
+
+def sorted_by(tab: Browser) -> list[str]:
+    """The titles of the columns that a screen reader is told are sorted."""
+    return tab.texts('th:is([aria-sort="ascending"], [aria-sort="descending"]) button')
+
+
+def tokens(tab: Browser) -> list[float]:
+    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)")]
+
+
+def test_another_run_is_looked_into(tab: Browser) -> None:
+    click_run(tab, "select", "precise")
+    tab.until(lambda: tab.texts("main > h2") == ["Selected run: precise"])
+    assert tab.texts('tr[aria-selected="true"] td.name') == ["precise"]
+    shares = tab.run("return document.querySelector('#last .plot').data[0].x")
+    assert sum(shares) == pytest.approx(1, abs=1e-6)
+    assert not tab.all("#finder")[0].is_displayed()
+
+
+def test_a_run_is_left_out_of_the_charts(tab: Browser) -> None:
+    assert "precise" in traces(tab, "mfu")
+    click_run(tab, "show", "precise")
+    tab.until(lambda: "precise" not in traces(tab, "mfu"))
+    assert len(names(tab)) == 5
+    click_run(tab, "show", "precise")
+    tab.until(lambda: "precise" in traces(tab, "mfu"))
+
+
+def test_the_axis_and_the_smoothing(tab: Browser) -> None:
+    points = "return document.querySelector('#mfu .plot').data.find((t) => t.name === 'precise')"
+    before = tab.run(points)
+    assert before["x"] == list(range(1, 20))
+    tab.run("const s = document.querySelector('#axis'); s.value = 'time'; s.dispatchEvent(new Event('change'))")
+    tab.until(lambda: tab.run(points)["x"][0] == 0)
+    assert tab.run(points)["x"][-1] < 5
+    tab.run("const s = document.querySelector('#smoothing'); s.value = 0.9; s.dispatchEvent(new Event('input'))")
+    tab.until(lambda: tab.run(points)["y"] != before["y"])
+    after = tab.run(points)["y"]
+    assert after[0] == pytest.approx(before["y"][0])
+    assert max(after) - min(after) < max(before["y"]) - min(before["y"])
+
+
+def test_the_keyboard_is_enough(tab: Browser) -> None:
+    tab.run("document.querySelector('#axis').focus()")
+    for _ in range(4):  # the smoothing, the table, and the heads of its first columns
+        ActionChains(tab.driver).send_keys(Keys.TAB).perform()
+    focus = "return document.activeElement.dataset.focus"
+    assert tab.run(focus) == "sort 1"
+    ActionChains(tab.driver).send_keys(Keys.ENTER).perform()
+    tab.until(lambda: tab.run("return document.querySelectorAll('th')[3].ariaSort") == "ascending")
+    assert tab.run(focus) == "sort 1"  # the table was made anew; the focus stays
+
+
+def test_a_screen_reader_is_told_what_the_charts_show(tab: Browser) -> None:
+    texts = dict(zip(CHARTS, tab.texts("figure p"), strict=True))
+    assert texts["mfu"].startswith("MFU of 5 runs, the last values: ")
+    assert texts["last"].startswith("At step 7: MFU ")
+    for chart in ("mfu", "waterfall"):
+        plot = tab.all(f"#{chart} .plot")[0]
+        assert plot.get_attribute("role") == "img"
+        described = plot.get_attribute("aria-describedby")
+        assert tab.texts(f"#{described}") == [texts[chart]]
+    labelled = "return [...document.querySelectorAll('input, select')].map((i) => i.ariaLabel || i.labels[0])"
+    assert all(tab.run(labelled))
+    assert tab.run("return document.documentElement.lang") == "en"
+
+
+def test_the_theme_is_tensorboards(tab: Browser) -> None:
+    def background() -> str:
+        return tab.run("return getComputedStyle(document.body).backgroundColor")
+
+    assert background() == "rgb(255, 255, 255)"
+    tab.run("window.parent.document.body.classList.add('dark-mode')")
+    tab.until(lambda: background() == "rgb(48, 48, 48)")
+    tab.until(lambda: tab.run("return document.querySelector('#mfu .plot').layout.font.color") == "#f1f3f4")
+    tab.run("window.parent.document.body.classList.remove('dark-mode')")
+    tab.until(lambda: background() == "rgb(255, 255, 255)")
+
+
+def test_hostile_names_are_text(tab: Browser) -> None:
+    assert HOSTILE in names(tab)
+    click_run(tab, "select", HOSTILE)
+    tab.until(lambda: tab.texts("main > h2") == [f"Selected run: {HOSTILE}"])
+    tab.until(lambda: is_drawn(tab, "waterfall"))
+    legend = tab.run("return [...document.querySelectorAll('#mfu .legendtext')].map((t) => t.textContent)")
+    assert HOSTILE in legend
+    assert tab.all("main img") == []
+    assert tab.run("return window.top.hit") is None
+
+
+def test_a_damaged_file_is_named_and_the_rest_is_shown(tab: Browser) -> None:
+    tab.until(lambda: reload(tab) and tab.texts("[aria-label=Problems] li"))
+    (problem,) = tab.texts("[aria-label=Problems] li")
+    assert problem.startswith("damaged/events.out.tfevents.")
+    assert "is damaged at byte" in problem
+    assert {"plain", "damaged"} <= set(names(tab))
+
+
+def reload(tab: Browser) -> bool:
+    """Press TensorBoard's reload button."""
+    tab.run("window.parent.document.querySelector('.reload-button').click()")
+    return True
+
+
+def test_a_new_run_appears_when_tensorboard_reloads(tab: Browser, logdir: Path) -> None:
+    try:
+        shutil.copytree(logdir / "plain", logdir / "new")
+        tab.until(lambda: reload(tab) and "new" in names(tab))
+    finally:
+        shutil.rmtree(logdir / "new")
+
+
+def test_the_custom_scalars_tab_draws_every_chart(window: Browser, served: str, logdir: Path) -> None:
+    window.open(f"{served}/#custom_scalars")
+    (layout,) = layouts(logdir / "plain")
+    titles = [chart.title for category in layout.category for chart in category.chart]
+    assert len(titles) == 7
+    window.until(lambda: set(titles) <= set(custom_scalars(window)))
+    window.until(lambda: all(custom_scalars(window)[title] >= 4 for title in titles))
+
+
+def custom_scalars(window: Browser) -> dict[str, int]:
+    """How many lines each chart of the custom scalars tab draws, by its title."""
+    return window.run("""
+        const found = {};
+        const walk = (node) => {
+          if (node.tagName === 'TF-CUSTOM-SCALAR-MULTI-LINE-CHART-CARD') {
+            found[node._titleDisplayString] = Object.keys(node._nameToDataSeries ?? {}).length;
+          }
+          for (const child of [...(node.shadowRoot?.children ?? []), ...(node.children ?? [])]) walk(child);
+        };
+        walk(document.body);
+        return found;
+    """)
+
+
+def test_where_no_run_has_logged_mfu_the_tab_says_what_to_do(window: Browser, tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "logs" / "foreign")) as writer:
+        writer.add_scalar("loss", 1.0, 1)
+    with tensorboard(tmp_path / "logs") as address:
+        wait_for_runs(address, 1)
+        window.open(f"{address}/data/plugin_entry.html?name=mfu")
+        window.until(window.is_ready)
+        assert window.texts("#empty") == [
+            "No run here has logged MFU: add MFUCallback() to the callbacks of your Trainer."
+        ]
+        assert window.all("#empty")[0].is_displayed()
+        assert not window.all("main")[0].is_displayed()
+
+
+def test_the_page_of_the_report_needs_no_server(window: Browser, logdir: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "mfu_callback.report", str(logdir), "--run", "found", "--html", str(page)]
+    command += ["--compare", str(logdir), "--compare-run", "plain"]
+    subprocess.run(command, check=True, capture_output=True)
+    window.driver.get("about:blank")
+    window.errors()
+    window.open(page.as_uri())
+    window.until(window.is_ready)
+    click_run(window, "select", "found")
+    for chart in CHARTS:
+        window.until(lambda chart=chart: is_drawn(window, chart))
+    assert HOSTILE in names(window)
+    assert len(window.texts("#notes p")) == 1
+    assert "damaged" in window.texts("[aria-label=Problems] li")[0]
+    assert our_errors(window) == []
+    assert window.run("return window.hit") is None
