@@ -14,7 +14,7 @@ from mfu_callback.logs.run_log import RunLog, Series, own_tag
 from mfu_callback.tags import TAGS
 
 _SCALARS = "scalars"
-_POINTS_OF_FIGURES = 200  # of a run that has not written them itself
+_POINTS_OF_FIGURES = 100  # of a run that has not written them itself
 
 
 class ProvidedLogs:

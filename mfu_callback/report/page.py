@@ -25,7 +25,7 @@ const page = mount(document.body, {
   runs: async () => ({ runs: held.runs, problems: held.problems, notes: held.notes }),
   curves: async (tag) => held.curves[tag] ?? {},
   waterfall: async (run) => held.waterfalls[run],
-});
+}, Promise.resolve());
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 const setTheme = () => page.theme(dark.matches ? 'dark' : 'light');
 dark.addEventListener('change', setTheme);

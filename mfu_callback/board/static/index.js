@@ -26,10 +26,9 @@ function load(element, attributes) {
 export async function render() {
   document.documentElement.lang = 'en';
   document.title = 'MFU';
-  const started = [load('link', { rel: 'stylesheet', href: './style.css' }), load('script', { src: './plotly.js' })];
-  const page = mount(document.body, source);
+  const files = [load('link', { rel: 'stylesheet', href: './style.css' }), load('script', { src: './plotly.js' })];
+  const page = mount(document.body, source, Promise.allSettled(files));
   onTheme(page.theme);
-  await Promise.allSettled(started);
   await page.reload();
   onReload(page.reload);
 }

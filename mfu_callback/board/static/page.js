@@ -12,14 +12,15 @@ const NO_PLOTLY = "The charts need plotly, which is not installed here: pip inst
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'autoScale2d', 'resetScale2d']] };
 const SHORTEST_RELOAD = 200; // milliseconds between two drawings while a slider moves
 
-// source: {runs(), curves(tag), waterfall(run)}, each a promise of plain data.
-export function mount(root, source) {
-  return new Page(root, source).handles();
+// source: {runs(), curves(tag), waterfall(run)}, each a promise of plain data; files: a promise to wait for before drawing.
+export function mount(root, source, files) {
+  return new Page(root, source, files).handles();
 }
 
 class Page {
-  constructor(root, source) {
+  constructor(root, source, files) {
     this.source = source;
+    this.files = files;
     this.state = { axis: 'step', smoothing: 0, order: { column: 1, descending: true }, selected: null, hidden: new Set() };
     this.data = { runs: [], curves: {}, waterfall: NO_WATERFALL };
     this.indices = new Map(); // a run keeps its color while the page is open
@@ -114,6 +115,7 @@ class Page {
       this.empty.hidden = runs.length > 0;
       this.content.hidden = runs.length === 0;
       if (!runs.some(({ name }) => name === this.state.selected)) this.state.selected = this.first();
+      await this.files;
       await this.fetchSelected();
       this.status.textContent = window.Plotly ? `${runs.length} ${runs.length === 1 ? 'run' : 'runs'}` : NO_PLOTLY;
     } catch (error) {
