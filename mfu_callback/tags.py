@@ -33,6 +33,7 @@ class Tag:
 
 _USE, _RATE, _TIME, _MEMORY = "MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: memory"
 _WATERFALL = "MFU: where the machine went"
+CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY)  # in the dashboard's order
 _SPREAD = "seconds of a step, fastest and slowest device"
 
 MFU = "throughput/mfu"

@@ -39,10 +39,10 @@ _QUIET = (
 @contextmanager
 def tensorboard(logdir: Path, *options: str) -> Iterator[str]:
     """TensorBoard on some free port of this machine: its address."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0", *options]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--port", "0", *options]
     log = logdir.parent / f"{logdir.name}.tensorboard.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=logdir.parent)
         try:
             yield _address(log, process)
         finally:

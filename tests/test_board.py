@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_dashboard_is_written_once_and_has_a_chart_for_every_tag_that_is_logged(run: Path) -> None:
     (layout,) = layouts(run)
     titles = [category.title for category in layout.category]
-    assert titles == ["MFU: throughput", "MFU: utilization", "MFU: step time", "MFU: where the machine went"]
+    assert titles == ["MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: where the machine went"]
     charts = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     for tag in TAGS:  # of a logger with a prefix too; TensorBoard matches from the beginning on
         shown = [

@@ -1,9 +1,10 @@
 import csv
+import re
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from runs import PEAK, SMALL_MODEL, TINY, Manual, fit, make_trainer, tiny_data
 
@@ -78,6 +79,16 @@ def test_callbacks_of_the_same_batch_see_the_values(tmp_path, logger):
     assert sees.seen == [[False] * 3] + [[True] * 3] * 7
     assert isinstance(trainer.callback_metrics[SPEED], torch.Tensor)
     assert isinstance(trainer.progress_bar_metrics["tokens/s"], float)
+
+
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+def test_progress_bars_show_tokens_per_second_and_mfu(bar, capsys):
+    fit(GPTModule(TINY), bar(), data=tiny_data(), enable_progress_bar=True)
+    captured = capsys.readouterr()
+    shown = " ".join((captured.out + captured.err).split())
+    assert re.search(r"tokens/s[=:] ?[\d.]+", shown), shown
+    assert re.search(r"MFU[=:] ?[\d.]+", shown), shown
+    assert "throughput/" not in shown
 
 
 def test_a_checkpoint_and_early_stopping_can_watch_mfu(tmp_path):

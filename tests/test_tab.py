@@ -26,7 +26,7 @@ from mfu_callback import BatchSizeFinder, MFUCallback
 pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")
 
 HOSTILE = "<img src=x onerror=window.top.hit=1>$x^2$&amp;..%2f%{y}"
-CHARTS = ["mfu", "tokens", "roofline", "waterfall", "last", "modules", "finder"]
+CHARTS = ["mfu", "tokens", "waterfall", "last", "modules", "finder", "roofline"]
 # Chromium's word on a machine without a graphics card, and what TensorBoard's own code says in its console.
 NOT_OURS = ("WebGL", "index.js?_file_hash=")
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mfu_callback.tags import TAGS
+from mfu_callback.tags import CATEGORIES, TAGS
 
 _LAYOUT_TAG = "custom_scalars__config__"
 _EVENTS_LOOKED_AT = 1_000  # of each file: a layout is written when a run begins
@@ -22,12 +22,12 @@ def layout(names: Collection[str]) -> Layout:
     Args:
         names: The tags that are logged; a chart of others would stay empty.
     """
-    categories: Layout = {}
+    categories: Layout = {category: {} for category in CATEGORIES}
     for tag in TAGS:
         if tag.name in names:
-            chart = categories.setdefault(tag.category, {}).setdefault(tag.chart, ["Multiline", []])
+            chart = categories[tag.category].setdefault(tag.chart, ["Multiline", []])
             chart[1].append(f"(.*-)?{re.escape(tag.name)}$")  # a logger may have a prefix
-    return categories
+    return {category: charts for category, charts in categories.items() if charts}
 
 
 def has_own_layout(directory: str) -> bool:

@@ -1,5 +1,5 @@
 // The charts: pure functions from data to what Plotly draws and to the sentence that a screen reader says.
-import { number, percent, plain, rate } from './format.js';
+import { flops, number, percent, plain, rate } from './format.js';
 
 // Colors that people who see few can tell apart (Okabe and Ito, 2008), and dashes for the next eight runs.
 const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900'];
@@ -127,7 +127,7 @@ export function modulesChart(modules) {
   const total = modules.reduce((sum, { flops }) => sum + flops, 0);
   const rows = modules.filter(({ flops }) => flops > 0).sort((a, b) => b.flops - a.flops).slice(0, 20);
   const labels = rows.map(({ name, modules: count }) => plain(`${name || '(itself)'}${count > 1 ? ` x ${count}` : ''}`));
-  const texts = rows.map(({ flops }) => `${number(flops)} (${percent(flops / total)})`);
+  const texts = rows.map(({ flops: count }) => `${flops(count)} (${percent(count / total)})`);
   return {
     data: [bars(labels, rows.map(({ flops }) => flops), texts, COLORS[0])],
     layout: {
@@ -173,7 +173,7 @@ export function rooflineChart(runs) {
 function rooflineText(points) {
   const said = points.map(({ name, roofline }) => {
     const { flops_per_sec: reached, peak, intensity } = roofline;
-    return `${name}: ${rate(reached)} of ${rate(peak)} at ${number(intensity, 3)} FLOPs a byte`;
+    return `${name} ${rate(reached)} of ${rate(peak)} at ${number(intensity, 3)} FLOPs/byte`;
   });
   const slope = points.some(({ roofline }) => roofline.bandwidth) ? '' : ' The memory bandwidth is not known here, so that the roof has no slope.';
   return `${listed(said)}. Activations are moved too: a run lies at this place or to the left of it.${slope}`;

@@ -16,6 +16,10 @@ export function rate(flopsPerSec) {
   return flopsPerSec ? `${number(flopsPerSec / 1e12)} TFLOP/s` : UNKNOWN;
 }
 
+export function flops(count) {
+  return count.toExponential(3);
+}
+
 // Plotly reads some HTML in its texts; a name is never HTML.
 export function plain(text) {
   return String(text).replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');

@@ -51,7 +51,7 @@ class Page {
       { hidden: true },
       this.controls(),
       this.table,
-      element('div', { class: 'grid' }, this.figure('mfu', 'MFU'), this.figure('tokens', 'tokens/s'), this.figure('roofline', 'Roofline')),
+      element('div', { class: 'grid' }, this.figure('mfu', 'MFU'), this.figure('tokens', 'tokens/s')),
       this.selectedTitle,
       this.advice,
       element(
@@ -61,6 +61,7 @@ class Page {
         this.figure('last', 'Where it went at the last step'),
         this.figure('modules', 'FLOPs by module'),
         this.figure('finder', 'Batch size finder'),
+        this.figure('roofline', 'Roofline, of all runs'),
       ),
     );
     root.append(element('h1', {}, 'MFU'), this.status, this.notes, this.problems, this.empty, this.content);
