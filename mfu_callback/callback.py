@@ -212,7 +212,7 @@ class MFUCallback(Callback):
             return
         self._meter.end_step()
         self._in_step = False
-        if self._board is not None and self._board.facts is None:
+        if self._board is not None and not self._board.is_shown:
             with self._meter.clock.during(Phase.REPORT):
                 meter = self._meter
                 self._board.show(meter.summary(), batch_size=meter.batch_size, batch_flops=meter.batch_flops)

@@ -16,6 +16,7 @@ from event_files import LAYOUT_TAG, cards, event_files, hparams, layouts, record
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from runs import PEAK, TINY, TINY_FLOPS, make_trainer, tiny_data
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from gpt import GPTModule
@@ -254,6 +255,23 @@ def test_a_board_that_cannot_be_written_ends_no_run_and_is_told_once(
     assert sum("No space left" in str(warning.message) for warning in warned) == 1
     assert tag_counts(run)["throughput/mfu"] == 7
     assert (run / "mfu_summary.json").is_file()
+
+
+class WithLazyPart(WithoutHParams):
+    """A module a part of which never runs, and has no shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.LazyLinear(3)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature", "ignore:The total number of parameters")
+def test_a_part_without_a_shape_is_left_out_of_the_parameters(tmp_path: Path) -> None:
+    run = trained(tmp_path, module=WithLazyPart())
+    assert records(run)[-1]["run"]["parameters"] == 7744
 
 
 def test_a_fast_dev_run_has_no_board(tmp_path: Path) -> None:

@@ -184,10 +184,47 @@ def test_tags_are_known_whatever_the_loggers_prefix(tag: str, own: str | None) -
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[1]", b'"text"', b'{"mfu": "high"}', b'{"peak": 3}', b'{"run": []}', b"\xff\xfe"]
+    "text",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"mfu": "high"}',
+        b'{"mfu": true}',
+        b'{"peak": 3}',
+        b'{"peak": {"flops_per_sec": "1", "name": "x", "source": "y"}}',
+        b'{"peak": {"flops_per_sec": 1}}',
+        b'{"run": []}',
+        b'{"run": {"modules": [{"name": 1, "modules": 1, "flops": 1}]}}',
+        b'{"run": {"finder": {"batch_size": 1}}}',
+        b'{"waterfall": {"mfu": null}}',
+        b'{"flops": {"forward": 1, "uncounted": "all"}}',
+        b'{"modules": [{}]}',
+        b'{"advice": 3}',
+    ],
 )
 def test_what_is_no_record_is_none(text: bytes) -> None:
     assert record_from(text) is None
+
+
+def test_records_of_real_runs_are_records(logdir: Path) -> None:
+    text = (logdir / "board" / "mfu_summary.json").read_text()
+    assert record_from(text) == json.loads(text)
+    with_more = json.loads(text) | {"what a later version may add": [1]}
+    assert record_from(json.dumps(with_more)) == with_more
+
+
+def test_names_and_texts_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    directory = tmp_path / "run\x1b[2J\u202egnp\udcff"
+    directory.mkdir()
+    (directory / "metrics.csv").write_text("step,throughput/mfu\n1,0.5\n")
+    (directory / "mfu_summary.json").write_text(json.dumps({"steps": 1, "advice": "\x1b]0;title\x07", "run": {}}))
+    (run,) = read_runs(tmp_path)
+    assert run.name == r"run\x1b[2J\u202egnp\udcff"
+    assert figures_of(run)["advice"] == r"\x1b]0;title\x07"
 
 
 def test_a_record_beside_a_csv_file_belongs_to_it(logdir: Path, tmp_path: Path) -> None:

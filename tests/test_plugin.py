@@ -66,7 +66,7 @@ def test_the_runs_with_their_figures(logdir: Path) -> None:
     assert answer["problems"] == []
     ended = runs["ended"]
     assert ended["figures"]["steps"] == 19
-    assert ended["step_time_sec"] == ended["figures"]["step_time_sec"]
+    assert ended["step_time_sec"] == json.loads((logdir / "ended" / "mfu_summary.json").read_text())["step_time_sec"]
     assert ended["figures"]["run"]["batch_size"] == 4
     roofline = ended["roofline"]
     assert roofline["flops_per_sec"] == pytest.approx(ended["figures"]["mfu"] * PEAK)
@@ -200,6 +200,16 @@ def test_damaged_cut_off_foreign_and_empty_files_are_named(logdir: Path, tmp_pat
     assert found[0].endswith("is empty")
     assert "is no event file" in found[1]
     assert "ends in the middle of a record" in found[2]
+
+
+def test_a_file_that_is_gone_has_no_problem_any_more(tmp_path: Path) -> None:
+    (tmp_path / "foreign.tfevents").write_text("<html>this is something else</html>")
+    health = FileHealth(tmp_path)
+    health.look()
+    assert len(health.problems()) == 1
+    (tmp_path / "foreign.tfevents").unlink()
+    health.look()
+    assert health.problems() == []
 
 
 def test_a_file_that_is_being_written_has_no_problem(logdir: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Board:
         in_tensorboard: Whether TensorBoard loggers are given anything.
 
     Attributes:
-        facts: What the run is; None until its first step is over.
+        is_shown: Whether the first step is over.
         has_dashboard: Whether the dashboard was written.
     """
 
@@ -44,7 +44,8 @@ class Board:
         *,
         in_tensorboard: bool,
     ) -> None:
-        self.facts: RunFacts | None = None
+        self.is_shown = False
+        self._facts: RunFacts | None = None
         self.has_dashboard = False
         self._trainer = trainer
         self._pl_module = pl_module
@@ -62,8 +63,8 @@ class Board:
             batch_size: Samples in the batch of one process, if they are known.
             batch_flops: Model FLOPs of its forward and backward likewise.
         """
-        self.facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
-        self._try(lambda: self._show(summary))
+        self.is_shown = True
+        self._try(lambda: self._show(summary, batch_size, batch_flops))
 
     def show_dashboard(self, tags: Collection[str]) -> None:
         """The first values are logged: write the dashboard.
@@ -96,10 +97,11 @@ class Board:
 
             self._hparams = [HParamsOfRun(writer._get_file_writer(), self._brackets) for writer in self._writers]
 
-    def _show(self, summary: Summary) -> None:
+    def _show(self, summary: Summary, batch_size: int | None, batch_flops: float | None) -> None:
+        facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
+        self._facts = facts
         for hparams in self._hparams:
-            if self.facts is not None:
-                hparams.complete(self.facts)
+            hparams.complete(facts)
         self._write(summary)
 
     def _show_dashboard(self, tags: Collection[str]) -> None:
@@ -111,13 +113,13 @@ class Board:
     def _write(self, summary: Summary) -> None:
         step = self._trainer.global_step
         for writer in self._writers:
-            if self.facts is not None:
-                writer.add_text(CARD_TAG, card(self.facts, summary, found_batch_size(self._trainer)), step)
+            if self._facts is not None:
+                writer.add_text(CARD_TAG, card(self._facts, summary, found_batch_size(self._trainer)), step)
             writer._get_file_writer().add_summary(_tensor(self._record(summary)), step)
             writer.flush()
 
     def _record(self, summary: Summary) -> dict[str, Any]:
-        return record_of(self.facts, summary, found_batch_size(self._trainer))
+        return record_of(self._facts, summary, found_batch_size(self._trainer))
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:

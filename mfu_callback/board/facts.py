@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.finder import BatchSizeFinder, BatchSizeResult
 from mfu_callback.peaks.this_machine import device_name
@@ -57,7 +58,8 @@ def facts_of(
         batch_size: Samples in the first batch of one process, if they are known.
         batch_flops: Model FLOPs of its forward and backward likewise.
     """
-    parameters = list(pl_module.parameters())
+    # A lazy module that no step has run has none yet.
+    parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
     return RunFacts(
         model=type(pl_module).__name__,
         parameters=sum(parameter.numel() for parameter in parameters),

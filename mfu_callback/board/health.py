@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -48,32 +48,32 @@ class FileHealth:
     def look(self) -> None:
         """Look at what has changed."""
         assert self._directory is not None
+        found: dict[Path, _Looked] = {}
         for path in event_files_below(self._directory):
-            looked = self._looked.get(path, _Looked())
+            looked = found[path] = replace(self._looked.get(path, _Looked()))
             try:
                 status = path.stat()
                 if status.st_size != looked.size or looked.problem:
-                    looked = _look_at(path, looked, is_old=time.time() - status.st_mtime > _STILL_WRITING_SEC)
+                    looked.problem = _look_at(path, looked, is_old=time.time() - status.st_mtime > _STILL_WRITING_SEC)
                     looked.size = status.st_size
             except OSError as error:
                 looked.problem = f"cannot be read ({error})"
             with self._lock:
-                self._looked[path] = looked
+                self._looked = {**self._looked, path: looked}
+        self._looked = found  # files that are gone have no problem any more
         self._last = time.monotonic()
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._directory).as_posix() if self._directory is not None else path.name
 
 
-def _look_at(path: Path, looked: _Looked, *, is_old: bool) -> _Looked:
-    looked.problem = None
+def _look_at(path: Path, looked: _Looked, *, is_old: bool) -> str | None:
+    """What is wrong with a file from where it was looked at last."""
     try:
         for offset, _ in records(path, looked.offset):
             looked.offset = offset
-        if not looked.offset and is_old:
-            looked.problem = "is empty"
     except CutOffError as error:
-        looked.problem = f"{error}; TensorBoard shows what comes before" if is_old else None
+        return f"{error}; TensorBoard shows what comes before" if is_old else None
     except DamagedFileError as error:
-        looked.problem = f"{error}; TensorBoard shows what comes before"
-    return looked
+        return f"{error}; TensorBoard shows what comes before"
+    return "is empty" if is_old and not looked.offset else None

@@ -11,6 +11,8 @@ from mfu_callback.tags import DEVICE_TFLOPS_PER_SEC, WATERFALL
 
 # The weights are read in the forward and in the backward, and their gradients written.
 _WEIGHTS_MOVED = 3
+# Of a run's figures; a record has more, and of a large model much more.
+_SHOWN = ("mfu", "tokens_per_sec", "samples_per_sec", "steps", "peak", "run", "advice", "waterfall")
 
 
 def run_view(run: RunLog) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def run_view(run: RunLog) -> dict[str, Any]:
     figures = figures_of(run)
     return {
         "name": run.name,
-        "figures": figures,
+        "figures": {name: figures.get(name) for name in _SHOWN},
         "step_time_sec": step_time_sec(figures),
         "roofline": _roofline(figures, run.scalars.get(DEVICE_TFLOPS_PER_SEC)),
     }

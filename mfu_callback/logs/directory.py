@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mfu_callback.logs import csv_files
 from mfu_callback.logs.names import SUMMARY_FILE
+from mfu_callback.logs.printable import printable
 from mfu_callback.logs.record_json import record_from
 from mfu_callback.logs.run_log import RunLog
 
@@ -41,7 +42,7 @@ def event_files_below(directory: Path) -> Iterator[Path]:
 
 def _runs(directory: Path) -> Iterator[RunLog]:
     for parent, files in _walk(directory):
-        name = parent.relative_to(directory).as_posix()
+        name = printable(parent.relative_to(directory).as_posix())
         event_files = [parent / file for file in files if _EVENT_FILE in file]
         if event_files:
             yield _with_summary(_read_event_files(name, event_files), parent)

@@ -12,6 +12,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from mfu_callback.logs.names import RECORD_TAG
 from mfu_callback.logs.points import Points
+from mfu_callback.logs.printable import printable
 from mfu_callback.logs.record_json import record_from
 from mfu_callback.logs.records import DamagedFileError, records
 from mfu_callback.logs.run_log import RunLog, own_tag
@@ -29,7 +30,7 @@ def read_event_files(name: str, files: Iterable[Path]) -> RunLog:
     for file in sorted(files):
         try:
             if not file.stat().st_size:
-                problems.append(f"{file.name} is empty")
+                problems.append(f"{printable(file.name)} is empty")
             for event in _events(file):
                 for value in event.summary.value:
                     if value.tag == RECORD_TAG:
@@ -37,7 +38,7 @@ def read_event_files(name: str, files: Iterable[Path]) -> RunLog:
                     elif (tag := own_tag(value.tag)) is not None:
                         points.add(tag, event.step, _number(value), event.wall_time)
         except (DamagedFileError, OSError) as error:
-            problems.append(f"{file.name} {_in_words(error)}; what comes before is shown")
+            problems.append(f"{printable(file.name)} {_in_words(error)}; what comes before is shown")
     return RunLog(name=name, scalars=points.series(), record=record, problems=tuple(problems))
 
 

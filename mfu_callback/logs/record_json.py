@@ -3,26 +3,96 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-# What a reader takes for granted if it is there at all: its kind, and that of what is inside it.
-_NUMBERS = ("mfu", "tokens_per_sec", "step_time_sec", "samples_per_sec", "steps")
-_TABLES = ("run", "peak", "achievable", "flops", "waterfall", "phases_sec", "wall_time_sec")
+from mfu_callback.logs.printable import printable_all
+
+_Check = Callable[[Any], bool]
 
 
 def record_from(text: str | bytes) -> Mapping[str, Any] | None:
-    """A record from its JSON; None if it is none.
+    """A record from its JSON; None if it is none, whoever wrote it.
 
     Args:
-        text: Of a file or of an event, by whomever it was written.
+        text: Of a file or of an event.
     """
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict):
-        return None
-    is_one = all(isinstance(record.get(name, 0), int | float | None) for name in _NUMBERS)
-    is_one = is_one and all(isinstance(record.get(name), dict | None) for name in _TABLES)
-    return record if is_one else None
+    return printable_all(record) if _is_record(record) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _maybe(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+def _fields(required: Mapping[str, _Check], **optional: _Check) -> _Check:
+    """A table that has the required fields, and whatever else it has is of its kind."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, dict) or not required.keys() <= value.keys():
+            return False
+        known = {**required, **{name: _maybe(kind) for name, kind in optional.items()}}
+        return all(kind(value[name]) for name, kind in known.items() if name in value)
+
+    return check
+
+
+def _list_of(check: _Check) -> _Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+_PEAK = _fields({"flops_per_sec": _is_number, "name": _is_text, "source": _is_text}, bandwidth_bytes_per_sec=_is_number)
+_MODULE_TIME = _fields(
+    {"name": _is_text, "modules": _is_number, "forward_sec": _is_number, "backward_sec": _is_number}
+    | {"share": _is_number, "flops": _maybe(_is_number), "mfu": _maybe(_is_number)}
+)
+_SWEEP_POINT = _fields(
+    {"size": _is_number, "samples_per_sec": _is_number},
+    tokens_per_sec=_is_number,
+    mfu=_is_number,
+    peak_bytes=_is_number,
+)
+_FINDER = _fields(
+    {"batch_size": _is_number, "trials": _list_of(_fields({"size": _is_number}, peak_bytes=_is_number))},
+    sweep=_list_of(_SWEEP_POINT),
+)
+_RUN = _fields(
+    {},
+    **dict.fromkeys(("model", "device", "precision", "strategy"), _is_text),
+    **dict.fromkeys(("parameters", "parameter_bytes", "devices", "batch_size", "batch_flops"), _is_number),
+    versions=lambda value: isinstance(value, dict),
+    modules=_list_of(_fields({"name": _is_text, "modules": _is_number, "flops": _is_number})),
+    finder=_FINDER,
+)
+_is_record = _fields(
+    {},
+    **dict.fromkeys(("steps", "mfu", "mfu_achievable", "hfu", "step_time_sec", "goodput"), _is_number),
+    **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "samples_per_sec"), _is_number),
+    **dict.fromkeys(("step_time_sec_min", "step_time_sec_max"), _is_number),
+    **dict.fromkeys(("waterfall", "phases_sec", "wall_time_sec"), _numbers),
+    **dict.fromkeys(("conventions", "advice"), _is_text),
+    peak=_PEAK,
+    achievable=_PEAK,
+    flops=_fields({"forward": _is_number}, uncounted=_texts),
+    modules=_list_of(_MODULE_TIME),
+    run=_RUN,
+)
