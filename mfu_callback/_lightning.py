@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import BitsandbytesPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -90,6 +91,11 @@ def log_directory(trainer: Trainer) -> Path | None:
         if isinstance(directory, str | Path):  # the logger of a fast_dev_run answers everything with a function
             return Path(directory)
     return None
+
+
+def logger_prefix(logger: TensorBoardLogger) -> str:
+    """What a logger puts before every tag."""
+    return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
 
 
 def training_epoch_loop(trainer: Trainer) -> Any:

@@ -187,6 +187,7 @@ def test_several_loggers_get_the_same_and_others_nothing_of_it(tmp_path: Path) -
         assert len(layouts(directory)) == 1
         assert len(cards(directory)) == len(records(directory)) == 2
     assert tag_counts(tmp_path / "other")["mine-throughput/mfu"] == 7
+    assert hparams(tmp_path / "other")[2][1:] == ["mine-throughput/mfu", "mine-throughput/tokens_per_sec"]
     assert {path.name for path in (tmp_path / "csv" / "version_0").iterdir()} == {"hparams.yaml", "metrics.csv"}
 
 

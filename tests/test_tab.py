@@ -300,6 +300,29 @@ def test_where_no_run_has_logged_mfu_the_tab_says_what_to_do(window: Browser, tm
         assert not window.all("main")[0].is_displayed()
 
 
+@pytest.fixture
+def blocking(window: Browser) -> Iterator[Any]:
+    """Keeps the browser from fetching what fits a pattern."""
+    window.driver.execute_cdp_cmd("Network.enable", {})
+    yield lambda pattern: window.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [pattern]})
+    window.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+
+
+def test_without_plotly_the_table_is_there_and_the_remedy(window: Browser, served: str, blocking: Any) -> None:
+    blocking("*plotly.js*")
+    window.open_tab(served)
+    assert len(names(window)) == 5
+    (status,) = window.texts("[role=status]")
+    assert "pip install 'mfu-callback[tensorboard]'" in status
+
+
+def test_data_that_cannot_be_fetched_are_said_to_be_missing(window: Browser, served: str, blocking: Any) -> None:
+    blocking("*/curves*")
+    window.open_tab(served)
+    (status,) = window.texts("[role=status]")
+    assert status.startswith("The data could not be read: ")
+
+
 def test_the_page_of_the_report_needs_no_server(window: Browser, logdir: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "mfu_callback.report", str(logdir), "--run", "found", "--html", str(page)]

@@ -51,7 +51,7 @@ class Board:
         self._pl_module = pl_module
         self._warn_once = warn_once
         self._brackets = Brackets()
-        self._writers = _writers(trainer) if in_tensorboard else []
+        self._writers = _writers(trainer) if in_tensorboard else {}
         self._hparams: list[Any] = []
         self._try(self._take_hparams)
 
@@ -89,13 +89,14 @@ class Board:
         for hparams in self._hparams:
             self._try(hparams.end)
         self._brackets.remove()
-        self._hparams, self._writers = [], []
+        self._hparams, self._writers = [], {}
 
     def _take_hparams(self) -> None:
         if self._writers:
             from mfu_callback.board.hparams import HParamsOfRun
 
-            self._hparams = [HParamsOfRun(writer._get_file_writer(), self._brackets) for writer in self._writers]
+            for writer, prefix in self._writers.items():
+                self._hparams.append(HParamsOfRun(writer._get_file_writer(), self._brackets, prefix))
 
     def _show(self, summary: Summary, batch_size: int | None, batch_flops: float | None) -> None:
         facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
@@ -132,16 +133,20 @@ class Board:
             )
 
 
-def _writers(trainer: Trainer) -> list[Any]:
-    """What writes the event files, where TensorBoard is installed; on the first process only."""
+def _writers(trainer: Trainer) -> dict[Any, str]:
+    """What writes the event files, with what it puts before tags, where TensorBoard is installed; on one process."""
     if not trainer.is_global_zero:
-        return []
+        return {}
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return []
-    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return [writer for writer in writers if isinstance(writer, SummaryWriter)]
+        return {}
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return {
+        logger.experiment: _lightning.logger_prefix(logger)
+        for logger in loggers
+        if isinstance(logger.experiment, SummaryWriter)
+    }
 
 
 def _tensor(record: dict[str, Any]) -> Any:

@@ -24,10 +24,12 @@ class HParamsOfRun:
     Args:
         file_writer: What writes the run's event file.
         brackets: Take it off again.
+        prefix: Of the logger's tags.
     """
 
-    def __init__(self, file_writer: Any, brackets: Brackets) -> None:
+    def __init__(self, file_writer: Any, brackets: Brackets, prefix: str = "") -> None:
         self._writer = file_writer
+        self._metrics = [f"{prefix}{name}" for name in METRICS]
         self._held: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         self._facts: RunFacts | None = None
         self._has_written = False
@@ -45,7 +47,7 @@ class HParamsOfRun:
             from torch.utils.tensorboard.summary import hparams
 
             # Names alone: the values of the metrics are the run's scalars.
-            for summary in hparams({}, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
+            for summary in hparams({}, dict.fromkeys(self._metrics, 0.0)):  # type: ignore[no-untyped-call]
                 self._writer.add_summary(summary)
 
     def _release(self) -> None:
@@ -77,7 +79,7 @@ class HParamsOfRun:
                 continue
             data = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
             if value.tag == metadata.EXPERIMENT_TAG:
-                _add_columns(data.experiment, values)
+                _add_columns(data.experiment, values, self._metrics)
             else:
                 _add_values(data.session_start_info, values)
             value.metadata.plugin_data.content = data.SerializeToString()
@@ -96,12 +98,12 @@ def _values(facts: RunFacts) -> dict[str, str | float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _add_columns(experiment: Any, values: dict[str, str | float]) -> None:
+def _add_columns(experiment: Any, values: dict[str, str | float], metrics: list[str]) -> None:
     for name, value in values.items():
         kind = api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
         experiment.hparam_infos.add(name=name, type=kind)
     known = {info.name.tag for info in experiment.metric_infos}
-    for tag in METRICS:
+    for tag in metrics:
         if tag not in known:
             experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
 

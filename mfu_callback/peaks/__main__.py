@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 import torch
-from rich.console import Console
 
+from mfu_callback.command import Output, run_command
 from mfu_callback.peaks.cache import cache_directory, clear_cache
 from mfu_callback.peaks.show import (
     sources,
@@ -54,20 +53,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 1 where nothing at all could be looked up or measured."""
     options = make_parser().parse_args(arguments)
-    try:
-        status = _run(options)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, RuntimeError) as error:
-        print(f"python -m mfu_callback.peaks: {error}", file=sys.stderr)
-        return 2
+    return run_command("python -m mfu_callback.peaks", lambda: _run(options), (OSError, RuntimeError))
 
 
 def _run(options: argparse.Namespace) -> int:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+    console = Output(_WIDTH_OF_A_FILE)
     if options.clear:
         print(f"{clear_cache()} measured peaks removed from {cache_directory()}")
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from mfu_callback.command import Output, run_command
 from mfu_callback.logs.directory import read_runs
 from mfu_callback.logs.figures import figures_of
 from mfu_callback.logs.run_log import RunLog
@@ -22,18 +22,7 @@ from mfu_callback.report.tables import print_figures, runs_table
 
 _PROGRAM = "python -m mfu_callback.report"
 _WIDTH_OF_A_FILE = 160  # where there is no terminal to ask for its width
-_TOO_LOW, _WRONG = 1, 2
-
-
-class _Output(Console):
-    """The standard output, wide where no terminal tells its width."""
-
-    def __init__(self) -> None:
-        super().__init__(width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
-
-    def on_broken_pipe(self) -> None:
-        """Let `main` end the command: rich would with a status that means something else here."""
-        raise BrokenPipeError
+_TOO_LOW = 1  # the exit status
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -70,21 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.compare_run is not None and options.compare is None:
         parser.error("--compare-run names a run of LOGDIR2: give --compare LOGDIR2 too")
-    try:
-        status = _run(options)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, LookupError, ModuleNotFoundError) as error:
-        message = error.args[0] if isinstance(error, LookupError) else error
-        print(f"{_PROGRAM}: {message}", file=sys.stderr)
-        return _WRONG
+    return run_command(_PROGRAM, lambda: _run(options), (OSError, LookupError, ModuleNotFoundError))
 
 
 def _run(options: argparse.Namespace) -> int:
-    console = _Output()
+    console = Output(_WIDTH_OF_A_FILE)
     runs = _read(options.logdir)
     run = pick_run(runs, options.run, options.logdir)
     _print_runs(runs, console)
