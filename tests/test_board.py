@@ -214,6 +214,18 @@ def test_a_layout_of_the_users_is_left_as_it_is(tmp_path: Path) -> None:
     assert [category.title for layout in layouts(run) for category in layout.category] == ["mine"]
 
 
+class LogsALayout(GPTModule):
+    """Writes a layout when training starts."""
+
+    def on_train_start(self) -> None:
+        self.logger.experiment.add_custom_scalars({"mine": {"loss": ["Multiline", ["train/loss"]]}})
+
+
+def test_a_layout_that_the_user_writes_in_a_hook_stays_the_last(tmp_path: Path) -> None:
+    run = trained(tmp_path, module=LogsALayout(TINY))
+    assert [category.title for layout in layouts(run) for category in layout.category] == ["mine"]
+
+
 def test_without_the_board_only_values_are_logged(tmp_path: Path) -> None:
     run = trained(tmp_path, callback=MFUCallback(peak=PEAK, warmup_steps=1, board=False), module=WithoutHParams())
     counts = tag_counts(run)

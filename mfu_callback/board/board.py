@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -12,10 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mfu_callback import _lightning
 from mfu_callback._brackets import Brackets
 from mfu_callback.board.card import card
-from mfu_callback.board.dashboard import has_own_layout, layout
 from mfu_callback.board.facts import RunFacts, facts_of, found_batch_size
 from mfu_callback.board.record import record_of
-from mfu_callback.logs.names import CARD_TAG, PLUGIN_NAME, RECORD_TAG
 from mfu_callback.report.end_of_fit import write_summary
 from mfu_callback.summary import Summary
 
@@ -51,9 +48,9 @@ class Board:
         self._pl_module = pl_module
         self._warn_once = warn_once
         self._brackets = Brackets()
-        self._writers = _writers(trainer) if in_tensorboard else {}
-        self._hparams: list[Any] = []
-        self._try(self._take_hparams)
+        self._writers: list[Any] = []
+        if in_tensorboard and trainer.is_global_zero:
+            self._try(self._open)
 
     def show(self, summary: Summary, *, batch_size: int | None, batch_flops: float | None) -> None:
         """The first step is over: write what is known of the run.
@@ -86,38 +83,41 @@ class Board:
 
     def close(self) -> None:
         """Write what is held, and let the loggers go."""
-        for hparams in self._hparams:
-            self._try(hparams.end)
+        for writer in self._writers:
+            self._try(writer.end)
         self._brackets.remove()
-        self._hparams, self._writers = [], {}
+        self._writers = []
 
-    def _take_hparams(self) -> None:
-        if self._writers:
-            from mfu_callback.board.hparams import HParamsOfRun
+    def _open(self) -> None:
+        """Watch the writers of the TensorBoard loggers, where TensorBoard is installed; tensorboardX is not enough."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        from mfu_callback.board.run_writer import RunWriter
 
-            for writer, prefix in self._writers.items():
-                self._hparams.append(HParamsOfRun(writer._get_file_writer(), self._brackets, prefix))
+        for logger in self._trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and isinstance(logger.experiment, SummaryWriter):
+                prefix = _lightning.logger_prefix(logger)
+                self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 
     def _show(self, summary: Summary, batch_size: int | None, batch_flops: float | None) -> None:
         facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
         self._facts = facts
-        for hparams in self._hparams:
-            hparams.complete(facts)
+        for writer in self._writers:
+            writer.complete_hparams(facts)
         self._write(summary)
 
     def _show_dashboard(self, tags: Collection[str]) -> None:
         for writer in self._writers:
-            writer.flush()
-            if not has_own_layout(writer.log_dir):
-                writer.add_custom_scalars(layout(tags))
+            writer.write_dashboard(tags)
 
     def _write(self, summary: Summary) -> None:
-        step = self._trainer.global_step
-        for writer in self._writers:
-            if self._facts is not None:
-                writer.add_text(CARD_TAG, card(self._facts, summary, found_batch_size(self._trainer)), step)
-            writer._get_file_writer().add_summary(_tensor(self._record(summary)), step)
-            writer.flush()
+        if self._writers:
+            facts, record = self._facts, self._record(summary)
+            text = None if facts is None else card(facts, summary, found_batch_size(self._trainer))
+            for writer in self._writers:
+                writer.write(text, record, self._trainer.global_step)
 
     def _record(self, summary: Summary) -> dict[str, Any]:
         return record_of(self._facts, summary, found_batch_size(self._trainer))
@@ -131,35 +131,3 @@ class Board:
                 f"What is shown of the run beside its values was not written ({type(error).__name__}: {error}). The"
                 " values are logged all the same; MFUCallback(board=False) leaves TensorBoard's part out.",
             )
-
-
-def _writers(trainer: Trainer) -> dict[Any, str]:
-    """What writes the event files, with what it puts before tags, where TensorBoard is installed; on one process."""
-    if not trainer.is_global_zero:
-        return {}
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return {}
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return {
-        logger.experiment: _lightning.logger_prefix(logger)
-        for logger in loggers
-        if isinstance(logger.experiment, SummaryWriter)
-    }
-
-
-def _tensor(record: dict[str, Any]) -> Any:
-    """The record as data that TensorBoard keeps for the tab and shows nowhere else."""
-    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
-    from tensorboard.compat.proto.types_pb2 import DT_STRING
-
-    text = json.dumps(record, default=str).encode()
-    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
-    value = Summary.Value(
-        tag=RECORD_TAG,
-        metadata=SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR),
-        tensor=TensorProto(dtype=DT_STRING, string_val=[text]),
-    )
-    return Summary(value=[value])

@@ -30,7 +30,12 @@ def layout(names: Collection[str]) -> Layout:
     return {category: charts for category, charts in categories.items() if charts}
 
 
-def has_own_layout(directory: str) -> bool:
+def is_layout(summary: Any) -> bool:
+    """Whether a summary is a layout."""
+    return any(value.tag == _LAYOUT_TAG for value in summary.value)
+
+
+def has_layout(directory: str) -> bool:
     """Whether a run has a layout already, by its user or by a fit before; a run has one at most, the latest.
 
     Args:
@@ -39,8 +44,7 @@ def has_own_layout(directory: str) -> bool:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     return any(
-        value.tag == _LAYOUT_TAG
+        is_layout(event.summary)
         for file in Path(directory).glob("*tfevents*")
         for event in islice(EventFileLoader(str(file)).Load(), _EVENTS_LOOKED_AT)
-        for value in event.summary.value
     )
