@@ -101,6 +101,7 @@ class Browser:
 
     def open_tab(self, address: str) -> None:
         """Open the tab of the plugin inside TensorBoard, and wait until it has drawn."""
+        self.driver.get("about:blank")  # an address that differs in its hash alone would load nothing
         self.driver.get(f"{address}/#mfu")
         frame = self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, "iframe"))[0]
         self.driver.switch_to.frame(frame)

@@ -118,7 +118,6 @@ def picture_of_the_tab(address: str, name: str, *, run: str, is_dark: bool) -> N
     with chromium(width=1280, height=1560) as browser:
         browser.open(address)
         browser.run(_SET_THEME, "dark" if is_dark else "light")
-        browser.open("about:blank")
         browser.open_tab(address)
         browser.run("document.querySelector(`[data-focus='select ${arguments[0]}']`).click()", run)
         settle(browser)

@@ -77,7 +77,6 @@ def served(logdir: Path) -> Iterator[str]:
 @pytest.fixture
 def tab(window: Browser, served: str) -> Browser:
     """The tab, opened anew."""
-    window.driver.get("about:blank")
     window.errors()
     window.open_tab(served)
     window.until(lambda: names(window))
