@@ -19,6 +19,13 @@ FlopsArgument = str | float | Callable[[Any], float]
 TokensArgument = int | Callable[[Any], int] | None
 
 
+def flops_in_words(flops: FlopsArgument) -> str:
+    """What counts the FLOPs: the name of a counter, or by what they are given."""
+    if isinstance(flops, str):
+        return flops
+    return "given by a function of the batch" if callable(flops) else f"given: {flops:g} a token"
+
+
 @dataclass(slots=True)
 class Batch:
     """What all batches of one form have in common; what is unknown is NaN.

@@ -214,8 +214,7 @@ class MFUCallback(Callback):
         self._in_step = False
         if self._board is not None and not self._board.is_shown:
             with self._meter.clock.during(Phase.REPORT):
-                meter = self._meter
-                self._board.show(meter.summary(), batch_size=meter.batch_size, batch_flops=meter.batch_flops)
+                self._board.show(self._meter)
         if _lightning.is_logging_step(trainer):
             self._log(trainer, self._meter)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mfu_callback.batches import Batch, Batches, FlopsArgument, TokensArgument
+from mfu_callback.batches import Batch, Batches, FlopsArgument, TokensArgument, flops_in_words
 from mfu_callback.clock import StepClock
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops
@@ -102,6 +102,11 @@ class MFUMeter:
         """Whether the FLOPs of the micro-batch that was looked at have to be counted."""
         batch = self._batch
         return batch.flops is None and batch.shape is not None and self.counts.needs_count(batch.shape)
+
+    @property
+    def counted_by(self) -> str:
+        """What counts the FLOPs, in words."""
+        return flops_in_words(self._flops)
 
     @property
     def batch_size(self) -> int | None:

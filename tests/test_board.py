@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gpt import GPTModule
 from mfu_callback import BatchSizeFinder, MFUCallback
-from mfu_callback.board.card import card
-from mfu_callback.board.facts import RunFacts
-from mfu_callback.finder import BatchSizeResult, Trial
-from mfu_callback.flops import FlopCount
-from mfu_callback.summary import Summary
 from mfu_callback.tags import TAGS
 
 OURS = {"run/batch_size", "run/device", "run/devices", "run/model", "run/parameters", "run/precision"}
@@ -79,6 +73,7 @@ def test_the_card_is_there_from_the_first_step_and_says_at_the_end_what_it_came_
         assert "| batch | 4 samples on each device |" in text
         assert "| peak | 1 TFLOP/s, " in text
         assert "given: peak=" in text
+        assert "| counter | thop |" in text
         assert "| conventions | attention full, backward 2 x |" in text
         assert "| model.blocks.&#42;.mlp.expand | 2 | 1.3107e+05 | 26.67% |" in text
         assert "Every compute operation was counted." in text
@@ -299,35 +294,11 @@ def test_the_card_and_the_record_have_the_finders_trials(tmp_path: Path) -> None
     assert [trial["size"] for trial in records(run)[-1]["run"]["finder"]["trials"]][-1] == 4
 
 
-FACTS = RunFacts(
-    model="<b>Model</b>|x",
-    parameters=10,
-    parameter_bytes=40,
-    device="[device](https://example.org)",
-    devices=2,
-    precision="bf16-mixed",
-    strategy="DDPStrategy",
-    batch_size=None,
-    batch_flops=None,
-    accumulate_grad_batches=1,
-    versions={"torch": "2.13.0"},
+@pytest.mark.parametrize(
+    ("flops", "counter"),
+    [("dispatch", "dispatch"), (6e3, "given: 6000 a token"), (lambda batch: 1e6, "given by a function of the batch")],
 )
-
-
-def test_names_are_text_in_the_card_whatever_they_are() -> None:
-    count = FlopCount(forward=10, thop=10, functional=0, uncounted=("lab::<script>",), per_module={"a|b`c": 10})
-    text = card(FACTS, Summary(steps=0, flops=count), None)
-    assert "&lt;b>Model&lt;/b>&#124;x" in text
-    assert "2 x &#91;device](https://example.org)" in text
-    assert "**Not counted**: lab::&lt;script>." in text
-    assert "| a&#124;b&#96;c | 1 |" in text
-    assert "| batch |" not in text
-
-
-def test_accumulation_and_a_search_in_the_card() -> None:
-    facts = replace(FACTS, batch_size=8, accumulate_grad_batches=4)
-    trial = Trial(size=8, fits=True, seconds=1.0, peak_bytes=None, why="ran")
-    found = BatchSizeResult(batch_size=8, trials=(trial,), limit="1 GiB")
-    text = card(facts, Summary(steps=0), found)
-    assert "8 samples on each device, 4 of them in a step" in text
-    assert "**batch_size = 8** within 1 GiB" in text
+def test_the_card_names_the_counter(tmp_path: Path, flops: Any, counter: str) -> None:
+    run = trained(tmp_path, callback=MFUCallback(peak=PEAK, flops=flops))
+    assert f"| counter | {counter} |" in cards(run)[0]
+    assert records(run)[-1]["run"]["counter"] == counter

@@ -56,7 +56,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs, the second of which waits for its data."""
     directory = tmp_path_factory.mktemp("runs")
     train(directory, "quick")
-    train(directory, "waiting", wait_sec=0.005)
+    train(directory, "waiting", wait_sec=0.03)
     return directory
 
 

@@ -22,6 +22,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gpt import GPTModule
 from mfu_callback import BatchSizeFinder, MFUCallback
+from mfu_callback._brackets import Brackets
+from mfu_callback.board.run_writer import RunWriter
+from mfu_callback.tags import WATERFALL
 
 pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")
 
@@ -35,6 +38,18 @@ def train(directory: Path, name: str, **options: Any) -> None:
     logger = TensorBoardLogger(directory, name="", version=name)
     callback = MFUCallback(peak=PEAK, warmup_steps=1)
     make_trainer(callback, logger=logger, max_steps=20, **options).fit(GPTModule(TINY), datamodule=tiny_data())
+
+
+def write_hostile_record(directory: Path) -> None:
+    """A run whose record has hostile texts in every place."""
+    peak = {"flops_per_sec": PEAK, "name": HOSTILE, "source": HOSTILE, "dtype": HOSTILE}
+    modules = [{"name": f"{HOSTILE}.{part}", "modules": 2, "flops": 100} for part in "ab"]
+    run = {"model": HOSTILE, "precision": HOSTILE, "parameter_bytes": 4, "batch_flops": 10, "modules": modules}
+    record = {"steps": 3, "mfu": 1e-9, "advice": HOSTILE, "peak": peak, "run": run}
+    with SummaryWriter(str(directory)) as writer:
+        for name in WATERFALL.values():
+            writer.add_scalar(name, 1 / 6, 1)
+        RunWriter(writer, "", Brackets()).write(None, record, 3)
 
 
 def train_found(directory: Path, name: str) -> None:
@@ -52,6 +67,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(directory, "precise", precision="bf16-true")
     train_found(directory, "found")
     shutil.copytree(directory / "plain", directory / HOSTILE)
+    write_hostile_record(directory / "texts")
     with SummaryWriter(str(directory / "foreign")) as writer:
         writer.add_scalar("loss", 1.0, 1)
     shutil.copytree(directory / "plain", directory / "damaged")
@@ -70,7 +86,7 @@ def window() -> Iterator[Browser]:
 def served(logdir: Path) -> Iterator[str]:
     """TensorBoard on the runs: its address."""
     with tensorboard(logdir, "--reload_interval", "1") as address:
-        wait_for_runs(address, 6)
+        wait_for_runs(address, 7)
         yield address
 
 
@@ -156,7 +172,7 @@ def sorted_by(tab: Browser) -> list[str]:
 
 
 def tokens(tab: Browser) -> list[float]:
-    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)")]
+    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)") if text != "–"]
 
 
 def test_another_run_is_looked_into(tab: Browser) -> None:
@@ -172,7 +188,7 @@ def test_a_run_is_left_out_of_the_charts(tab: Browser) -> None:
     assert "precise" in traces(tab, "mfu")
     click_run(tab, "show", "precise")
     tab.until(lambda: "precise" not in traces(tab, "mfu"))
-    assert len(names(tab)) == 5
+    assert len(names(tab)) == 6
     click_run(tab, "show", "precise")
     tab.until(lambda: "precise" in traces(tab, "mfu"))
 
@@ -237,6 +253,20 @@ def test_hostile_names_are_text(tab: Browser) -> None:
     assert HOSTILE in legend
     assert tab.all("main img") == []
     assert tab.run("return window.top.hit") is None
+
+
+def test_hostile_texts_are_text(tab: Browser) -> None:
+    click_run(tab, "select", "texts")
+    tab.until(lambda: tab.texts("#advice") == [HOSTILE])
+    tab.until(lambda: is_drawn(tab, "modules"))
+    labels = tab.run("return [...document.querySelectorAll('#modules .ytick text')].map((t) => t.textContent)")
+    assert sorted(labels) == [f"{HOSTILE}.a x 2", f"{HOSTILE}.b x 2"]
+    legend = tab.run("return [...document.querySelectorAll('#roofline .legendtext')].map((t) => t.textContent)")
+    assert f"{HOSTILE}, {HOSTILE}: peak" in legend
+    assert HOSTILE in tab.texts("tbody td")
+    assert tab.all("main img") == []
+    assert tab.run("return window.top.hit") is None
+    assert our_errors(tab) == []
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(tab: Browser) -> None:
@@ -310,7 +340,7 @@ def blocking(window: Browser) -> Iterator[Any]:
 def test_without_plotly_the_table_is_there_and_the_remedy(window: Browser, served: str, blocking: Any) -> None:
     blocking("*plotly.js*")
     window.open_tab(served)
-    assert len(names(window)) == 5
+    assert len(names(window)) == 6
     (status,) = window.texts("[role=status]")
     assert "pip install 'mfu-callback[tensorboard]'" in status
 

@@ -13,6 +13,7 @@ from mfu_callback._brackets import Brackets
 from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts, facts_of, found_batch_size
 from mfu_callback.board.record import record_of
+from mfu_callback.meter import MFUMeter
 from mfu_callback.report.end_of_fit import write_summary
 from mfu_callback.summary import Summary
 
@@ -52,16 +53,14 @@ class Board:
         if in_tensorboard and trainer.is_global_zero:
             self._try(self._open)
 
-    def show(self, summary: Summary, *, batch_size: int | None, batch_flops: float | None) -> None:
+    def show(self, meter: MFUMeter) -> None:
         """The first step is over: write what is known of the run.
 
         Args:
-            summary: What is known of it, without steps.
-            batch_size: Samples in the batch of one process, if they are known.
-            batch_flops: Model FLOPs of its forward and backward likewise.
+            meter: What has measured it.
         """
         self.is_shown = True
-        self._try(lambda: self._show(summary, batch_size, batch_flops))
+        self._try(lambda: self._show(meter))
 
     def show_dashboard(self, tags: Collection[str]) -> None:
         """The first values are logged: write the dashboard.
@@ -101,12 +100,12 @@ class Board:
                 prefix = _lightning.logger_prefix(logger)
                 self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 
-    def _show(self, summary: Summary, batch_size: int | None, batch_flops: float | None) -> None:
-        facts = facts_of(self._trainer, self._pl_module, batch_size=batch_size, batch_flops=batch_flops)
+    def _show(self, meter: MFUMeter) -> None:
+        facts = facts_of(self._trainer, self._pl_module, meter)
         self._facts = facts
         for writer in self._writers:
             writer.complete_hparams(facts)
-        self._write(summary)
+        self._write(meter.summary())
 
     def _show_dashboard(self, tags: Collection[str]) -> None:
         for writer in self._writers:

@@ -41,6 +41,7 @@ def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
         ("batch", _batch(facts)),
         ("peak", None if summary.peak is None else _peak(summary.peak)),
         ("achievable peak", None if summary.achievable is None else _peak(summary.achievable)),
+        ("counter", facts.counter),
         ("conventions", summary.conventions),
     ]
     return [(name, value) for name, value in rows if value is not None]

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.finder import BatchSizeFinder, BatchSizeResult
+from mfu_callback.meter import MFUMeter
 from mfu_callback.peaks.this_machine import device_name
 
 _PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
@@ -28,6 +29,7 @@ class RunFacts:
         devices: How many.
         precision: The Trainer's.
         strategy: The class of the Trainer's.
+        counter: What counts the FLOPs.
         batch_size: Samples in the first batch of one process; None where no tensor tells.
         batch_flops: Model FLOPs of the forward and backward of one such batch; None where they are not counted.
         accumulate_grad_batches: Batches of one process in a step.
@@ -41,22 +43,20 @@ class RunFacts:
     devices: int
     precision: str
     strategy: str
+    counter: str
     batch_size: int | None
     batch_flops: float | None
     accumulate_grad_batches: int
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def facts_of(
-    trainer: Trainer, pl_module: LightningModule, *, batch_size: int | None, batch_flops: float | None
-) -> RunFacts:
+def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> RunFacts:
     """The facts of a run that has begun.
 
     Args:
         trainer: In fit.
         pl_module: What it trains.
-        batch_size: Samples in the first batch of one process, if they are known.
-        batch_flops: Model FLOPs of its forward and backward likewise.
+        meter: What has measured its first step.
     """
     # A lazy module that no step has run has none yet.
     parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
@@ -68,8 +68,9 @@ def facts_of(
         devices=trainer.world_size,
         precision=str(trainer.precision),
         strategy=type(trainer.strategy).__name__,
-        batch_size=batch_size,
-        batch_flops=batch_flops,
+        counter=meter.counted_by,
+        batch_size=meter.batch_size,
+        batch_flops=meter.batch_flops,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     )

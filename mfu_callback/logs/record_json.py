@@ -77,7 +77,7 @@ _FINDER = _fields(
 )
 _RUN = _fields(
     {},
-    **dict.fromkeys(("model", "device", "precision", "strategy"), _is_text),
+    **dict.fromkeys(("model", "device", "precision", "strategy", "counter"), _is_text),
     **dict.fromkeys(("parameters", "parameter_bytes", "devices", "batch_size", "batch_flops"), _is_number),
     versions=lambda value: isinstance(value, dict),
     modules=_list_of(_fields({"name": _is_text, "modules": _is_number, "flops": _is_number})),

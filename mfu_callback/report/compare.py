@@ -132,6 +132,7 @@ def _facts(figures: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "parameters", "device", "devices", "precision", "strategy", "batch_size")
     facts = {name: run.get(name) for name in (*names, "accumulate_grad_batches")}
     facts |= {"peak": rate_text(peak), "source of the peak": peak.get("source")}
-    facts |= {"forward FLOPs of a batch": flops.get("forward"), "conventions": figures.get("conventions")}
+    facts |= {"forward FLOPs of a batch": flops.get("forward"), "counter": run.get("counter")}
+    facts |= {"conventions": figures.get("conventions")}
     versions = run.get("versions") or {}
     return facts | {package: versions.get(package) for package in ("python", "torch", "lightning", "mfu-callback")}

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+from mfu_callback.board.card import card
+from mfu_callback.board.facts import RunFacts
+from mfu_callback.finder import BatchSizeResult, Trial
+from mfu_callback.flops import FlopCount
+from mfu_callback.summary import Summary
+
+FACTS = RunFacts(
+    model="<b>Model</b>|x",
+    parameters=10,
+    parameter_bytes=40,
+    device="[device](https://example.org)",
+    devices=2,
+    precision="bf16-mixed",
+    strategy="DDPStrategy",
+    counter="thop",
+    batch_size=None,
+    batch_flops=None,
+    accumulate_grad_batches=1,
+    versions={"torch": "2.13.0"},
+)
+
+
+def test_names_are_text_in_the_card_whatever_they_are() -> None:
+    count = FlopCount(forward=10, thop=10, functional=0, uncounted=("lab::<script>",), per_module={"a|b`c": 10})
+    text = card(FACTS, Summary(steps=0, flops=count), None)
+    assert "&lt;b>Model&lt;/b>&#124;x" in text
+    assert "2 x &#91;device](https://example.org)" in text
+    assert "**Not counted**: lab::&lt;script>." in text
+    assert "| a&#124;b&#96;c | 1 |" in text
+    assert "| batch |" not in text
+
+
+def test_accumulation_and_a_search_in_the_card() -> None:
+    facts = replace(FACTS, batch_size=8, accumulate_grad_batches=4)
+    trial = Trial(size=8, fits=True, seconds=1.0, peak_bytes=None, why="ran")
+    found = BatchSizeResult(batch_size=8, trials=(trial,), limit="1 GiB")
+    text = card(facts, Summary(steps=0), found)
+    assert "8 samples on each device, 4 of them in a step" in text
+    assert "**batch_size = 8** within 1 GiB" in text
