@@ -62,6 +62,7 @@ class MFUMeter:
         wall: WallTime | None = None,
     ) -> None:
         self.clock = clock
+        self.counted_by = flops_in_words(flops)
         self.measure_against(peak)
         self.flop_count: FlopCount | None = None
         self.counts = CountsByShape(self._training_flops)
@@ -102,11 +103,6 @@ class MFUMeter:
         """Whether the FLOPs of the micro-batch that was looked at have to be counted."""
         batch = self._batch
         return batch.flops is None and batch.shape is not None and self.counts.needs_count(batch.shape)
-
-    @property
-    def counted_by(self) -> str:
-        """What counts the FLOPs, in words."""
-        return flops_in_words(self._flops)
 
     @property
     def batch_size(self) -> int | None:

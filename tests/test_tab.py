@@ -172,7 +172,7 @@ def sorted_by(tab: Browser) -> list[str]:
 
 
 def tokens(tab: Browser) -> list[float]:
-    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)") if text != "–"]
+    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)") if text != "\N{EN DASH}"]
 
 
 def test_another_run_is_looked_into(tab: Browser) -> None:
