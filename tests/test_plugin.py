@@ -216,7 +216,13 @@ def test_a_file_that_is_being_written_has_no_problem(logdir: Path, tmp_path: Pat
     file = copied(logdir, tmp_path)
     cut_off(file, 3)
     (tmp_path / "new.tfevents").touch()
-    assert problems(tmp_path) == []
+    health = FileHealth(tmp_path)
+    health.look()
+    assert health.problems() == []
+    for path in (file, tmp_path / "new.tfevents"):  # nobody has gone on with them
+        age(path, 3600)
+    health.look()
+    assert len(health.problems()) == 2
 
 
 def test_a_problem_goes_when_the_file_is_mended_and_comes_when_it_is_damaged(logdir: Path, tmp_path: Path) -> None:

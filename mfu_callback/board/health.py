@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from mfu_callback.logs.directory import event_files_below
+from mfu_callback.logs.printable import printable
 from mfu_callback.logs.records import CutOffError, DamagedFileError, records
 
 _WAIT_SEC = 20.0  # between two looks at all files
@@ -54,8 +55,9 @@ class FileHealth:
             try:
                 status = path.stat()
                 if status.st_size != looked.size or looked.problem:
-                    looked.problem = _look_at(path, looked, is_old=time.time() - status.st_mtime > _STILL_WRITING_SEC)
-                    looked.size = status.st_size
+                    is_old = time.time() - status.st_mtime > _STILL_WRITING_SEC
+                    looked.problem = _look_at(path, looked, is_old=is_old)
+                    looked.size = status.st_size if is_old else _Looked().size  # one that is new is looked at again
             except OSError as error:
                 looked.problem = f"cannot be read ({error})"
             with self._lock:
@@ -64,7 +66,7 @@ class FileHealth:
         self._last = time.monotonic()
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self._directory).as_posix() if self._directory is not None else path.name
+        return printable(str(path if self._directory is None else path.relative_to(self._directory).as_posix()))
 
 
 def _look_at(path: Path, looked: _Looked, *, is_old: bool) -> str | None:
