@@ -197,6 +197,7 @@ def test_tags_are_known_whatever_the_loggers_prefix(tag: str, own: str | None) -
         b'{"peak": 3}',
         b'{"peak": {"flops_per_sec": "1", "name": "x", "source": "y"}}',
         b'{"peak": {"flops_per_sec": 1}}',
+        b'{"peak": {"flops_per_sec": 1, "name": "x", "source": "y"}}',
         b'{"run": []}',
         b'{"run": {"modules": [{"name": 1, "modules": 1, "flops": 1}]}}',
         b'{"run": {"finder": {"batch_size": 1}}}',

@@ -60,7 +60,10 @@ def _list_of(check: _Check) -> _Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
 
-_PEAK = _fields({"flops_per_sec": _is_number, "name": _is_text, "source": _is_text}, bandwidth_bytes_per_sec=_is_number)
+_PEAK = _fields(
+    {"flops_per_sec": _is_number, "name": _is_text, "dtype": _is_text, "source": _is_text},
+    bandwidth_bytes_per_sec=_is_number,
+)
 _MODULE_TIME = _fields(
     {"name": _is_text, "modules": _is_number, "forward_sec": _is_number, "backward_sec": _is_number}
     | {"share": _is_number, "flops": _maybe(_is_number), "mfu": _maybe(_is_number)}
