@@ -8,8 +8,6 @@ from mfu_callback.board.facts import RunFacts
 from mfu_callback.finder import BatchSizeResult
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.table import grouped_by_module
-from mfu_callback.peaks import Peak
-from mfu_callback.peaks.peak import dtype_name
 from mfu_callback.summary import Summary
 
 
@@ -39,8 +37,8 @@ def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
         ("device", f"{facts.devices} x {facts.device}, {facts.strategy}"),
         ("precision", facts.precision),
         ("batch", _batch(facts)),
-        ("peak", None if summary.peak is None else _peak(summary.peak)),
-        ("achievable peak", None if summary.achievable is None else _peak(summary.achievable)),
+        ("peak", None if summary.peak is None else summary.peak.description),
+        ("achievable peak", None if summary.achievable is None else summary.achievable.description),
         ("counter", facts.counter),
         ("conventions", summary.conventions),
     ]
@@ -53,10 +51,6 @@ def _batch(facts: RunFacts) -> str | None:
     micro_batches = facts.accumulate_grad_batches
     accumulated = f", {micro_batches} of them in a step" if micro_batches > 1 else ""
     return f"{facts.batch_size:,} samples on each device{accumulated}"
-
-
-def _peak(peak: Peak) -> str:
-    return f"{peak}, {peak.name} in {dtype_name(peak.dtype)}; {peak.source}"
 
 
 def _flops(count: FlopCount) -> str:

@@ -49,9 +49,10 @@ class FileHealth:
     def look(self) -> None:
         """Look at what has changed."""
         assert self._directory is not None
-        found: dict[Path, _Looked] = {}
+        found: set[Path] = set()
         for path in event_files_below(self._directory):
-            looked = found[path] = replace(self._looked.get(path, _Looked()))
+            found.add(path)
+            looked = replace(self._looked.get(path, _Looked()))
             try:
                 status = path.stat()
                 if status.st_size != looked.size or looked.problem:
@@ -61,8 +62,10 @@ class FileHealth:
             except OSError as error:
                 looked.problem = f"cannot be read ({error})"
             with self._lock:
-                self._looked = {**self._looked, path: looked}
-        self._looked = found  # files that are gone have no problem any more
+                self._looked[path] = looked
+        with self._lock:
+            for gone in self._looked.keys() - found:
+                del self._looked[gone]
         self._last = time.monotonic()
 
     def _name(self, path: Path) -> str:

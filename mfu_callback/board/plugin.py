@@ -20,15 +20,7 @@ from mfu_callback.board.views import run_view, series_view, waterfall_view
 from mfu_callback.logs.names import PLUGIN_NAME
 from mfu_callback.tags import TAGS, WATERFALL
 
-_FILES = {
-    "index.js": "text/javascript",
-    "page.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "table.js": "text/javascript",
-    "format.js": "text/javascript",
-    "host.js": "text/javascript",
-    "style.css": "text/css",
-}
+_KINDS = {".js": "text/javascript", ".css": "text/css"}
 _CURVE_POINTS = 300  # of each of all runs: more than a chart of this width shows
 _WATERFALL_POINTS = 1_000  # of one run
 _PLOTLY_SECONDS = 24 * 3600  # for which a browser keeps it
@@ -50,7 +42,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
         """The routes: JSON of the runs, and the page's own files."""
-        files = {f"/{name}": _serving(name) for name in _FILES}
+        files = {f"/{file.name}": _serving(file) for file in STATIC.iterdir()}
         data = {"/runs": self._runs, "/curves": self._curves, "/waterfall": self._waterfall}
         return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
 
@@ -100,10 +92,10 @@ def _respond(request: Request, content: Any, kind: str = "application/json", **o
     return response
 
 
-def _serving(name: str) -> Callable[..., Any]:
+def _serving(file: Path) -> Callable[..., Any]:
     @Request.application
     def serve(request: Request) -> Response:
-        return _respond(request, (STATIC / name).read_bytes(), _FILES[name])
+        return _respond(request, file.read_bytes(), _KINDS[file.suffix])
 
     return serve
 

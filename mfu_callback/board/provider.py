@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from typing import Any
 
 from tensorboard.data.provider import RunTagFilter
@@ -18,7 +19,7 @@ _POINTS_OF_FIGURES = 100  # of a run that has not written them itself
 
 
 class ProvidedLogs:
-    """Reads runs from a data provider of TensorBoard's; it is asked anew every time.
+    """Reads runs from a data provider of TensorBoard's, for one request.
 
     Args:
         data_provider: TensorBoard's.
@@ -32,11 +33,11 @@ class ProvidedLogs:
 
     def has_any(self) -> bool:
         """Whether any run has logged a tag of ours."""
-        return bool(self._tags())
+        return bool(self._tags)
 
     def runs(self) -> list[RunLog]:
         """Every run that has logged anything of ours, by name: its record, or where it has no figures its points."""
-        tags, records = self._tags(), self._records()
+        tags, records = self._tags, self._records()
         unfinished = [run for run in tags if not (records.get(run) or {}).get("steps")]
         scalars = self._read(unfinished, [tag.name for tag in TAGS], points=_POINTS_OF_FIGURES)
         names = sorted({*tags, *records})
@@ -50,8 +51,9 @@ class ProvidedLogs:
             run: Of which run; of all by default.
             points: How many of each at most; evenly taken from those that TensorBoard keeps.
         """
-        return self._read(self._tags() if run is None else [run], tags, points=points)
+        return self._read(self._tags if run is None else [run], tags, points=points)
 
+    @cached_property
     def _tags(self) -> dict[str, dict[str, str]]:
         """By run, the tag that each of ours is logged under."""
         listed = self._provider.list_scalars(plugin_name=_SCALARS, **self._of_request)
@@ -67,7 +69,7 @@ class ProvidedLogs:
         return {run: record for run, record in records.items() if record is not None}
 
     def _read(self, runs: Iterable[str], tags: Collection[str], *, points: int) -> dict[str, dict[str, Series]]:
-        logged = self._tags()
+        logged = self._tags
         runs = [run for run in runs if run in logged]
         wanted = {logged[run][tag] for run in runs for tag in tags if tag in logged[run]}
         if not wanted:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -66,13 +67,14 @@ def _run(options: argparse.Namespace) -> int:
     console = Output(_WIDTH_OF_A_FILE)
     runs = _read(options.logdir)
     run = pick_run(runs, options.run, options.logdir)
+    figures = figures_of(run)
     _print_runs(runs, console)
-    _print_run(run, console)
+    _print_run(run.name, figures, console)
     shown, notes = list(runs), list[str]()
     if options.compare is not None:
         others = _read(options.compare)
         other = pick_run(others, options.compare_run, options.compare)
-        comparison = compare(figures_of(other), figures_of(run))
+        comparison = compare(figures_of(other), figures)
         names = (f"{options.compare}/{other.name}", f"{options.logdir}/{run.name}")
         console.print(comparison_table(comparison, names))
         console.print(Text(comparison.sentence()))
@@ -82,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_page(options.html, shown, title=f"MFU of {options.logdir}", notes=notes)
         console.print(Text(f"Written: {options.html}"))
-    return _status(run, options.fail_below_mfu)
+    return _status(run.name, figures.get("mfu"), options.fail_below_mfu)
 
 
 def _read(directory: Path) -> list[RunLog]:
@@ -102,18 +104,16 @@ def _print_runs(runs: Sequence[RunLog], console: Console) -> None:
         console.print(Text(f"Without a value of MFUCallback: {without}"))
 
 
-def _print_run(run: RunLog, console: Console) -> None:
-    figures = figures_of(run)
+def _print_run(name: str, figures: Mapping[str, Any], console: Console) -> None:
     over = f", {figures['steps']:,} steps" if figures.get("steps") else ", not ended yet or cut short"
-    print_figures(figures, title=f"Run {run.name}{over}", console=console)
+    print_figures(figures, title=f"Run {name}{over}", console=console)
 
 
-def _status(run: RunLog, least_mfu: float | None) -> int:
-    mfu = figures_of(run).get("mfu")
+def _status(name: str, mfu: float | None, least_mfu: float | None) -> int:
     if least_mfu is None or (mfu is not None and mfu >= least_mfu):
         return 0
     is_what = "unknown" if mfu is None else f"{mfu:.4g}"
-    said = f"the MFU of {run.name} is {is_what}, and --fail-below-mfu asks for {least_mfu:g}"
+    said = f"the MFU of {name} is {is_what}, and --fail-below-mfu asks for {least_mfu:g}"
     print(f"{_PROGRAM}: {said}", file=sys.stderr)
     return _TOO_LOW
 
