@@ -6,22 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfu_callback.callback import MFUCallback
     from mfu_callback.finder import BatchSizeFinder, predict_batch_size, predict_memory
     from mfu_callback.finder.find_batch_size import find_batch_size
     from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
-    from mfu_callback.metrics import model_flops_utilization
+    from mfu_callback.lightning.callback import MFUCallback
+    from mfu_callback.meter.metrics import model_flops_utilization
+    from mfu_callback.meter.tokens import count_tokens
     from mfu_callback.peaks import Peak, find_peak, measure_peak
-    from mfu_callback.tokens import count_tokens
 
 # Imported when they are asked for: TensorBoard's tab and the report read files, and need neither torch nor lightning.
 _MODULES = {
-    "callback": ("MFUCallback",),
     "finder": ("BatchSizeFinder", "find_batch_size", "predict_batch_size", "predict_memory"),
     "flops": ("FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token"),
-    "metrics": ("model_flops_utilization",),
+    "lightning.callback": ("MFUCallback",),
+    "meter.metrics": ("model_flops_utilization",),
+    "meter.tokens": ("count_tokens",),
     "peaks": ("Peak", "find_peak", "measure_peak"),
-    "tokens": ("count_tokens",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpt import GPT, SIZES, get_config
 from mfu_callback import count_flops
-from mfu_callback.finder.predict import bytes_of
+from mfu_callback.finder.foretold.predict import bytes_of
 
 CONTEXT_LIMIT = 1024
 WARMUP_STEPS = 2  # FLOPs are counted in the first

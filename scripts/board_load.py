@@ -28,7 +28,7 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from mfu_callback.logs.names import PLUGIN_NAME, RECORD_TAG
-from mfu_callback.tags import MFU, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
+from mfu_callback.meter.tags import MFU, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
 
 _TAGS = (MFU, TOKENS_PER_SEC, STEP_TIME_SEC, "throughput/device/tflops_per_sec", *WATERFALL.values())
 _CHARTS = ("mfu", "tokens", "waterfall", "last", "modules", "roofline")

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mfu_callback.peaks.device import Device
-from mfu_callback.peaks.table import DEVICES
+from mfu_callback.peaks.tables.device import Device
+from mfu_callback.peaks.tables.devices import DEVICES
 
 _AT_ONCE = 8
 _AGENT = "Mozilla/5.0 (compatible; mfu-callback source check)"

@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mfu_callback.ledger import SYNCS
+from mfu_callback.meter.ledger import SYNCS
 
 RUN = Path(__file__).with_name("overhead_run.py")
 

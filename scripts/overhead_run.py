@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mfu_callback import MFUCallback
-from mfu_callback._brackets import Brackets, Function
-from mfu_callback._lightning import SEND_METRICS
+from mfu_callback.lightning.private_names import SEND_METRICS
+from mfu_callback.tools.brackets import Brackets, Function
 
 HOOKS = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt import SIZES, GPTModule
-from mfu_callback.finder.predict import fake_step, largest_within, reserve_of
-from mfu_callback.peaks.device import Device
-from mfu_callback.peaks.table import DEVICES
+from mfu_callback.finder.foretold.predict import fake_step, largest_within, reserve_of
+from mfu_callback.peaks.tables.device import Device
+from mfu_callback.peaks.tables.devices import DEVICES
 
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
 MOST = 2**16  # sequences

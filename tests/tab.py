@@ -13,9 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gpt import GPTModule
 from mfu_callback import BatchSizeFinder, MFUCallback
-from mfu_callback._brackets import Brackets
 from mfu_callback.board.run_writer import RunWriter
-from mfu_callback.tags import WATERFALL
+from mfu_callback.meter.tags import WATERFALL
+from mfu_callback.tools.brackets import Brackets
 
 HOSTILE = "<img src=x onerror=window.top.hit=1>$x^2$&amp;..%2f%{y}"
 CHARTS = ["mfu", "tokens", "waterfall", "last", "modules", "finder", "roofline"]

@@ -1,6 +1,6 @@
 import pytest
 
-from mfu_callback.advice import ADVICE, advice_for
+from mfu_callback.meter.advice import ADVICE, advice_for
 
 NONE = {"mfu": 1.0, "data": 0.0, "optimizer": 0.0, "other": 0.0, "kernels": 0.0, "unreachable": 0.0}
 

@@ -10,8 +10,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn  # noqa: F401 - registers its operators
 
 from mfu_callback import FlopCounter
-from mfu_callback.flops.attention_rules import windowed_pairs
-from mfu_callback.flops.operator_rules import RULES, work_of
+from mfu_callback.flops.rules.attention import windowed_pairs
+from mfu_callback.flops.rules.operators import RULES, work_of
 
 B, H, T, D = 2, 4, 32, 8
 PAIR = 2 * 2 * D  # FLOPs of one query with one key and its value

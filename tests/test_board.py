@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gpt import GPTModule
 from mfu_callback import BatchSizeFinder, MFUCallback
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.tags import TAGS
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-from mfu_callback._brackets import Brackets
+from mfu_callback.tools.brackets import Brackets
 
 
 class Loop:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from gpt import GPTModule, TextFile
 from gpt.model import next_token_loss
 from mfu_callback import MFUCallback
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.tags import TAGS
 
 ALL_TAGS = {tag.name for tag in TAGS}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
@@ -199,7 +199,7 @@ def test_a_driver_that_fails_leaves_the_peak_out_and_says_so(monkeypatch):
     def fail(*_):
         raise OSError("the driver is gone")
 
-    monkeypatch.setattr("mfu_callback._peak_of_run.resolve_peak", fail)
+    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", fail)
     callback = MFUCallback()
     with pytest.warns(UserWarning, match=r"No peak was found \(OSError: the driver is gone\).*Pass peak="):
         train_tiny(callback)

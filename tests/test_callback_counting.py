@@ -27,8 +27,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.clock import HostTimer
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.clock import HostTimer
+from mfu_callback.meter.tags import TAGS
 
 ALL_TAGS = {tag.name for tag in TAGS}
 TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
@@ -193,7 +193,7 @@ def test_batches_of_any_kind_have_samples_and_flops(module):
 @pytest.mark.filterwarnings(SMALL_MODEL)
 def test_flops_follow_the_shape_of_every_batch(monkeypatch):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
 
     class Slow(Step):
         def training_step(self, batch, batch_idx):

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.clock import HostTimer
-from mfu_callback.goodput import WallTime
+from mfu_callback.meter.clock import HostTimer
+from mfu_callback.meter.goodput import WallTime
 
 # Of a batch of SlowRun; a step takes 1 s more, to clip.
 BATCH = {"data": 2.0, "forward": 3.0, "backward": 5.0, "other": 4.0}
@@ -19,8 +19,8 @@ BATCH = {"data": 2.0, "forward": 3.0, "backward": 5.0, "other": 4.0}
 @pytest.fixture
 def now(monkeypatch):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
-    monkeypatch.setattr("mfu_callback.callback.WallTime", lambda: WallTime(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.WallTime", lambda: WallTime(now))
     return now
 
 

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.clock import HostTimer
-from mfu_callback.goodput import WallTime
+from mfu_callback.meter.clock import HostTimer
+from mfu_callback.meter.goodput import WallTime
 
 
 class SlowRun(GPTModule):
@@ -64,8 +64,8 @@ class SlowCallback(Callback):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumulation, sync):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(now))
-    monkeypatch.setattr("mfu_callback.callback.WallTime", lambda: WallTime(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.WallTime", lambda: WallTime(now))
     callback = MFUCallback(peak=PEAK, sync=sync)
     module = SlowRun(now)
 

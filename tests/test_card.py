@@ -4,7 +4,7 @@ from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.finder import BatchSizeResult, Trial
 from mfu_callback.flops import FlopCount
-from mfu_callback.summary import Summary
+from mfu_callback.meter.summary import Summary
 
 FACTS = RunFacts(
     model="<b>Model</b>|x",

@@ -4,8 +4,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from check_sources import complaint, main, urls_of
 
-from mfu_callback.peaks.device import Architecture, Device
-from mfu_callback.peaks.table import DEVICES
+from mfu_callback.peaks.tables.device import Architecture, Device
+from mfu_callback.peaks.tables.devices import DEVICES
 
 
 class Vendor(BaseHTTPRequestHandler):

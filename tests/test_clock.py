@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mfu_callback.clock import DeviceTimer, HostTimer, Phase, StepClock, timer_for
+from mfu_callback.meter.clock import DeviceTimer, HostTimer, Phase, StepClock, timer_for
 
 
 class FakeNow:

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from mfu_callback.peaks import architectures
-from mfu_callback.peaks.device import Architecture, Device
-from mfu_callback.peaks.table import DEVICES, _words
-from mfu_callback.peaks.unrated import why_unrated
+from mfu_callback.peaks.tables import architectures
+from mfu_callback.peaks.tables.device import Architecture, Device
+from mfu_callback.peaks.tables.devices import DEVICES, _words
+from mfu_callback.peaks.tables.unrated import why_unrated
 
 DTYPES = {"float64", "float32", "tf32", "float16", "bfloat16", "float8", "int8"}
 ARCHITECTURES = [value for value in vars(architectures).values() if isinstance(value, Architecture)]

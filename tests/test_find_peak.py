@@ -4,7 +4,7 @@ from device_names import NAMES
 
 from mfu_callback import find_peak
 from mfu_callback.peaks.find import find_device
-from mfu_callback.peaks.unrated import why_unrated
+from mfu_callback.peaks.tables.unrated import why_unrated
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 

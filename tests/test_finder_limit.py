@@ -13,12 +13,12 @@ import pytest
 import torch
 from finder_models import MIB
 
-from mfu_callback.finder import available, process_limit
-from mfu_callback.finder.available import available_bytes, default_budget_bytes
-from mfu_callback.finder.limit import CudaLimit, limit_for
-from mfu_callback.finder.out_of_memory import LimitExceededError, is_out_of_memory
-from mfu_callback.finder.process_limit import ProcessLimit
-from mfu_callback.finder.watched_limit import WatchedLimit
+from mfu_callback.finder.limits import available, process_limit
+from mfu_callback.finder.limits.available import available_bytes, default_budget_bytes
+from mfu_callback.finder.limits.limit import CudaLimit, limit_for
+from mfu_callback.finder.limits.out_of_memory import LimitExceededError, is_out_of_memory
+from mfu_callback.finder.limits.process_limit import ProcessLimit
+from mfu_callback.finder.limits.watched_limit import WatchedLimit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced on Linux alone")
 

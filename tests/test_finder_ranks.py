@@ -12,7 +12,7 @@ import pytest
 import torch
 from finder_run import GIVEN
 
-from mfu_callback.finder.ranks import Ranks
+from mfu_callback.finder.trials.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("finder_run.py")
 TIMEOUT_SEC = 120

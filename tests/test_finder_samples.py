@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from mfu_callback import BatchSizeFinder
-from mfu_callback.finder.samples import Samples, resized
+from mfu_callback.finder.data.samples import Samples, resized
 
 
 class Ragged(Dataset[Tensor]):

@@ -8,7 +8,7 @@ from contexts import Functional
 from torch import nn
 
 from mfu_callback import FlopCounter, count_flops
-from mfu_callback.flops.operator_rules import RULES, may_compute
+from mfu_callback.flops.rules.operators import RULES, may_compute
 
 A = torch.randn(3, 5, 7)
 
@@ -67,15 +67,15 @@ def test_every_operator_of_torch_whose_name_speaks_of_a_product_has_a_rule_or_is
 
 def test_a_rule_that_fails_leaves_its_operator_named_and_the_forward_goes_on(monkeypatch):
     monkeypatch.setitem(RULES, "aten::mm", lambda call: 1 / 0)
-    from mfu_callback.flops import operator_rules
+    from mfu_callback.flops.rules import operators
 
-    operator_rules._rule_for.cache_clear()
+    operators._rule_for.cache_clear()
     try:
         with FlopCounter(nn.Identity()) as counter:
             out = A[0] @ torch.ones(7, 2)
     finally:
         monkeypatch.undo()
-        operator_rules._rule_for.cache_clear()
+        operators._rule_for.cache_clear()
     assert out.shape == (5, 2)
     assert counter.result().uncounted == ("aten::mm (division by zero)",)
 

@@ -1,4 +1,4 @@
-from mfu_callback.goodput import PARTS, WallTime
+from mfu_callback.meter.goodput import PARTS, WallTime
 
 
 class FakeNow:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_clock import FakeDevice, FakeEvent
 
-from mfu_callback.clock import DeviceTimer, Phase, StepClock
-from mfu_callback.goodput import WallTime
-from mfu_callback.ledger import Ledger
-from mfu_callback.totals import Amounts
+from mfu_callback.meter.clock import DeviceTimer, Phase, StepClock
+from mfu_callback.meter.goodput import WallTime
+from mfu_callback.meter.ledger import Ledger
+from mfu_callback.meter.totals import Amounts
 
 GPU = torch.device("cuda", 0)
 

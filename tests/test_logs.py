@@ -21,7 +21,7 @@ from mfu_callback.logs.figures import figures_of, step_time_sec
 from mfu_callback.logs.record_json import record_from
 from mfu_callback.logs.records import CutOffError, DamagedFileError, records
 from mfu_callback.logs.run_log import RunLog, Series, own_tag
-from mfu_callback.tags import MFU, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
+from mfu_callback.meter.tags import MFU, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
 
 
 @pytest.fixture(scope="module")

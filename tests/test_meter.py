@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from mfu_callback import FlopCount, Peak
-from mfu_callback.clock import HostTimer, Phase, StepClock
-from mfu_callback.meter import MFUMeter
-from mfu_callback.metrics import Window, logged_values
+from mfu_callback.meter.clock import HostTimer, Phase, StepClock
+from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.metrics import Window, logged_values
 
 CPU = torch.device("cpu")
 PEAK = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="given")

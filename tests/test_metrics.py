@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from mfu_callback import model_flops_utilization
-from mfu_callback.clock import Phase
-from mfu_callback.metrics import Window, logged_values, waterfall
-from mfu_callback.tags import TAGS
-from mfu_callback.totals import Amounts, Totals, totals_of
+from mfu_callback.meter.clock import Phase
+from mfu_callback.meter.metrics import Window, logged_values, waterfall
+from mfu_callback.meter.tags import TAGS
+from mfu_callback.meter.totals import Amounts, Totals, totals_of
 
 
 def test_mfu_is_shared_among_devices():

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.clock import HostTimer
-from mfu_callback.module_times import ModuleTimes, Seconds
-from mfu_callback.per_module import figures_per_module
+from mfu_callback.meter.clock import HostTimer
+from mfu_callback.meter.module_times import ModuleTimes, Seconds
+from mfu_callback.meter.per_module import figures_per_module
 
 NOW = FakeNow()
 
@@ -253,7 +253,7 @@ class SlowModel(LightningModule):
     [({}, 5), ({"accumulate_grad_batches": 2}, 5), ({"gradient_clip_val": 1.0}, 5)],
 )
 def test_a_run_tells_them_and_leaves_the_sampled_steps_out(monkeypatch, arguments, steps):
-    monkeypatch.setattr("mfu_callback.callback.timer_for", lambda device: HostTimer(NOW))
+    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(NOW))
     callback = MFUCallback(peak=PEAK, flops=lambda batch: 1.0, warmup_steps=1, modules=True)
     trainer = make_trainer(callback, max_steps=30, **arguments)
     trainer.fit(SlowModel(Whole()))

@@ -9,12 +9,12 @@ from lightning.pytorch.plugins import BitsandbytesPrecision
 from runs import PEAK, SMALL_MODEL, Step, fit, make_trainer, two_layers
 
 from mfu_callback import MFUCallback, Peak, measure_peak
-from mfu_callback._lightning import matmul_dtype
-from mfu_callback._peak_of_run import PeakOfRun
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.metrics import Window
+from mfu_callback.lightning.peak_of_run import PeakOfRun
+from mfu_callback.lightning.private_names import matmul_dtype
+from mfu_callback.meter.metrics import Window
+from mfu_callback.meter.totals import Totals
 from mfu_callback.peaks import Resolution
-from mfu_callback.totals import Totals
 
 CPU = torch.device("cpu")
 A100 = Peak(flops_per_sec=312e12, name="A100", dtype=torch.bfloat16, source="https://nvidia.com")
@@ -37,7 +37,7 @@ def asked(monkeypatch):
         calls.append(dtype)
         return Resolution(peak=replace(A100, dtype=dtype), achievable=MEASURED, message="known")
 
-    monkeypatch.setattr("mfu_callback._peak_of_run.resolve_peak", resolve)
+    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", resolve)
     return calls
 
 
@@ -93,7 +93,7 @@ def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
 def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
     of_run, _ = make()
     with monkeypatch.context() as patch:
-        patch.setattr("mfu_callback._peak_of_run.resolve_peak", lambda *_: 1 / 0)
+        patch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", lambda *_: 1 / 0)
         of_run.find(torch.float8_e4m3fn)
     assert of_run._meter.peak is None
     of_run.follow(count(bfloat16=100))

@@ -10,7 +10,7 @@ from mfu_callback.peaks.__main__ import main
 from mfu_callback.peaks.cache import DIRECTORY_VARIABLE
 from mfu_callback.peaks.show import this_machine_table
 from mfu_callback.peaks.survey import Surveyed, devices_here, survey
-from mfu_callback.peaks.table import DEVICES
+from mfu_callback.peaks.tables.devices import DEVICES
 
 
 @pytest.fixture(autouse=True)

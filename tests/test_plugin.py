@@ -24,12 +24,12 @@ from werkzeug.test import Client
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.board.assets import STATIC, plotly_file
 from mfu_callback.board.health import FileHealth
 from mfu_callback.board.plugin import MFUPlugin
-from mfu_callback.board.views import waterfall_view
 from mfu_callback.logs.run_log import Series
-from mfu_callback.tags import WATERFALL
+from mfu_callback.meter.tags import WATERFALL
+from mfu_callback.report.page.assets import STATIC, plotly_file
+from mfu_callback.report.page.views import waterfall_view
 
 
 def plugin_on(directory: Path) -> MFUPlugin:

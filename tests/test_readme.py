@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.tags import TAGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 
 from mfu_callback import FlopCount, Peak
+from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import print_summary, write_summary
-from mfu_callback.summary import Summary
 
 WATERFALL = {"mfu": 0.5, "data": 0.25, "optimizer": 0.1, "other": 0.05, "kernels": 0.1, "unreachable": 0.0}
 SUMMARY = Summary(

@@ -17,7 +17,7 @@ from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.logs.run_log import RunLog
 from mfu_callback.report.compare import compare
-from mfu_callback.report.page import write_page
+from mfu_callback.report.page.html_file import write_page
 
 HOSTILE = "<img src=x onerror=alert(1)>[red]&{{name}}"
 
@@ -184,7 +184,7 @@ def test_a_page_that_cannot_be_written_is_an_error(logdir: Path, tmp_path: Path)
 
 
 def test_without_plotly_the_page_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mfu_callback.report.page.plotly_file", lambda: None)
+    monkeypatch.setattr("mfu_callback.report.page.html_file.plotly_file", lambda: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mfu-callback\[tensorboard\]'"):
         write_page(tmp_path / "page.html", [RunLog(name="run")], title="x")
 

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, GPTConfig
 from mfu_callback import FlopCount, FlopCounter, count_flops
-from mfu_callback.flops.thop_rules import conflict_with_thop
+from mfu_callback.flops.rules.thop import conflict_with_thop
 
 with pytest.warns(DeprecationWarning, match="distutils Version classes are deprecated"):
     import thop
@@ -105,7 +105,7 @@ def test_thop_alone_is_no_conflict_and_ultralytics_one_is_said(tmp_path, monkeyp
 def test_the_count_is_right_under_whichever_rules_thops_name_gives(monkeypatch):
     """ultralytics-thop's rule of a Linear adds other figures; the operators decide."""
     rules = {nn.Linear: lambda module, inputs, output: setattr(module, "total_ops", 7)}
-    monkeypatch.setattr("mfu_callback.flops.thop_rules._thop_rules", lambda: rules)
+    monkeypatch.setattr("mfu_callback.flops.rules.thop._thop_rules", lambda: rules)
     count = count_flops(nn.Linear(8, 4), torch.zeros(3, 8))
     assert (count.forward, count.thop) == (2 * 3 * 32, 0)
 

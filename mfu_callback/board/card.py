@@ -8,7 +8,7 @@ from mfu_callback.board.facts import RunFacts
 from mfu_callback.finder import BatchSizeResult
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.table import grouped_by_module
-from mfu_callback.summary import Summary
+from mfu_callback.meter.summary import Summary
 
 
 def card(facts: RunFacts, summary: Summary, found: BatchSizeResult | None) -> str:

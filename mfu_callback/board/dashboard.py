@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mfu_callback.tags import CATEGORIES, TAGS
+from mfu_callback.meter.tags import CATEGORIES, TAGS
 
 _LAYOUT_TAG = "custom_scalars__config__"
 _EVENTS_LOOKED_AT = 1_000  # of each file: a layout is written when a run begins

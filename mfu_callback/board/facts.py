@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.finder import BatchSizeFinder, BatchSizeResult
-from mfu_callback.meter import MFUMeter
+from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.peaks.this_machine import device_name
 
 _PACKAGES = ("mfu-callback", "torch", "lightning", "thop")

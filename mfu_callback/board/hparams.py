@@ -8,7 +8,7 @@ from typing import Any
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from mfu_callback.board.facts import RunFacts
-from mfu_callback.tags import MFU, TOKENS_PER_SEC
+from mfu_callback.meter.tags import MFU, TOKENS_PER_SEC
 
 _METRICS = (MFU, TOKENS_PER_SEC)
 _PREFIX = "_hparams_/"

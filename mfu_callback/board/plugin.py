@@ -14,12 +14,13 @@ from tensorboard.backend import http_util
 from tensorboard.plugins import base_plugin
 from werkzeug import Request, Response
 
-from mfu_callback.board.assets import STATIC, plotly_file
 from mfu_callback.board.provider import ProvidedLogs
-from mfu_callback.board.views import run_view, series_view, waterfall_view
 from mfu_callback.logs.names import PLUGIN_NAME
-from mfu_callback.tags import TAGS, WATERFALL
+from mfu_callback.meter.tags import TAGS, WATERFALL
+from mfu_callback.report.page.assets import STATIC, plotly_file
+from mfu_callback.report.page.views import run_view, series_view, waterfall_view
 
+_STATIC = Path(__file__).parent / "static"  # what makes the page a tab of TensorBoard's
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
 _CURVE_POINTS = 300  # of each of all runs: more than a chart of this width shows
 _WATERFALL_POINTS = 1_000  # of one run
@@ -42,7 +43,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
         """The routes: JSON of the runs, and the page's own files."""
-        files = {f"/{file.name}": _serving(file) for file in STATIC.iterdir()}
+        files = {f"/{file.name}": _serving(file) for own in (STATIC, _STATIC) for file in own.iterdir()}
         data = {"/runs": self._runs, "/curves": self._curves, "/waterfall": self._waterfall}
         return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
 

@@ -12,7 +12,7 @@ from tensorboard.data.provider import RunTagFilter
 from mfu_callback.logs.names import PLUGIN_NAME, RECORD_TAG
 from mfu_callback.logs.record_json import record_from
 from mfu_callback.logs.run_log import RunLog, Series, own_tag
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.tags import TAGS
 
 _SCALARS = "scalars"
 _POINTS_OF_FIGURES = 100  # of a run that has not written them itself

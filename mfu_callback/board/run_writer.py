@@ -10,11 +10,11 @@ from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, Sum
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 
-from mfu_callback._brackets import Brackets, Function
 from mfu_callback.board.dashboard import has_layout, is_layout, layout
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.board.hparams import hparams_of_run, is_hparams, with_facts
 from mfu_callback.logs.names import CARD_TAG, PLUGIN_NAME, RECORD_TAG
+from mfu_callback.tools.brackets import Brackets, Function
 
 
 class RunWriter:

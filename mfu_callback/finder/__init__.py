@@ -2,11 +2,16 @@
 
 from mfu_callback.finder.callback import BatchSizeFinder
 from mfu_callback.finder.find_batch_size import find_batch_size
-from mfu_callback.finder.memory import MemoryPrediction
-from mfu_callback.finder.predict import BatchSizePrediction, PredictionError, predict_batch_size, predict_memory
+from mfu_callback.finder.foretold.memory import MemoryPrediction
+from mfu_callback.finder.foretold.predict import (
+    BatchSizePrediction,
+    PredictionError,
+    predict_batch_size,
+    predict_memory,
+)
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.sweep import SweepPoint
-from mfu_callback.finder.trial import Trial
+from mfu_callback.finder.trials.trial import Trial
 
 __all__ = [
     "BatchSizeFinder",

@@ -10,16 +10,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from mfu_callback import _lightning
-from mfu_callback._brackets import Brackets
+from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
+from mfu_callback.finder.data.stage_data import setting_of
 from mfu_callback.finder.find import Search
-from mfu_callback.finder.isolation import random_state_kept
-from mfu_callback.finder.limit import MemoryLimit
-from mfu_callback.finder.loaders import REMEDY, batch_size_of, flattened
+from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Options
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.show import show_in_loggers
-from mfu_callback.finder.stage_data import setting_of
+from mfu_callback.finder.trials.isolation import random_state_kept
+from mfu_callback.lightning import private_names
+from mfu_callback.tools.brackets import Brackets
 
 
 class BatchSizeFinder(Callback):
@@ -106,7 +106,7 @@ class BatchSizeFinder(Callback):
 
             return search_and_set_up
 
-        self._brackets.put(_lightning.evaluation_loop(trainer, stage), "setup_data", searched)
+        self._brackets.put(private_names.evaluation_loop(trainer, stage), "setup_data", searched)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Search, set what was found, and make anew what was built from another size."""
@@ -119,7 +119,7 @@ class BatchSizeFinder(Callback):
         else:
             self._search(trainer, pl_module, "fit")
         with random_state_kept():  # making a loader's iterator draws a seed, as it did the first time
-            _lightning.set_up_anew(trainer)
+            private_names.set_up_anew(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that training uses what was found."""

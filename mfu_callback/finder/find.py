@@ -11,19 +11,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
-from mfu_callback.clock import timer_for
-from mfu_callback.finder.limit import MemoryLimit, limit_for
+from mfu_callback.finder.data.samples import MOST_SAMPLES
+from mfu_callback.finder.data.stage_data import StageData
+from mfu_callback.finder.foretold.predict import guess_batch_size
+from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
-from mfu_callback.finder.predict import guess_batch_size
 from mfu_callback.finder.progress import SearchProgress
-from mfu_callback.finder.ranks import Ranks
 from mfu_callback.finder.rate import Rates
 from mfu_callback.finder.result import BatchSizeResult
-from mfu_callback.finder.samples import MOST_SAMPLES
 from mfu_callback.finder.search import find_largest
-from mfu_callback.finder.stage_data import StageData
 from mfu_callback.finder.sweep import SweepPoint, sizes_between, smallest_as_fast, step_times
-from mfu_callback.finder.trial import Trials
+from mfu_callback.finder.trials.ranks import Ranks
+from mfu_callback.finder.trials.trial import Trials
+from mfu_callback.meter.clock import timer_for
 
 _STEPS_PER_TURN = 3  # of a sweep
 _WORTH_A_GUESS = 64  # where the largest size allowed is no more, a guess saves nothing

@@ -11,12 +11,12 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mfu_callback import _lightning
 from mfu_callback.finder.callback import BatchSizeFinder
+from mfu_callback.finder.data.loaders import NAMES
 from mfu_callback.finder.find import Search
-from mfu_callback.finder.isolation import random_state_kept
-from mfu_callback.finder.loaders import NAMES
 from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.finder.trials.isolation import random_state_kept
+from mfu_callback.lightning import private_names
 
 
 def find_batch_size(
@@ -80,13 +80,13 @@ class _FindAndStop(BatchSizeFinder):
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.result = Search(trainer, pl_module, stage, self._options, must_set=False).run()
-        raise _lightning.stop_here()
+        raise private_names.stop_here()
 
 
 def _check(trainer: Any) -> None:
     if trainer.fast_dev_run:
         raise MisconfigurationException("find_batch_size() finds nothing in a fast_dev_run. Leave one of them out.")
-    if _lightning.spawns_processes(trainer):
+    if private_names.spawns_processes(trainer):
         raise MisconfigurationException(
             "find_batch_size() cannot see what the processes of this strategy find. Use strategy='ddp', or"
             " BatchSizeFinder() as a callback."

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.status import Status
 
-from mfu_callback.finder.trial import Trial
+from mfu_callback.finder.trials.trial import Trial
 
 
 class SearchProgress:

@@ -7,12 +7,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from mfu_callback import _lightning
 from mfu_callback.finder.sweep import SweepPoint
 from mfu_callback.flops import FlopCounter
-from mfu_callback.metrics import model_flops_utilization
+from mfu_callback.lightning import private_names
+from mfu_callback.meter.metrics import model_flops_utilization
+from mfu_callback.meter.tokens import count_samples, count_tokens
 from mfu_callback.peaks import resolve_peak
-from mfu_callback.tokens import count_samples, count_tokens
 
 _FORWARD_AND_BACKWARD = 3  # times the forward's FLOPs
 
@@ -29,10 +29,10 @@ class Rates:
     def __init__(self, trainer: Trainer, pl_module: LightningModule, *, is_training: bool) -> None:
         self._pl_module = pl_module
         self._processes = trainer.world_size
-        self._share = _lightning.tensor_parallel_size(trainer)
+        self._share = private_names.tensor_parallel_size(trainer)
         self._factor = _FORWARD_AND_BACKWARD if is_training else 1
         self._micro_batches = trainer.accumulate_grad_batches if is_training else 1
-        resolution = resolve_peak(None, trainer.strategy.root_device, _lightning.matmul_dtype(trainer))
+        resolution = resolve_peak(None, trainer.strategy.root_device, private_names.matmul_dtype(trainer))
         (rank_zero_warn if resolution.unexpected else rank_zero_info)(f"BatchSizeFinder: {resolution.message}")
         self._peak = resolution.peak
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from mfu_callback.finder.sweep import SweepPoint
-from mfu_callback.finder.trial import Trial
+from mfu_callback.finder.trials.trial import Trial
 
 _MIB = 2**20
 

@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from mfu_callback import _lightning
 from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.lightning import private_names
 
 TAG = "batch_size_finder"
 SWEEP_FILE = "batch_size_sweep.png"
@@ -31,7 +31,7 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
         return
     for writer in writers:
         writer.add_figure(f"{TAG}/sweep", figure, global_step=0, close=False)
-    directory = _lightning.log_directory(trainer)
+    directory = private_names.log_directory(trainer)
     if directory is not None:
         with suppress(OSError):  # a full disk, or a directory that is not ours
             directory.mkdir(parents=True, exist_ok=True)

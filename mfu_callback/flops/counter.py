@@ -16,12 +16,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import _disable_current_modes
 
-from mfu_callback.flops.call import multiplied_dtype
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_mode import OperatorMode, mode_off
-from mfu_callback.flops.operator_rules import may_compute, operator_name, work_of
 from mfu_callback.flops.passes import (
     Pass,
     current_pass,
@@ -31,8 +29,10 @@ from mfu_callback.flops.passes import (
     recomputes_for_first_graph,
 )
 from mfu_callback.flops.replay import Replay
-from mfu_callback.flops.shards import Shards
-from mfu_callback.flops.thop_rules import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
+from mfu_callback.flops.rules.call import multiplied_dtype
+from mfu_callback.flops.rules.operators import may_compute, operator_name, work_of
+from mfu_callback.flops.rules.shards import Shards
+from mfu_callback.flops.rules.thop import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.unseen import BlankMemory
 
 COUNTERS = ("thop", "dispatch", "thop-modules")

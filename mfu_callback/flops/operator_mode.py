@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
-from mfu_callback.flops.operator_rules import has_rule
+from mfu_callback.flops.rules.operators import has_rule
 
 _OPAQUE = torch._C._disabled_torch_dispatch_impl
 

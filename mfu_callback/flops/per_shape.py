@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from mfu_callback.flops.flop_count import FlopCount
-from mfu_callback.nested import parts_of
+from mfu_callback.tools.nested import parts_of
 
 _MOST_COUNTS = 32  # for one state of the model
 _SHORT = 100

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from mfu_callback.nested import tensors_in
+from mfu_callback.tools.nested import tensors_in
 
 _SHARDED_MODULES: tuple[type, ...] = ()
 _SHARDED_TENSORS: tuple[type, ...] = ()

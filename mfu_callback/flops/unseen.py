@@ -9,7 +9,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from mfu_callback.flops.operator_rules import operator_name
+from mfu_callback.flops.rules.operators import operator_name
 
 _ALLOCATES = frozenset(
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mfu_callback.advice import advice_for
 from mfu_callback.logs.run_log import RunLog, Series
-from mfu_callback.tags import STEP_TIME_SEC, TAGS, WATERFALL
+from mfu_callback.meter.advice import advice_for
+from mfu_callback.meter.tags import STEP_TIME_SEC, TAGS, WATERFALL
 
 
 def figures_of(run: RunLog) -> dict[str, Any]:
-    """The figures of a run by the names of `mfu_callback.summary.Summary`; unknown is missing or None.
+    """The figures of a run by the names of `mfu_callback.meter.summary.Summary`; unknown is missing or None.
 
     A run whose fit is over has written them itself. Else they are made of the logged windows: shares of time and rates
     are means weighted by the time of the windows, so that they are those of all of it together.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfu_callback.tags import TAGS
+from mfu_callback.meter.tags import TAGS
 
 _NAMES = frozenset(tag.name for tag in TAGS)
 
@@ -32,7 +32,7 @@ class RunLog:
 
     Attributes:
         name: Its directory, relative to the one that was asked for.
-        scalars: Its points by tag (`mfu_callback.tags.TAGS`).
+        scalars: Its points by tag (`mfu_callback.meter.tags.TAGS`).
         record: Its facts and figures (`mfu_callback.board.record`), as they were written last.
         problems: What is wrong with its files, in words.
     """

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 
-from mfu_callback.command import Output, run_command
 from mfu_callback.peaks.cache import cache_directory, clear_cache
 from mfu_callback.peaks.show import (
     sources,
@@ -20,7 +19,8 @@ from mfu_callback.peaks.show import (
     whole_table,
 )
 from mfu_callback.peaks.survey import DTYPES, Surveyed, devices_here, survey, usual_dtypes
-from mfu_callback.peaks.table import DEVICES
+from mfu_callback.peaks.tables.devices import DEVICES
+from mfu_callback.tools.command import Output, run_command
 
 # Wide enough for the sources where there is no terminal to ask for its width.
 _WIDTH_OF_A_FILE = 300

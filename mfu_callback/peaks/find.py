@@ -6,9 +6,9 @@ import re
 
 import torch
 
-from mfu_callback.peaks.device import Device, Rate
 from mfu_callback.peaks.peak import Peak, dtype_name
-from mfu_callback.peaks.table import rows_of
+from mfu_callback.peaks.tables.device import Device, Rate
+from mfu_callback.peaks.tables.devices import rows_of
 
 _MIG_SLICE = re.compile(r"\s+MIG\b.*")
 

@@ -12,8 +12,8 @@ from mfu_callback.peaks.find import find_device, find_peak
 from mfu_callback.peaks.fp32_precision import fp32_precision
 from mfu_callback.peaks.measure import measure_peak
 from mfu_callback.peaks.peak import Peak, dtype_name
+from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
-from mfu_callback.peaks.unrated import why_unrated
 
 PeakArgument = Peak | float | str | None
 

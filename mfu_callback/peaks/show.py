@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mfu_callback.peaks.device import Device, Rate
 from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.survey import DTYPES, Surveyed, table_rates
+from mfu_callback.peaks.tables.device import Device, Rate
 
 _RATES = (*DTYPES, "int8")
 _HEADS = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8": "fp8"}

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from mfu_callback.peaks.cache import cached_peak
-from mfu_callback.peaks.device import Device, Rate
 from mfu_callback.peaks.find import find_device
 from mfu_callback.peaks.measure import measure_peak
 from mfu_callback.peaks.peak import Peak
 from mfu_callback.peaks.resolve import datasheet_peak
+from mfu_callback.peaks.tables.device import Device, Rate
+from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
-from mfu_callback.peaks.unrated import why_unrated
 
 # What the table calls a rate, and the dtype of the matrices that are multiplied at it.
 DTYPES = {

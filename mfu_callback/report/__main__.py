@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mfu_callback.command import Output, run_command
 from mfu_callback.logs.directory import read_runs
 from mfu_callback.logs.figures import figures_of
 from mfu_callback.logs.run_log import RunLog
 from mfu_callback.report.compare import compare, comparison_table
-from mfu_callback.report.page import write_page
+from mfu_callback.report.page.html_file import write_page
 from mfu_callback.report.pick import pick_run
 from mfu_callback.report.tables import print_figures, runs_table
+from mfu_callback.tools.command import Output, run_command
 
 _PROGRAM = "python -m mfu_callback.report"
 _WIDTH_OF_A_FILE = 160  # where there is no terminal to ask for its width

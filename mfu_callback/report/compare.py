@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mfu_callback.logs.figures import step_time_sec
+from mfu_callback.meter.tags import WATERFALL_PARTS
 from mfu_callback.report.tables import rate_text
-from mfu_callback.tags import WATERFALL_PARTS
 
 _SAME = 0.01  # a change of less than this share is not worth an explanation
 _WORDS = {

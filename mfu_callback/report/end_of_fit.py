@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from mfu_callback.logs.names import SUMMARY_FILE
+from mfu_callback.meter.summary import Summary
 from mfu_callback.report.tables import print_figures
-from mfu_callback.summary import Summary
 
 
 def print_summary(summary: Summary, *, warmup_steps: int, console: Console | None = None) -> None:

@@ -19,7 +19,7 @@ def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -
     """Print a run's figures, where MFU is known the waterfall, and the advice.
 
     Args:
-        figures: The fields of `mfu_callback.summary.Summary` as plain data, or some of them.
+        figures: The fields of `mfu_callback.meter.summary.Summary` as plain data, or some of them.
         title: Above them.
         console: Where to print.
     """

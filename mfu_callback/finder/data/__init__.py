@@ -1,0 +1,1 @@
+"""The data of trials: loaders, samples, and batches of any size."""

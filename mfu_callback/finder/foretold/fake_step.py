@@ -1,0 +1,168 @@
+"""A training step of a fake copy of a model: what it would take, without the memory that it takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from mfu_callback.finder.data.samples import batch_length, with_tensors
+from mfu_callback.finder.foretold.memory import MemoryMode, MemoryPrediction, Part
+from mfu_callback.finder.trials.isolation import random_state_kept
+from mfu_callback.lightning import private_names
+from mfu_callback.tools.nested import tensors_in
+
+MakeOptimizer = Callable[[Any], Optimizer]
+
+
+class FakeStep:
+    """Runs training steps of a module on fake tensors, on a CPU's operators.
+
+    The second step counts: the optimizers' state is there, and the last step's gradients until its forward is over.
+
+    Args:
+        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used, or any other module,
+            whose forward pass gives the loss: the sum of its floating-point outputs.
+        batch: A batch, of which the shapes are used.
+        make_optimizer: From parameters to their optimizer; AdamW where neither it nor the module says.
+        optimizers: The module's own, where they exist; copies of them step.
+        trainer: What the copy takes for its Trainer.
+        context: Makes the context of the forward pass, such as autocast.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batch: Any,
+        *,
+        make_optimizer: MakeOptimizer | None = None,
+        optimizers: Sequence[Optimizer] = (),
+        trainer: Trainer | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._context = context
+        self._batch = batch
+        self.own_size = batch_length(batch)
+        self._mode = MemoryMode()
+        with self._faked():
+            self._module, self._optimizers = _fake_copy(module, optimizers, trainer, self._fake)
+            self._mode.hold((*self._module.parameters(), *self._module.buffers()), Part.PARAMETERS)
+            for parameter in self._module.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(self._hold_gradient)  # type: ignore[no-untyped-call]
+            if not self._optimizers:
+                self._optimizers = _optimizers(self._module, make_optimizer)
+        self.peak(max(1, self.own_size))  # makes the optimizers' state
+
+    def peak(self, size: int) -> MemoryPrediction:
+        """The memory of a step with a batch of ``size`` samples."""
+        with self._faked(), self._mode:
+            self._mode.begin()
+            self._step(self._at(size))
+            return self._mode.peak()
+
+    @contextmanager
+    def _faked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(random_state_kept())
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(self._fake)
+            yield
+
+    def _step(self, batch: Any) -> None:
+        self._mode.making = Part.ACTIVATIONS
+        loss = self._loss(batch)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+        self._mode.making = Part.TEMPORARY
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in self._optimizers:
+            optimizer.step()
+            self._mode.hold(tensors_in(list(optimizer.state.values())), Part.OPTIMIZER)
+
+    def _loss(self, batch: Any) -> Tensor:
+        with self._context():
+            if not isinstance(self._module, LightningModule):
+                return _sum_of_floats(_called(self._module, batch))
+            arguments = private_names.training_step_arguments(self._module, batch, 0)
+            output: Any = self._module.training_step(*arguments)
+        loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+        return loss
+
+    def _hold_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self._mode.hold([parameter.grad], Part.GRADIENTS)
+
+    def _at(self, size: int) -> Any:
+        def fake(tensor: Tensor) -> Tensor:
+            is_batch = tensor.ndim > 0 and len(tensor) == self.own_size
+            return torch.empty((size, *tensor.shape[1:]) if is_batch else tensor.shape, dtype=tensor.dtype)
+
+        def repeated(values: list[Any]) -> list[Any]:
+            return [values[i % self.own_size] for i in range(size)] if len(values) == self.own_size else values
+
+        self._mode.making = Part.TEMPORARY
+        return with_tensors(self._batch, fake, repeated)
+
+
+def _fake_copy(
+    module: nn.Module, optimizers: Sequence[Optimizer], trainer: Trainer | None, fake: FakeTensorMode
+) -> tuple[nn.Module, list[Optimizer]]:
+    """Copies with fake tensors, on the CPU; data sets are those of the module itself."""
+    shared = [part for part in vars(module).values() if isinstance(part, Dataset | DataLoader | np.ndarray)]
+    memo: dict[int, Any] = {id(part): part for part in shared}
+    memo |= {id(own): trainer for own in (vars(module).get("_trainer"),) if own is not None}
+    with FakeCopyMode(fake):
+        copied, its_optimizers = copy.deepcopy((module, list(optimizers)), memo)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        # A build without the module's device has no operators for it.
+        tensor.fake_device = torch.device("cpu")  # type: ignore[attr-defined]
+    if isinstance(copied, LightningModule):
+        for name in ("log", "log_dict"):
+            setattr(copied, name, _do_nothing)
+    return copied.train(), its_optimizers
+
+
+def _optimizers(module: Any, make_optimizer: MakeOptimizer | None) -> list[Optimizer]:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if make_optimizer is not None:
+        return [make_optimizer(parameters)]
+    if isinstance(module, LightningModule):
+        return [found for found in _found_in(module.configure_optimizers()) if isinstance(found, Optimizer)]
+    return [torch.optim.AdamW(parameters)]
+
+
+def _found_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _found_in(part)
+    else:
+        yield value
+
+
+def _called(module: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return module(**batch)
+    return module(*batch) if isinstance(batch, list | tuple) else module(batch)
+
+
+def _sum_of_floats(output: Any) -> Tensor:
+    floats = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() and tensor.requires_grad]
+    return torch.stack([tensor.sum() for tensor in floats]).sum()
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass

@@ -1,0 +1,213 @@
+"""Memory and batch size foretold, without the device and before any trial."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from mfu_callback.finder.foretold.fake_step import FakeStep, MakeOptimizer
+from mfu_callback.finder.foretold.memory import MemoryPrediction
+from mfu_callback.finder.options import MOST_SAMPLES
+from mfu_callback.finder.search import Outcome, find_largest
+
+# What a device's memory is taken to hold beside the step's tensors: its context and the libraries' workspaces, and what
+# an allocator loses by rounding. Assumptions, not measurements.
+CONTEXT_BYTES = 2**30
+ROUNDING_SHARE = 0.05
+_T = TypeVar("_T")
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+class PredictionError(RuntimeError):
+    """The step could not be run on fake tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSizePrediction:
+    """The batch that a memory would hold.
+
+    Attributes:
+        batch_size: Samples; 0 if not even one fits.
+        memory_bytes: The memory.
+        reserve_bytes: What of it was left for other things than the step's tensors.
+        peak: The memory of a step with that batch, by parts; with a batch of 1 where not even that fits.
+    """
+
+    batch_size: int
+    memory_bytes: int
+    reserve_bytes: int
+    peak: MemoryPrediction
+
+
+def predict_memory(
+    module: nn.Module,
+    batch: Any,
+    *,
+    batch_size: int | None = None,
+    optimizer: MakeOptimizer | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> MemoryPrediction:
+    """The peak memory of a training step, from fake tensors: no memory is taken, and nothing is computed.
+
+    What is followed is every tensor of forward, backward and optimizer of the second step, as a CPU's operators make
+    them. What an operator allocates inside is not seen. Module, batch and random state stay as they are.
+
+    Args:
+        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used, or any other module,
+            whose forward pass is called with the batch (a mapping as keywords, a list or tuple as arguments) and gives
+            the loss: the sum of its floating-point outputs. It may be on the meta device.
+        batch: A batch; of every tensor whose first dimension is the batch's, that is changed to the size.
+        batch_size: Samples; None takes the batch's own.
+        optimizer: From a list of parameters to their optimizer; by default the module's own, or AdamW.
+        context: Makes the context of the forward pass, such as ``lambda: torch.autocast("cpu", torch.bfloat16)``.
+
+    Raises:
+        PredictionError: If the step cannot be run on fake tensors: where it reads values (``.item()``), needs a
+            Trainer, or drives its own optimizers.
+
+    Example:
+        >>> predict_memory(nn.Linear(1000, 1000), torch.zeros(10, 1000)).parameters
+        4004000
+    """
+    step = fake_step(module, batch, make_optimizer=optimizer, context=context)
+    return _peak(step, batch_size or max(1, step.own_size))
+
+
+def predict_batch_size(
+    module: nn.Module,
+    batch: Any,
+    memory: int | str = "80GiB",
+    *,
+    reserve: int | None = None,
+    optimizer: MakeOptimizer | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    max_size: int = MOST_SAMPLES,
+) -> BatchSizePrediction:
+    """The largest batch that a device's memory would hold, from fake tensors (`predict_memory`).
+
+    For a CPU's budget it is close to what is measured. For another device it is an estimate: its attention kernels keep
+    other things, its allocator rounds, and its libraries take workspaces; for these a reserve is taken off.
+
+    Args:
+        module: As for `predict_memory`.
+        batch: As for `predict_memory`.
+        memory: Bytes, or text such as "80GiB", "24 GB".
+        reserve: Bytes to leave; by default 1 GiB and 5 % of the memory. 0 for a CPU's budget.
+        optimizer: As for `predict_memory`.
+        context: As for `predict_memory`.
+        max_size: No larger size is looked at.
+
+    Raises:
+        ValueError: If ``memory`` is not a size, or the reserve leaves nothing of it.
+        PredictionError: If the step cannot be run on fake tensors.
+    """
+    memory_bytes = bytes_of(memory)
+    reserve_bytes = reserve_of(memory_bytes) if reserve is None else reserve
+    usable = memory_bytes - reserve_bytes
+    if usable <= 0:
+        raise ValueError(
+            f"memory={memory!r} is no more than the reserve of {reserve_bytes:,} bytes. Give more memory, or reserve=0."
+        )
+    step = fake_step(module, batch, make_optimizer=optimizer, context=context)
+    found = largest_within(lambda size: _peak(step, size).total, usable, max_size=max_size)
+    return BatchSizePrediction(
+        batch_size=found, memory_bytes=memory_bytes, reserve_bytes=reserve_bytes, peak=_peak(step, found or 1)
+    )
+
+
+def reserve_of(memory_bytes: int) -> int:
+    """What is left of a device's memory for other things than the step's tensors: 1 GiB and 5 %."""
+    return CONTEXT_BYTES + int(ROUNDING_SHARE * memory_bytes)
+
+
+def largest_within(
+    peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, guess: int | None = None
+) -> int:
+    """The largest size whose peak stays within some bytes; 0 if not even one does.
+
+    Args:
+        peak_bytes: Tells a size's peak.
+        usable_bytes: What it may be.
+        max_size: No larger size is looked at.
+        guess: About what it will be.
+    """
+
+    def attempt(size: int) -> Outcome:
+        total = peak_bytes(size)
+        return Outcome(fits=total <= usable_bytes, used=total / usable_bytes)
+
+    return find_largest(attempt, guess=guess, max_size=max_size, resolution=0) or 0
+
+
+def guess_batch_size(
+    trainer: Any, pl_module: LightningModule, batch: Any, *, limit_bytes: int, max_size: int
+) -> int | None:
+    """About the largest batch whose training step stays within a limit, from three fake steps; None where that fails.
+
+    Args:
+        trainer: A Trainer about to fit.
+        pl_module: The model.
+        batch: A batch of two samples at least.
+        limit_bytes: What the step may take, the model included.
+        max_size: No larger size is looked at.
+    """
+    plugin = trainer.precision_plugin
+    try:
+        step = fake_step(
+            pl_module,
+            plugin.convert_input(batch),
+            optimizers=trainer.optimizers,
+            trainer=trainer,
+            context=plugin.train_step_context,
+        )
+        size, peak = step.own_size, _peak(step, step.own_size).total
+        other = min(max_size, max(size + 1, size * limit_bytes // peak))
+        per_sample = (_peak(step, other).total - peak) / (other - size)
+    except (PredictionError, ZeroDivisionError):
+        return None
+    return min(max_size, int(size + (limit_bytes - peak) / per_sample)) if per_sample > 0 else None
+
+
+def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:
+    """A `FakeStep`, whose errors tell what could not be done.
+
+    Raises:
+        PredictionError: If the module drives its own optimizers, or the step cannot be run on fake tensors.
+    """
+    if isinstance(module, LightningModule) and not module.automatic_optimization:
+        raise PredictionError(_failed("it steps its optimizers itself (manual optimization)"))
+    return _told(lambda: FakeStep(module, batch, **options))
+
+
+def bytes_of(memory: int | str) -> int:
+    """Bytes from a number or a text such as "80GiB" (2**30) or "80 GB" (10**9).
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
+    if isinstance(memory, bool) or match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise ValueError(f"memory={memory!r} is not a size. Give bytes, or text such as '80GiB' or '24 GB'.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _peak(step: FakeStep, size: int) -> MemoryPrediction:
+    return _told(lambda: step.peak(size))
+
+
+def _told(run: Callable[[], _T]) -> _T:
+    try:
+        return run()
+    except Exception as error:  # whatever the user's code says of tensors without data
+        raise PredictionError(_failed(f"{type(error).__name__}: {error}")) from error
+
+
+def _failed(why: str) -> str:
+    return f"The training step could not be run on fake tensors: {why}. BatchSizeFinder's trials do not need it."

@@ -1,0 +1,1 @@
+"""How much memory a trial may take, and how it is told that it took more."""

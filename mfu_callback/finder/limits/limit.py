@@ -1,0 +1,203 @@
+"""How much memory a trial may take: a real limit, so that what passes under it passes in training too."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Protocol
+
+import torch
+
+from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+from mfu_callback.finder.limits.process_limit import ProcessLimit
+from mfu_callback.finder.limits.watched_limit import WatchedLimit
+
+
+class MemoryLimit(Protocol):
+    """A limit on the memory of trials.
+
+    Attributes:
+        is_enforced: Whether a trial beyond it fails before it does harm; else only sizes that are foretold to fit
+            may be run.
+    """
+
+    is_enforced: bool
+
+    def describe(self) -> str:
+        """The limit in words."""
+
+    def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
+        """Take the use of now as what a budget comes on top of.
+
+        Args:
+            own_bytes: Bytes in use that are the trials' own already: the model.
+            held_bytes: Bytes in use that training needs and trials do not: the buckets of its gradients.
+        """
+
+    def enforced(self) -> AbstractContextManager[None]:
+        """A context in which allocations beyond the limit fail.
+
+        Raises:
+            LimitExceededError: At its end, if it was exceeded all the same, or kept only because the system made room.
+        """
+
+    def limit_bytes(self) -> int | None:
+        """What a trial may take, the model included, where that can be told."""
+
+    def peak_bytes(self) -> int | None:
+        """The most that the last trial took, the model included, where that can be told."""
+
+    def free(self) -> None:
+        """Give back what allocators hold on to."""
+
+    def close(self) -> None:
+        """Undo what was set for the length of the run."""
+
+
+def limit_for(
+    device: torch.device, *, budget: int | None, margin: float, processes: int = 1, may_fail: bool = True
+) -> MemoryLimit:
+    """The limit that suits a device.
+
+    Args:
+        device: Where the trials run.
+        budget: Bytes that model, gradients, optimizer state, activations and batch may take; None takes what is free.
+        margin: The share of it to keep free.
+        processes: Those of this machine that share its memory, where the device has none of its own.
+        may_fail: Whether a trial may run out of memory; if not, the limit is watched and not enforced.
+    """
+    if device.type == "cuda":
+        return CudaLimit(device, budget=budget, margin=margin, is_enforced=may_fail)
+    if device.type != "cpu":
+        return DeviceLimit(device)
+    if sys.platform == "linux":
+        return ProcessLimit(budget=budget, margin=margin, processes=processes, is_enforced=may_fail)
+    return WatchedLimit(budget=budget, margin=margin, processes=processes)
+
+
+class CudaLimit:
+    """Limits what torch's allocator may take of a GPU's memory. Not yet run on hardware.
+
+    Args:
+        device: The GPU.
+        budget: Bytes for this process; None takes what is free and what it holds already.
+        margin: The share of it to keep free.
+        is_enforced: Whether allocations beyond it fail; else a trial beyond it is told at its end.
+        cuda: What is asked; the tests give another.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        budget: int | None,
+        margin: float,
+        is_enforced: bool = True,
+        cuda: Any = torch.cuda,
+    ) -> None:
+        self.is_enforced = is_enforced
+        self._device = device
+        self._cuda = cuda
+        free, self._total = cuda.mem_get_info(device)
+        available = free + cuda.memory_reserved(device)
+        self._limit_bytes = int(min(available, budget or available) * (1 - margin))
+
+    def describe(self) -> str:
+        """The limit in words."""
+        return f"{self._limit_bytes / 2**20:,.0f} MiB of the GPU's memory"
+
+    def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
+        """Nothing to do: the allocator's own count starts at zero, and what training holds is in it."""
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Lower the allocator's share; its peak statistics start anew.
+
+        Raises:
+            LimitExceededError: If the allocator had to empty its cache and try again.
+        """
+        self._cuda.reset_peak_memory_stats(self._device)
+        retries = self._count_retries()
+        with self._lowered() if self.is_enforced else nullcontext():
+            yield
+            self._cuda.synchronize(self._device)
+        if self._count_retries() > retries:
+            raise LimitExceededError("the allocator had to empty its cache and try again")
+        if self.peak_bytes() > self._limit_bytes:
+            raise LimitExceededError(f"it took {self.peak_bytes():,} bytes of {self._limit_bytes:,}")
+
+    @contextmanager
+    def _lowered(self) -> Iterator[None]:
+        before = self._cuda.get_per_process_memory_fraction(self._device)
+        try:
+            self._cuda.set_per_process_memory_fraction(min(1.0, self._limit_bytes / self._total), self._device)
+            yield
+        finally:
+            self._cuda.set_per_process_memory_fraction(before, self._device)
+
+    def limit_bytes(self) -> int | None:
+        """What the allocator may take."""
+        return self._limit_bytes
+
+    def peak_bytes(self) -> int:
+        """The allocator's peak."""
+        return int(self._cuda.max_memory_allocated(self._device))
+
+    def free(self) -> None:
+        """Empty the allocator's cache."""
+        gc.collect()
+        self._cuda.empty_cache()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def _count_retries(self) -> int:
+        return int(self._cuda.memory_stats(self._device).get("num_alloc_retries", 0))
+
+
+class DeviceLimit:
+    """Leaves the limit to an accelerator whose own out-of-memory error ends a trial. Not yet run on hardware.
+
+    Args:
+        device: The accelerator.
+    """
+
+    is_enforced = True
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def describe(self) -> str:
+        """The limit in words."""
+        return f"the {self._device.type} device's own limit (budget and margin are not applied there)"
+
+    def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
+        """Nothing to do."""
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Wait for the device, so that its errors come up inside."""
+        with suppress(RuntimeError):  # not every device keeps statistics
+            torch.accelerator.reset_peak_memory_stats(self._device)
+        yield
+        torch.accelerator.synchronize()
+
+    def limit_bytes(self) -> int | None:
+        """Unknown."""
+        return None
+
+    def peak_bytes(self) -> int | None:
+        """The allocator's peak, where the device keeps one."""
+        with suppress(RuntimeError):
+            return int(torch.accelerator.max_memory_allocated(self._device)) or None
+        return None
+
+    def free(self) -> None:
+        """Empty the allocator's cache."""
+        gc.collect()
+        torch.accelerator.empty_cache()
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,153 @@
+"""A real limit on a process's private memory (Linux)."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mfu_callback.finder.limits.available import default_budget_bytes
+from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+
+_SWAP_NOISE_BYTES = 2**20
+
+
+class ProcessLimit:
+    """Limits this process's private memory by the soft RLIMIT_DATA.
+
+    Until it is closed, glibc hands every freed block of 128 KiB or more back to the system. Otherwise it keeps what
+    lies below 32 MiB in a heap that hardly shrinks: the same limit would hold ever less, and training would go on to
+    take up to half as much again as the trials did.
+
+    Args:
+        budget: Bytes above the use before the model; None takes a share of what is available.
+        margin: The share of it to keep free.
+        processes: Those of this machine that share its memory.
+        is_enforced: Whether allocations beyond it fail; else a trial beyond it is told at its end.
+    """
+
+    def __init__(self, *, budget: int | None, margin: float, processes: int = 1, is_enforced: bool = True) -> None:
+        self.is_enforced = is_enforced
+        self._budget = budget
+        self._margin = margin
+        self._processes = processes
+        self._held_bytes = 0
+        self._data_limit = 0
+        self._resident_before = 0
+        self._slack_before = 0
+        self._peak_bytes: int | None = None
+        _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
+
+    def describe(self) -> str:
+        """The limit in words."""
+        held = f", {self._held_bytes / 2**20:,.0f} MiB of it for the buckets of DDP's gradients"
+        how = "RLIMIT_DATA" if self.is_enforced else "watched, not enforced"
+        return (
+            f"{self._allowance() / 2**20:,.0f} MiB of this process's private memory{held if self._held_bytes else ''}"
+            f" ({how}; until the end of fit glibc returns freed blocks of 128 KiB or more at once)"
+        )
+
+    def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
+        """Set the limit on top of the use of now, less what is the trials' own.
+
+        Raises:
+            RuntimeError: If the model alone takes more.
+        """
+        self.free()
+        self._held_bytes = held_bytes
+        self._budget = self._budget or default_budget_bytes(self._processes) + own_bytes + held_bytes
+        if self.limit_bytes() <= own_bytes:
+            raise RuntimeError(
+                f"BatchSizeFinder may take {self._allowance() / 2**20:,.1f} MiB, and the model alone takes"
+                f" {(own_bytes + held_bytes) / 2**20:,.1f}, so that not even a batch of 1 fits. Give it a larger"
+                " budget."
+            )
+        self._data_limit = _status_bytes("VmData") - own_bytes + self.limit_bytes()
+        self._resident_before = _status_bytes("RssAnon") - own_bytes
+        self._slack_before = _slack_bytes()
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Lower the soft limit; the hard limit stays, so that it can be raised again.
+
+        Raises:
+            LimitExceededError: If the trial took more than it may from the heap's free memory, which the kernel's limit
+                does not see taken, or if the system had to swap.
+        """
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        can_tell, swapped = _reset_high_water_mark(), _status_bytes("VmSwap")
+        try:
+            if self.is_enforced:
+                resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._data_limit, soft), hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+            self._peak_bytes = self._high_water_bytes() if can_tell else None
+        if (self._peak_bytes or 0) > self.limit_bytes():
+            raise LimitExceededError(f"it took {self._peak_bytes or 0:,} bytes of {self.limit_bytes():,}")
+        if _status_bytes("VmSwap") - swapped > _SWAP_NOISE_BYTES:
+            raise LimitExceededError("the system swapped")
+
+    def limit_bytes(self) -> int:
+        """What a trial may take, the model included."""
+        return self._allowance() - self._held_bytes
+
+    def peak_bytes(self) -> int | None:
+        """The most private memory that was taken above the use before the model, the heap's unused parts included."""
+        return self._peak_bytes
+
+    def free(self) -> None:
+        """Return freed memory to the system."""
+        gc.collect()
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+    def close(self) -> None:
+        """Set glibc's thresholds to where its own rule ends up in a process that frees large tensors.
+
+        The rule itself cannot be switched on again (mallopt(3), M_MMAP_THRESHOLD).
+        """
+        _set_heap_thresholds(mmap=32 * 2**20, trim=64 * 2**20)
+
+    def _high_water_bytes(self) -> int:
+        # VmHWM counts mapped files too, which are not private: libraries, and data sets that are mapped.
+        shared = _status_bytes("RssFile") + _status_bytes("RssShmem")
+        resident = _status_bytes("VmHWM") - shared - self._resident_before
+        return max(0, resident + max(0, _slack_bytes() - self._slack_before))
+
+    def _allowance(self) -> int:
+        return int((self._budget or 0) * (1 - self._margin))
+
+
+def _lower(limit: int, soft: int) -> int:
+    return limit if soft < 0 else min(limit, soft)  # a negative soft limit is RLIM_INFINITY
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
+
+
+def _slack_bytes() -> int:
+    """What is reserved and not resident: it counts against the limit, and the kernel keeps no high-water mark of it."""
+    return _status_bytes("VmData") - _status_bytes("RssAnon")
+
+
+def _reset_high_water_mark() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the high-water mark starts anew
+    except OSError:
+        return False
+    return True
+
+
+def _set_heap_thresholds(*, mmap: int, trim: int) -> None:
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_threshold, mmap)
+        libc.mallopt(m_trim_threshold, trim)

@@ -1,0 +1,102 @@
+"""A limit on a process's memory that is watched and not enforced (macOS, Windows)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import psutil
+
+from mfu_callback.finder.limits.available import default_budget_bytes
+from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+
+_PERIOD_SEC = 0.005
+
+
+class WatchedLimit:
+    """Looks at this process's resident memory every 5 ms. Not yet run on macOS or Windows.
+
+    Nothing keeps a trial from taking more, so only sizes that are foretold to fit are run.
+
+    Args:
+        budget: Bytes above the use before the model; None takes a share of what is available.
+        margin: The share of it to keep free.
+        processes: Those of this machine that share its memory.
+        resident_bytes: Tells the process's resident memory.
+    """
+
+    is_enforced = False
+
+    def __init__(
+        self,
+        *,
+        budget: int | None,
+        margin: float,
+        processes: int = 1,
+        resident_bytes: Callable[[], int] = lambda: int(psutil.Process().memory_info().rss),
+    ) -> None:
+        self._budget = budget
+        self._margin = margin
+        self._processes = processes
+        self._resident_bytes = resident_bytes
+        self._held_bytes = 0
+        self._before = 0
+        self._peak_bytes: int | None = None
+
+    def describe(self) -> str:
+        """The limit in words."""
+        return (
+            f"{self._allowance() / 2**20:,.0f} MiB of this process's resident memory (watched every 5 ms, not enforced:"
+            " this system has no limit that a process can set itself, so only sizes that are foretold to fit are run)"
+        )
+
+    def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
+        """Set the limit on top of the use of now, less what is the trials' own."""
+        self.free()
+        self._held_bytes = held_bytes
+        self._budget = self._budget or default_budget_bytes(self._processes) + own_bytes + held_bytes
+        self._before = self._resident_bytes() - own_bytes
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Watch.
+
+        Raises:
+            LimitExceededError: At its end, if more was taken.
+        """
+        over, seen = Event(), [self._resident_bytes()]
+
+        def watch() -> None:
+            while not over.wait(_PERIOD_SEC):
+                seen[0] = max(seen[0], self._resident_bytes())
+
+        thread = Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._peak_bytes = max(0, seen[0] - self._before)
+        if self._peak_bytes > self.limit_bytes():
+            raise LimitExceededError(f"it took {self._peak_bytes:,} bytes of {self.limit_bytes():,}")
+
+    def limit_bytes(self) -> int:
+        """What a trial may take, the model included."""
+        return self._allowance() - self._held_bytes
+
+    def peak_bytes(self) -> int | None:
+        """The most resident memory that was seen above the use before the model."""
+        return self._peak_bytes
+
+    def free(self) -> None:
+        """Collect garbage."""
+        gc.collect()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def _allowance(self) -> int:
+        return int((self._budget or 0) * (1 - self._margin))

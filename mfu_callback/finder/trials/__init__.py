@@ -1,0 +1,1 @@
+"""Steps at one batch size, after which everything is as before."""

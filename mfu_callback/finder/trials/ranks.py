@@ -1,0 +1,193 @@
+"""Several processes that search together: every one tries the same sizes and comes to the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+
+_FAILED = "mfu_callback/finder/failed"  # a key of the process group's store
+_LOOK_EVERY_SEC = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What all processes together say of a trial.
+
+    Attributes:
+        fits: Whether it fitted everywhere.
+        used: The largest share of its limit that it took of any process; None where one cannot tell.
+        seconds: How long it took; the longest of any process.
+    """
+
+    fits: bool
+    used: float | None
+    seconds: float
+
+
+class FailedTogetherError(MisconfigurationException):
+    """A trial failed in one process, and so in all that wait for it."""
+
+
+class Ranks:
+    """The processes of a run.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The model.
+
+    Raises:
+        MisconfigurationException: If the strategy is one whose steps a trial cannot run.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._strategy: Any = trainer.strategy
+        self._pl_module = pl_module
+        self.count = trainer.world_size
+        if not isinstance(self._strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
+            raise MisconfigurationException(
+                f"BatchSizeFinder works with one device, DDP and ModelParallelStrategy (FSDP2), and this run has"
+                f" {type(self._strategy).__name__}. Find the size with one of these, then give it as batch_size."
+            )
+        # Where a forward pass waits for the other processes, a process that runs out of memory leaves them waiting.
+        self.step_together = isinstance(self._strategy, ModelParallelStrategy) or _has_collectives(pl_module)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the buckets that DDP's gradients are copied to, which trials do without."""
+        model = self._strategy.model
+        if not isinstance(model, DistributedDataParallel) or model.gradient_as_bucket_view:
+            return 0
+        if self._strategy.root_device.type != "cpu":
+            return 0  # the device's allocator counts them, whoever holds them
+        return sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """A context in which steps run on this process's own model, without the others.
+
+        Under the wrapper of DDP a backward pass waits for the other processes, of which one may have run out of memory.
+        """
+        if self.count == 1 or self.step_together:
+            yield
+            return
+        wrapped, attributes = self._strategy.model, vars(self._pl_module)
+        try:
+            self._strategy.model = self._pl_module
+            attributes["all_gather"] = self._gather_own  # the snapshot of the module's attributes takes it away
+            yield
+        finally:
+            self._strategy.model = wrapped
+            attributes.pop("all_gather", None)
+
+    def agree(self, *, fits: bool, used: float | None, seconds: float) -> Verdict:
+        """What all processes say together of what each of them saw; every one has to ask."""
+        unfit, most_used, unknown, longest = self._worst(not fits, used or 0.0, used is None, seconds)
+        return Verdict(fits=not unfit, used=None if unknown else most_used, seconds=longest)
+
+    def most_of(self, value: float) -> float:
+        """The largest value of any process."""
+        return self._worst(value)[0]
+
+    @contextmanager
+    def all_or_none(self, what: str) -> Iterator[None]:
+        """A context that ends with an error in every process if it does so in one.
+
+        Args:
+            what: What the others are told that a process did.
+
+        Raises:
+            RuntimeError: In the processes without an error of their own.
+        """
+        try:
+            yield
+        except FailedTogetherError:
+            raise
+        except Exception:
+            self._worst(True)
+            raise
+        if any(self._worst(False)):
+            raise RuntimeError(f"BatchSizeFinder: another process {what}; its own error says why.")
+
+    def _worst(self, *values: float) -> list[float]:
+        if self.count == 1:
+            return list(values)
+        row = torch.tensor(values, dtype=self._dtype(), device=self._strategy.root_device)
+        distributed.all_reduce(row, op=distributed.ReduceOp.MAX)
+        worst: list[float] = row.tolist()
+        return worst
+
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self._strategy.root_device.type == "mps" else torch.float64
+
+    @contextmanager
+    def failing_together(self, size: int) -> Iterator[None]:
+        """A context for steps that wait for each other: an error in one process ends all of them.
+
+        Raises:
+            FailedTogetherError: In every process within about ten seconds, with the first error's text.
+        """
+        if not self.step_together or self.count == 1:
+            yield
+            return
+        over, store, rank = Event(), distributed.distributed_c10d._get_default_store(), distributed.get_rank()
+        watch = Thread(target=_abort_when_told, args=(store, over), daemon=True)
+        watch.start()
+        try:
+            yield
+        except LimitExceededError:  # seen once the steps were over
+            raise
+        except Exception as error:
+            failure = _first_failure(store, f"process {rank}: {type(error).__name__}: {error}")
+            # Not raised from it: a lack of memory would look as one that can be stepped back from.
+            raise FailedTogetherError(
+                f"BatchSizeFinder's trial of {size} samples failed, and with it the run, since the processes wait for"
+                f" each other inside of it; {failure}. Give a smaller max_size or a larger margin, or set the batch"
+                " size yourself."
+            ) from None
+        finally:
+            over.set()
+            watch.join()
+
+    def _gather_own(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        def repeated(tensor: Tensor) -> Tensor:
+            tensor = tensor if sync_grads else tensor.detach()
+            return torch.stack([tensor] * self.count)
+
+        return apply_to_collection(data, Tensor, repeated)
+
+
+def _has_collectives(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+
+
+def _first_failure(store: Any, mine: str) -> str:
+    """What failed first; the store goes with the process that keeps it."""
+    try:
+        if not store.check([_FAILED]):
+            store.set(_FAILED, mine)
+        return str(store.get(_FAILED).decode())
+    except RuntimeError:
+        return mine
+
+
+def _abort_when_told(store: Any, over: Event) -> None:
+    """End the collectives that this process waits in; gloo's end by themselves with the process that failed."""
+    while not over.wait(_LOOK_EVERY_SEC):
+        with suppress(RuntimeError, ValueError):
+            if store.check([_FAILED]):
+                if distributed.get_backend() == "nccl":
+                    distributed.distributed_c10d._abort_process_group()
+                return

@@ -1,0 +1,231 @@
+"""Trials: steps at one batch size under the limit, after which everything is as before."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from mfu_callback.finder.data.stage_data import StageData
+from mfu_callback.finder.limits.limit import MemoryLimit
+from mfu_callback.finder.limits.out_of_memory import is_out_of_memory
+from mfu_callback.finder.search import Outcome
+from mfu_callback.finder.trials.isolation import quick_collections, random_state_kept, unseen
+from mfu_callback.finder.trials.ranks import Ranks, Verdict
+from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, state_of
+from mfu_callback.finder.trials.steps import steps_of
+from mfu_callback.lightning import private_names
+from mfu_callback.meter.clock import Timer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What came of one batch size.
+
+    Attributes:
+        size: Samples in the batch of one process.
+        fits: Whether its steps ran within the limit, on every process.
+        seconds: How long they took.
+        peak_bytes: The most memory that they took on this process, model included; None where it cannot be told.
+        why: What says so: "ran", or what ran out of memory.
+    """
+
+    size: int
+    fits: bool
+    seconds: float
+    peak_bytes: int | None
+    why: str
+
+
+class Trials:
+    """Runs trials on a model and leaves no trace of them.
+
+    Args:
+        trainer: A Trainer whose strategy is set up: optimizers exist and the model is on its device.
+        pl_module: The model.
+        limit: The memory that a trial may take.
+        ranks: The processes that try together.
+        open_data: Opens the loaders; called once everything that this may change is kept.
+        warmup_size: The size of the first steps.
+        tell: Is told every trial.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        limit: MemoryLimit,
+        ranks: Ranks,
+        open_data: Callable[[], StageData],
+        warmup_size: int,
+        tell: Callable[[Trial], None],
+    ) -> None:
+        self.done: list[Trial] = []
+        self.seconds = 0.0  # the same on every process
+        self._trainer: Any = trainer
+        self._pl_module = pl_module
+        self._limit = limit
+        self._ranks = ranks
+        self._open_data = open_data
+        self._warmup_size = warmup_size
+        self._tell = tell
+
+    @contextmanager
+    def prepared(self) -> Iterator[StageData]:
+        """A context for trials: they run unseen by callbacks and loggers, and everything is put back after it.
+
+        What only the first steps of a process take (lazy imports, threads, kernels) is taken first, without a limit:
+        under one it would fail half-way and break the process.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(unseen(self._trainer))
+            stack.enter_context(random_state_kept())
+            stack.enter_context(quick_collections())
+            stack.enter_context(private_names.training_loaders_kept(self._trainer))
+            stack.enter_context(torch.enable_grad())
+            self._snapshots = [Snapshot(shallow=holders_of(self._trainer, self._pl_module))]
+            try:
+                yield self._prepare()
+            finally:
+                self._clean_up()
+
+    def calibrate(self) -> None:
+        """Take the memory in use now as what the limit comes on top of."""
+        with self._ranks.all_or_none("could not find its memory limit"):
+            self._limit.calibrate(own_bytes=_cpu_bytes(self._pl_module), held_bytes=self._ranks.held_bytes)
+
+    @property
+    def lost(self) -> list[str]:
+        """The iterators of data sets that gave samples and cannot be rewound."""
+        gave = {id(dataset) for dataset in self._data.iterables}
+        return [f"{type(root).__name__}.{name}" for root, name in self._snapshots[-1].lost if id(root) in gave]
+
+    @property
+    def used_at_zero(self) -> float:
+        """The share of the limit that parameters and gradients take, whatever the size, where it is largest."""
+        limit_bytes = self._limit.limit_bytes()
+        tensors = [local(parameter) for parameter in self._pl_module.parameters()]
+        own = sum(tensor.nbytes * (2 if tensor.requires_grad else 1) for tensor in tensors)
+        return self._ranks.most_of(min(1.0, own / limit_bytes) if limit_bytes else 0.0)
+
+    def attempt(self, size: int) -> Outcome:
+        """Run one trial and keep what came of it.
+
+        Raises:
+            RuntimeError: If it broke in another process; an error in this one passes through.
+        """
+        why, verdict = self._run(size, self._limit.enforced)
+        self.seconds += verdict.seconds
+        peak_bytes = self._limit.peak_bytes()
+        trial = Trial(size=size, fits=verdict.fits, seconds=verdict.seconds, peak_bytes=peak_bytes, why=why)
+        self.done.append(trial)
+        self._tell(trial)
+        return Outcome(fits=verdict.fits, used=verdict.used)
+
+    def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
+        """Seconds of each of some steps at a size that is known to fit, on the slowest process."""
+        mine: list[float] = []
+
+        def run() -> None:
+            self._data.put(size)
+            with self.undisturbed():
+                mine.extend(self._steps.timed(self._data.batches(size), timer, count))
+
+        self._all(run, f"broke while a batch of {size} was timed")
+        return [self._ranks.agree(fits=True, used=None, seconds=seconds).seconds for seconds in mine]
+
+    def look_at(self, size: int, counter: AbstractContextManager[Any]) -> Any:
+        """Run one forward pass inside a counter and return its batch."""
+        seen: list[Any] = []
+
+        def run() -> None:
+            self._data.put(size)
+            seen.append(self._data.batches(size)[0])
+            with self.undisturbed(), counter:
+                self._steps.forward(seen[0])
+
+        self._all(run, f"broke while the FLOPs of a batch of {size} were counted")
+        return seen[0]
+
+    def _all(self, run: Callable[[], None], what: str) -> None:
+        with self._ranks.all_or_none(what):
+            try:
+                run()
+            finally:
+                self._clean_up()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """A context in which steps log nothing and wait for no other process; what they change stays until the next."""
+        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
+            setattr(self._pl_module, name, _do_nothing)
+        with self._ranks.apart():
+            yield
+
+    def _prepare(self) -> StageData:
+        data = self._data = self._open_data()
+        data.show(self._trainer)
+        self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
+        data.draw()
+        self._steps = steps_of(self._trainer, self._pl_module, data)
+        for size in range(self._warmup_size, 0, -1):
+            if self._run(size, nullcontext)[1].fits:
+                break
+        self.calibrate()
+        return data
+
+    def _run(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> tuple[str, Verdict]:
+        """Why a size fits or not, and what all processes say of it."""
+        start = perf_counter()
+        why: str | None = None
+        with self._ranks.all_or_none(f"broke in the trial of {size} samples"):
+            why = self._why_not(size, limited)
+            self._clean_up()
+        verdict = self._ranks.agree(fits=why is None, used=self._used(), seconds=perf_counter() - start)
+        return why or ("ran" if verdict.fits else "did not fit in another process"), verdict
+
+    def _why_not(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> str | None:
+        try:
+            with self._ranks.failing_together(size):
+                self._run_steps(size, limited)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # the frames hold on to the tensors
+            return _first_line(error)
+        return None
+
+    def _run_steps(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> None:
+        self._data.put(size)
+        batches, validation = self._data.batches(size), self._data.validation_batches(size)
+        with self.undisturbed(), limited():
+            self._steps.run(batches, validation)
+
+    def _used(self) -> float | None:
+        limit_bytes, peak_bytes = self._limit.limit_bytes(), self._limit.peak_bytes()
+        return None if peak_bytes is None or not limit_bytes else peak_bytes / limit_bytes
+
+    def _clean_up(self) -> None:
+        for snapshot in reversed(self._snapshots):
+            snapshot.restore()
+        self._limit.free()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _cpu_bytes(pl_module: LightningModule) -> int:
+    tensors = {id(t): local(t) for t in (*pl_module.parameters(), *pl_module.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values() if tensor.device.type == "cpu")

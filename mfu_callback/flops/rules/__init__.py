@@ -1,0 +1,1 @@
+"""What each operator computes: FLOP formulas, and how a call is read."""

@@ -1,0 +1,206 @@
+"""FLOPs of fused attention: queries with keys, and the weights with values, over the pairs that attend.
+
+Under the convention "full" the pairs are the whole T x S square, as in PaLM's appendix B. Under "causal" they are the
+half of it for a causal kernel, and exactly those that a window or a mask lets through.
+
+A fused backward makes the scores again (2 D FLOPs a pair) beside the four products that are the gradients: those
+count as the backward, twice the forward, and the scores as recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+
+from mfu_callback.flops.rules.call import Call, Rule, Work
+from mfu_callback.flops.rules.matmul import sizes
+
+_UNREADABLE = "the values of an attention mask could not be read, so its attention is counted as the full square"
+
+
+def _forward(pairs: int, query: Any, value: Any) -> int:
+    return int(2 * pairs * (query.shape[-1] + value.shape[-1]))
+
+
+def _backward(pairs: int, query: Any, value: Any) -> Work:
+    return Work(2 * _forward(pairs, query, value), recomputed=2 * pairs * query.shape[-1])
+
+
+def _batched_pairs(call: Call) -> int:
+    """(B, H, T, D) queries, (B, H_kv, S, D) keys."""
+    query, key = call.get("query", "q"), call.get("key", "k")
+    batch, heads, length = query.shape[:3]
+    square = batch * heads * length * key.shape[2]
+    mask = call.get("attn_mask", "attn_bias")
+    if call.attention == "full":
+        return int(square)
+    if call.get("is_causal"):
+        return int(square // 2)
+    return int(square) if mask is None else _pairs_of_mask(call, mask, square)
+
+
+def _pairs_of_mask(call: Call, mask: torch.Tensor, square: int) -> int:
+    """Pairs that a mask of shape broadcastable to (B, H, T, S) lets through."""
+    if isinstance(mask, FakeTensor) or mask.device.type == "meta":
+        call.notes.add(_UNREADABLE)
+        return square
+    visible = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return int(visible.sum()) * square // mask.numel()
+
+
+def _attention(call: Call) -> int:
+    return _forward(_batched_pairs(call), call.get("query", "q"), call.get("value", "v"))
+
+
+def _attention_backward(call: Call) -> Work:
+    return _backward(_batched_pairs(call), call["query"], call["value"])
+
+
+def _kernel_pairs(call: Call) -> int:
+    """(B, T, H, D) queries, or (total T, H, D) of sequences whose ends are in cumulative lengths."""
+    query, key = call.get("query", "q"), call.get("key", "k")
+    ends_q = call.get("cum_seq_q", "cu_seq_q", "cu_seqlens_q")
+    ends_k = call.get("cum_seq_k", "cu_seq_k", "cu_seqlens_k")
+    if ends_q is None:
+        lengths = [(query.shape[-3], key.shape[-3])] * (query.shape[0] if query.dim() == 4 else 1)
+    elif isinstance(ends_q, FakeTensor) or ends_q.device.type == "meta":
+        call.notes.add("the lengths of packed sequences could not be read, so each is counted as the longest")
+        longest = tuple(call.get(f"max_{x}", f"max_seqlen_{x}") for x in "qk")
+        lengths = [longest] * (ends_q.numel() - 1)
+    else:
+        ends_k = ends_q if ends_k is None else ends_k
+        lengths = list(zip(ends_q.diff().tolist(), ends_k.diff().tolist(), strict=True))
+    return int(query.shape[-2] * sum(_pairs_of_lengths(call, q, k) for q, k in lengths))
+
+
+def _pairs_of_lengths(call: Call, queries: int, keys: int) -> int:
+    if call.attention == "full":
+        return queries * keys
+    causal = call.get("is_causal", "causal") or call.get("custom_mask_type")
+    left, right = _window(call)
+    if left is None and right is None:
+        return queries * keys // 2 if causal else queries * keys
+    return windowed_pairs(queries, keys, left, 0 if causal else right)
+
+
+def _window(call: Call) -> tuple[int | None, int | None]:
+    """How many keys before and after its own position a query sees; None is all of them."""
+    both = call.get("window_size")
+    if isinstance(both, int):  # the efficient kernel: a causal window of this many keys, its own included
+        return (both - 1, 0) if both > 0 else (None, None)
+    left, right = both if both is not None else (call.get("window_size_left"), call.get("window_size_right"))
+    return (left if left is not None and left >= 0 else None, right if right is not None and right >= 0 else None)
+
+
+def windowed_pairs(queries: int, keys: int, left: int | None, right: int | None) -> int:
+    """Pairs of a sliding window; the last query stands at the last key.
+
+    Args:
+        queries: Number of queries.
+        keys: Number of keys.
+        left: Keys seen before a query's own position; None sees all.
+        right: Keys seen after it likewise.
+    """
+    own = torch.arange(queries) + (keys - queries)
+    first = torch.zeros_like(own) if left is None else (own - left).clamp(min=0)
+    last = torch.full_like(own, keys - 1) if right is None else (own + right).clamp(max=keys - 1)
+    return int((last - first + 1).clamp(min=0).sum())
+
+
+def _kernel(call: Call) -> int:
+    return _forward(_kernel_pairs(call), call.get("query", "q"), call.get("value", "v"))
+
+
+def _kernel_backward(call: Call) -> Work:
+    return _backward(_kernel_pairs(call), call.get("query", "q"), call.get("value", "v"))
+
+
+def _flex_pairs(call: Call) -> int:
+    query, key = call["query"], call["key"]
+    batch, heads, length = query.shape[:3]
+    square = int(batch * heads * length * key.shape[2])
+    block_mask = call.get("block_mask")
+    if call.attention == "full" or not block_mask or not _is_masked(block_mask):
+        return square
+    return _pairs_of_blocks(query, block_mask, length, key.shape[2])
+
+
+def _is_masked(block_mask: Sequence[Any]) -> bool:
+    return getattr(block_mask[-1], "__name__", "") != "noop_mask"
+
+
+def _pairs_of_blocks(query: Any, block_mask: Sequence[Any], queries: int, keys: int) -> int:
+    """Ask the mask function about every pair, 128 queries at a time; it may depend on the batch and on the head."""
+    batches, heads = block_mask[2].shape[:2]  # of the number of blocks: (B or 1, H or 1, blocks of queries)
+    each_pair = torch.vmap(torch.vmap(block_mask[-1], (None, None, None, 0)), (None, None, 0, None))
+    visible = 0
+    with unset_fake_temporarily():
+        columns = torch.arange(keys, device=query.device)
+        for batch, head in product(range(batches), range(heads)):
+            place = columns.new_tensor(batch), columns.new_tensor(head)
+            for rows in torch.split(torch.arange(queries, device=query.device), 128):
+                visible += int(each_pair(*place, rows, columns).sum())
+    return visible * int(query.shape[0] // batches) * int(query.shape[1] // heads)
+
+
+def _flex(call: Call) -> int:
+    return _forward(_flex_pairs(call), call["query"], call["value"])
+
+
+def _flex_backward(call: Call) -> Work:
+    return _backward(_flex_pairs(call), call["query"], call["value"])
+
+
+def _softmax(call: Call) -> int:
+    """No model FLOPs; but a masked softmax says that matmuls before and after it are attention."""
+    scores = call["self"]
+    readable = not isinstance(scores, FakeTensor) and scores.device.type != "meta"
+    if call.attention == "causal" and readable and bool((scores <= torch.finfo(scores.dtype).min / 2).any()):
+        call.notes.add("attention that runs as separate matmuls is counted as the full square")
+    return 0
+
+
+def _multi_head(call: Call) -> int:
+    """Projections in and out and the attention of self-attention over (B, T, E), nested or not."""
+    tokens = call.get("query", "src")
+    width = call["embed_dim"]
+    lengths = [shape[0] for shape in sizes(tokens)]
+    projections = sum(length * (call["qkv_weight"].numel() + call["proj_weight"].numel()) for length in lengths)
+    return int(2 * projections + 4 * width * sum(length**2 for length in lengths))
+
+
+def _encoder_layer(call: Call) -> int:
+    tokens = sum(shape[0] for shape in sizes(call["src"]))
+    feed_forward = call["ffn_weight_1"].numel() + call["ffn_weight_2"].numel()
+    return _multi_head(call) + int(2 * tokens * feed_forward)
+
+
+_BATCHED = (
+    *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
+    *("_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+_KERNELS = ("aten::_flash_attention", "aten::_efficient_attention", "aten::_cudnn_attention")
+# The flash-attn package's operators, https://github.com/Dao-AILab/flash-attention.
+_FLASH_ATTN = ("flash_attn::_flash_attn", "flash_attn::_flash_attn_varlen", "flash_attn_3::_flash_attn")
+
+ATTENTION_RULES: dict[str, Rule] = {
+    **{f"aten::{name}": _attention for name in _BATCHED},
+    **{f"aten::{name}_backward": _attention_backward for name in _BATCHED},
+    **dict.fromkeys(
+        ("aten::_scaled_dot_product_attention_math_for_mps", "aten::_triton_scaled_dot_attention"), _attention
+    ),
+    **{f"{name}_forward": _kernel for name in (*_KERNELS, *_FLASH_ATTN)},
+    **{f"{name}_backward": _kernel_backward for name in (*_KERNELS, *_FLASH_ATTN)},
+    "torch_attn::_varlen_attn": _kernel,
+    "torch_attn::_varlen_attn_backward": _kernel_backward,
+    "flex_attention": _flex,
+    "flex_attention_backward": _flex_backward,
+    **dict.fromkeys(("aten::_native_multi_head_attention", "aten::_triton_multi_head_attention"), _multi_head),
+    "aten::_transformer_encoder_layer_fwd": _encoder_layer,
+    **dict.fromkeys(("aten::_softmax", "aten::_safe_softmax"), _softmax),
+}

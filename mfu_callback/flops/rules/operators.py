@@ -1,0 +1,114 @@
+"""Which operators have a rule, and which of the others may hide model FLOPs."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import torch
+
+from mfu_callback.flops.rules.attention import ATTENTION_RULES
+from mfu_callback.flops.rules.call import Call, Rule, Work, bind
+from mfu_callback.flops.rules.convolution import CONVOLUTION_RULES
+from mfu_callback.flops.rules.matmul import MATMUL_RULES
+from mfu_callback.flops.rules.recurrent import RECURRENT_RULES
+
+RULES: dict[str, Rule] = {**MATMUL_RULES, **CONVOLUTION_RULES, **RECURRENT_RULES, **ATTENTION_RULES}
+
+# Libraries whose operators say by their names whether they hold a matmul. Any other library's are all suspect.
+_SPEAKING_LIBRARIES = frozenset(
+    [
+        "aten",
+        "prim",
+        "prims",
+        "inductor",
+        "profiler",
+        "c10d",
+        "_c10d_functional",
+        "c10d_functional",
+        "_c10d_functional_autograd",
+        "_dtensor",
+        "fsdp",
+        "rngprims",
+        "mkl",
+        "mkldnn",
+        "mkldnn_prepacked",
+        "onednn",
+        "quantized",
+        "_quantized",
+        "quantization",
+        "sparse",
+        "symm_mem",
+        "torch_nn",
+        "torch_attn",
+        "torchvision",
+        "torchaudio",
+    ]
+)
+_SPEAKS_OF_A_PRODUCT = re.compile(
+    r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp?)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"
+    r"|rnn|lstm|gru|einsum|bilinear|deform)(?:_|\d|$)"
+)
+# Names that speak of a product and hold none: conversions, packing, and the elementwise part of recurrent cells.
+_HOLDS_NO_PRODUCT = re.compile(
+    r"convert|conversion|pack(?!ed)|reorder|flatten_weight|_thnn_|grid_sampler|upsample|make_quantized|_unpack|search"
+)
+
+
+# Higher-order operators whose bodies come by operator by operator, or that have none. Those of the others do not.
+_BODIES_ARE_SEEN = frozenset({"invoke_subgraph", "print", "inductor_compiled_code"})
+
+
+def work_of(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, attention: str, notes: set[str]
+) -> Work | None:
+    """FLOPs of one call of an operator, or None where it has no rule.
+
+    Args:
+        func: The operator's overload, as a dispatch mode receives it.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        out: What it returned.
+        attention: "full" or "causal".
+        notes: Takes what the user has to know about how this call was counted.
+    """
+    rule = _rule_for(func)
+    if rule is None:
+        return None
+    found = rule(Call(bind(func, args, kwargs), out, attention, notes))
+    work = found if isinstance(found, Work) else Work(found)
+    return Work(*(4 * flops for flops in work)) if _is_complex(out) else work
+
+
+def has_rule(func: Any) -> bool:
+    """Whether this operator is counted as it is."""
+    return _rule_for(func) is not None
+
+
+@cache
+def may_compute(func: Any) -> bool:
+    """Whether an operator without a rule may hide model FLOPs."""
+    library, _, name = operator_name(func).rpartition("::")
+    if isinstance(func, torch._ops.HigherOrderOperator):
+        return name not in _BODIES_ARE_SEEN
+    if library not in _SPEAKING_LIBRARIES:
+        return True
+    return bool(_SPEAKS_OF_A_PRODUCT.search(name)) and not _HOLDS_NO_PRODUCT.search(name)
+
+
+@cache
+def operator_name(func: Any) -> str:
+    """The operator's name with its library, without its overload."""
+    return str(func.name()).split(".")[0]
+
+
+@cache
+def _rule_for(func: Any) -> Rule | None:
+    name = operator_name(func)
+    return RULES.get(name) or RULES.get(name.removesuffix("_"))  # an in-place operator's name ends so
+
+
+def _is_complex(out: Any) -> bool:
+    first = out[0] if isinstance(out, tuple | list) and out else out
+    return isinstance(first, torch.Tensor) and first.is_complex()

@@ -1,0 +1,66 @@
+"""Work that is split by tensor parallelism: an operator may see a whole tensor of the group's, or one device's shard.
+
+A ``DTensor`` has the shape of the whole, so an operator on it counts the work of all devices of the group. Between two
+of them, attention say, models compute with plain tensors, which hold a shard (the heads of one device) or a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mfu_callback.flops.passes import Pass, next_node_number
+from mfu_callback.tools.nested import tensors_in
+
+# The name of the mesh's dimension over which the work is split, as Lightning's ModelParallelStrategy calls it.
+MESH_DIMENSION = "tensor_parallel"
+
+
+class Shards:
+    """Tells how many times the work of an operator is done in the group, on different shards.
+
+    Plain tensors are shards in a module whose parameters are sharded over the group, or whose submodules' are; and in
+    the backward of what was so in the forward, by the number of autograd's node.
+
+    Args:
+        devices: How many devices are a tensor-parallel group.
+    """
+
+    def __init__(self, devices: int) -> None:
+        self._devices = devices
+        self._nodes: set[int] = set()
+
+    def times(self, args: tuple[Any, ...], module: nn.Module | None, running: Pass) -> int:
+        """How many devices do this work, each on a shard of its own; 1 where what is seen is the whole.
+
+        Args:
+            args: Of the operator.
+            module: The innermost module that is running, if one is known.
+            running: The pass that it runs in.
+        """
+        if self._devices == 1 or any(_is_dtensor(tensor) for tensor in tensors_in(args)):
+            return 1
+        if running is Pass.BACKWARD:
+            node = torch._C._current_autograd_node()
+            return self._devices if node is not None and node._sequence_nr() in self._nodes else 1
+        if module is None or not _is_sharded(module.parameters()):
+            return 1
+        self._nodes.add(next_node_number() - 1)  # that of this operator, which autograd has made already
+        return self._devices
+
+
+def _is_sharded(parameters: Iterable[nn.Parameter]) -> bool:
+    return any(_is_dtensor(parameter) and _is_shard(parameter) for parameter in parameters)
+
+
+def _is_dtensor(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")  # not every build of torch has the class to import
+
+
+def _is_shard(tensor: Any) -> bool:
+    names = tensor.device_mesh.mesh_dim_names or ()
+    placements = zip(names, tensor.placements, strict=False)
+    return any(name == MESH_DIMENSION and placement.is_shard() for name, placement in placements)

@@ -1,0 +1,1 @@
+"""MFUCallback, and everything else that listens to a Lightning Trainer."""

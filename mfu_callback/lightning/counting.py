@@ -1,0 +1,151 @@
+"""Counting the FLOPs of each shape of batch in the very step that trains on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+
+from mfu_callback.flops import FlopCount, FlopCounter
+from mfu_callback.flops.rules.thop import conflict_with_thop
+from mfu_callback.meter.meter import MFUMeter
+
+# From here on a wrong backward factor is worth a warning: the share by which the training FLOPs are off.
+_TOLERANCE = 0.05
+
+
+class Counting:
+    """Watches the steps whose FLOPs are not known yet, and tells what it found.
+
+    Args:
+        meter: Says which steps those are, and takes the counts.
+        module: The module that trains.
+        warn_once: Called with a subject and a message.
+        hand_on: Called with the first count that found anything.
+    """
+
+    def __init__(
+        self,
+        meter: MFUMeter,
+        module: nn.Module,
+        warn_once: Callable[[str, str], None],
+        hand_on: Callable[[FlopCount], None],
+    ) -> None:
+        self._meter = meter
+        self._module = module
+        self._warn_once = warn_once
+        self._hand_on = hand_on
+        self._counter: FlopCounter | None = None
+        self._calls = 0
+        self._state_is_known = False
+
+    def forget_state(self) -> None:
+        """What is frozen may change now; it is looked up at the next batch."""
+        self._state_is_known = False
+
+    def around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap what runs a batch's forward, its backward and the optimizer."""
+
+        @functools.wraps(run)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if not self._state_is_known:
+                self._meter.model_is(hash(tuple(p.requires_grad for p in self._module.parameters())))
+                self._state_is_known = True
+            if not self._meter.needs_count:
+                return run(*args, **kwargs)
+            with ExitStack() as stack:
+                counter = self._counter = self._enter_counter(stack)
+                stack.callback(self._leave_counter)
+                out = run(*args, **kwargs)
+            self._take_count(None if counter is None else counter.result().of_one(self._calls))
+            return out
+
+        return counted
+
+    def around_training_step(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a batch's forward, which an optimizer may run several times: it joins what the step has done."""
+
+        @functools.wraps(training_step)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            if self._counter is None:
+                out = training_step(*args, **kwargs)
+            else:  # outside of it, what runs without gradients is not the model's
+                self._calls += 1
+                with self._counter.forward_only_inside():
+                    out = training_step(*args, **kwargs)
+            self._meter.add_forward()
+            return out
+
+        return counted
+
+    def _enter_counter(self, stack: ExitStack) -> FlopCounter | None:
+        self._calls = 0
+        try:
+            counter = self._meter.counter(self._module)
+            counter.in_forward = False
+            return stack.enter_context(counter)
+        except Exception as error:  # a private name that this version of torch does not have
+            self._warn_once(
+                "count",
+                f"FLOPs could not be counted ({type(error).__name__}: {error}). MFU is left out, tokens/sec goes on."
+                " Pass flops= per token to get MFU.",
+            )
+            return None
+
+    def _leave_counter(self) -> None:
+        self._counter = None
+
+    def _take_count(self, count: FlopCount | None) -> None:
+        is_first = self._meter.flop_count is None
+        if not self._meter.set_count(count) and count is not None and count.complete:
+            self._warn_once(
+                "nothing",
+                "No model FLOPs were seen in three batches of one shape (a matmul, a convolution, attention; with"
+                " backward_factor='measured', their backward). MFU is left out, tokens/sec goes on. Pass flops= per"
+                " token to get MFU.",
+            )
+        if count is None:
+            return
+        if is_first and count.forward:
+            self._tell(count)
+            self._hand_on(count)
+        self._warn_of(count)
+
+    def _tell(self, count: FlopCount) -> None:
+        rank_zero_info(
+            f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
+            f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside its modules),"
+            f" {self._meter.conventions}."
+        )
+        if (conflict := conflict_with_thop()) is not None:
+            self._warn_once("thop", conflict)
+
+    def _warn_of(self, count: FlopCount) -> None:
+        if count.uncounted:
+            self._warn_once(
+                "uncounted",
+                f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
+                " Pass flops= per token to get it right.",
+            )
+        for note in count.notes:
+            self._warn_once(note, f"FLOPs: {note}.")
+        off = self._meter.factor_error(count)
+        if off is not None and abs(off) > _TOLERANCE:
+            self._warn_once(
+                "backward factor",
+                f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward"
+                " (frozen parts and the input take no gradients; gradients taken inside the step add some), so model"
+                f" FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass backward_factor='measured'"
+                " to take what runs.",
+            )
+        if self._meter.counts.is_full:
+            self._warn_once(
+                "shapes",
+                "Many shapes of batches were counted. FLOPs of further ones are scaled from the most similar one by the"
+                " size of its first tensor, and may be off by the part of attention in them; without one of the same"
+                " structure they are unknown. Pass flops= as a function of the batch to be exact.",
+            )

@@ -1,0 +1,48 @@
+"""Logging with the Trainer's own metrics, without the price of ``self.log``: 0.3 ms for each value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from mfu_callback.lightning import private_names
+from mfu_callback.tools.brackets import Brackets, Function
+
+
+class MetricLog:
+    """Puts values where ``self.log`` puts them: all loggers, ``callback_metrics``, the progress bar.
+
+    They join the metrics that the Trainer sends to its loggers at the end of this batch: the same step, one write.
+
+    Args:
+        trainer: The Trainer, in fit.
+        brackets: Take it off again.
+    """
+
+    def __init__(self, trainer: Trainer, brackets: Brackets) -> None:
+        self._trainer = trainer
+        self._waiting: dict[str, torch.Tensor] = {}
+        brackets.put(private_names.logger_connector(trainer), private_names.SEND_METRICS, self._joining)
+
+    def log(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
+        """Log values at the end of this batch, which is one on which the Trainer logs.
+
+        Args:
+            values: The same on every rank.
+            in_progress_bar: The name under which the progress bar shows a value, by that of the value.
+        """
+        # On the host: nothing waits for a device to read them, as loggers and checkpoints do.
+        tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
+        self._waiting = dict(zip(values, tensors, strict=True))
+        shown = {label: values[name] for name, label in in_progress_bar.items() if name in values}
+        private_names.show_metrics(self._trainer, self._waiting, in_progress_bar=shown)
+
+    def _joining(self, send: Function) -> Callable[..., Any]:
+        def call(metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+            waiting, self._waiting = self._waiting, {}
+            return send({**metrics, **waiting}, *args, **kwargs)
+
+        return call

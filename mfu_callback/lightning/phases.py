@@ -1,0 +1,60 @@
+"""Where in Lightning's loop each phase of a step begins, where no hook says so."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from mfu_callback.lightning import private_names
+from mfu_callback.meter.clock import Phase, StepClock
+from mfu_callback.tools.brackets import Brackets, Function
+
+
+def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepped: Callable[[], None]) -> None:
+    """Put brackets around loaders' starts, fetches, validation, checkpoints, the training step and the optimizers.
+
+    The backward begins and ends, and clipping begins, at hooks of Lightning's.
+
+    Args:
+        brackets: Take them off again.
+        trainer: The Trainer, in fit.
+        clock: Its phases are entered.
+        stepped: Called after each step of an optimizer.
+    """
+
+    def before(phase: Phase) -> Callable[[Function], Function]:
+        return lambda function: _entering(clock, phase, function)
+
+    def during(phase: Phase) -> Callable[[Function], Function]:
+        return lambda function: functools.wraps(function)(clock.during(phase)(function))
+
+    brackets.put(private_names.training_epoch_loop(trainer), private_names.FETCH, before(Phase.DATA))
+    # An epoch begins with the start of its loader, which may be a new one, and of its workers.
+    brackets.put(trainer.fit_loop, "setup_data", during(Phase.DATA))
+    brackets.put(private_names.training_epoch_loop(trainer), "on_run_start", during(Phase.DATA))
+    for method in ("run", "setup_data"):
+        brackets.put(private_names.validation_loop(trainer), method, during(Phase.VALIDATION))
+    brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
+    # With manual optimization the backward passes and the optimizers are inside the training step.
+    automatic = trainer.lightning_module.automatic_optimization
+    brackets.put(trainer.strategy, "training_step", (before if automatic else during)(Phase.FORWARD))
+
+    def after_optimizer(*_: Any) -> None:
+        stepped()
+        clock.enter(Phase.OTHER if automatic else Phase.FORWARD)
+
+    for optimizer in trainer.optimizers:
+        if hasattr(optimizer, "register_step_post_hook"):
+            brackets.call_at_removal(optimizer.register_step_post_hook(after_optimizer).remove)
+
+
+def _entering(clock: StepClock, phase: Phase, function: Function) -> Function:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        clock.enter(phase)
+        return function(*args, **kwargs)
+
+    return call

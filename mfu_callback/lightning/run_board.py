@@ -1,0 +1,132 @@
+"""Writes what is shown of a run beside its values: in TensorBoard, and in the log directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mfu_callback.board.card import card
+from mfu_callback.board.facts import RunFacts, facts_of, found_batch_size
+from mfu_callback.board.record import record_of
+from mfu_callback.lightning import private_names
+from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.summary import Summary
+from mfu_callback.report.end_of_fit import write_summary
+from mfu_callback.tools.brackets import Brackets
+
+
+class Board:
+    """The board of one fit: the same for each of its TensorBoard loggers, and a file beside the first logger's.
+
+    Nothing that goes wrong here ends a run: it is told once.
+
+    Args:
+        trainer: About to fit; its loggers are there.
+        pl_module: What it trains.
+        warn_once: Called with a subject and a message.
+        in_tensorboard: Whether TensorBoard loggers are given anything.
+
+    Attributes:
+        is_shown: Whether the first step is over.
+        has_dashboard: Whether the dashboard was written.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        warn_once: Callable[[str, str], None],
+        *,
+        in_tensorboard: bool,
+    ) -> None:
+        self.is_shown = False
+        self._facts: RunFacts | None = None
+        self.has_dashboard = False
+        self._trainer = trainer
+        self._pl_module = pl_module
+        self._warn_once = warn_once
+        self._brackets = Brackets()
+        self._writers: list[Any] = []
+        if in_tensorboard and trainer.is_global_zero:
+            self._try(self._open)
+
+    def show(self, meter: MFUMeter) -> None:
+        """The first step is over: write what is known of the run.
+
+        Args:
+            meter: What has measured it.
+        """
+        self.is_shown = True
+        self._try(lambda: self._show(meter))
+
+    def show_dashboard(self, tags: Collection[str]) -> None:
+        """The first values are logged: write the dashboard.
+
+        Args:
+            tags: Of them.
+        """
+        self.has_dashboard = True
+        self._try(lambda: self._show_dashboard(tags))
+
+    def end(self, summary: Summary) -> None:
+        """Fit is over: write what it came to.
+
+        Args:
+            summary: What it came to.
+        """
+        self._try(lambda: self._write(summary))
+        self._try(lambda: write_summary(self._record(summary), private_names.log_directory(self._trainer)))
+
+    def close(self) -> None:
+        """Write what is held, and let the loggers go."""
+        for writer in self._writers:
+            self._try(writer.end)
+        self._brackets.remove()
+        self._writers = []
+
+    def _open(self) -> None:
+        """Watch the writers of the TensorBoard loggers, where TensorBoard is installed; tensorboardX is not enough."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        from mfu_callback.board.run_writer import RunWriter
+
+        for logger in self._trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and isinstance(logger.experiment, SummaryWriter):
+                prefix = private_names.logger_prefix(logger)
+                self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
+
+    def _show(self, meter: MFUMeter) -> None:
+        facts = facts_of(self._trainer, self._pl_module, meter)
+        self._facts = facts
+        for writer in self._writers:
+            writer.complete_hparams(facts)
+        self._write(meter.summary())
+
+    def _show_dashboard(self, tags: Collection[str]) -> None:
+        for writer in self._writers:
+            writer.write_dashboard(tags)
+
+    def _write(self, summary: Summary) -> None:
+        if self._writers:
+            facts, record = self._facts, self._record(summary)
+            text = None if facts is None else card(facts, summary, found_batch_size(self._trainer))
+            for writer in self._writers:
+                writer.write(text, record, self._trainer.global_step)
+
+    def _record(self, summary: Summary) -> dict[str, Any]:
+        return record_of(self._facts, summary, found_batch_size(self._trainer))
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except Exception as error:  # a full disk, another version of TensorBoard: none of it may end a run
+            self._warn_once(
+                "board",
+                f"What is shown of the run beside its values was not written ({type(error).__name__}: {error}). The"
+                " values are logged all the same; MFUCallback(board=False) leaves TensorBoard's part out.",
+            )

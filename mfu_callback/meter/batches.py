@@ -1,0 +1,108 @@
+"""What is known of a batch before it runs: its tokens, its samples, its shape, and its FLOPs where they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, TrainingFlops, form_of, shape_of
+from mfu_callback.meter.tokens import count_real_tokens, count_samples, count_tokens
+from mfu_callback.meter.user_functions import UserFunctions
+
+_MOST_FORMS = 1_000
+
+FlopsArgument = str | float | Callable[[Any], float]
+TokensArgument = int | Callable[[Any], int] | None
+
+
+def flops_in_words(flops: FlopsArgument) -> str:
+    """What counts the FLOPs: the name of a counter, or by what they are given."""
+    if isinstance(flops, str):
+        return flops
+    return "given by a function of the batch" if callable(flops) else f"given: {flops:g} a token"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What all batches of one form have in common; what is unknown is NaN.
+
+    Attributes:
+        tokens: Padding included.
+        samples: Samples.
+        has_mask: Whether attention masks tell the padding.
+        shape: There where FLOPs are counted.
+        flops: Of forward and backward; None until they are counted.
+    """
+
+    tokens: float = math.nan
+    samples: float = math.nan
+    has_mask: bool = False
+    shape: BatchShape | None = None
+    flops: TrainingFlops | None = UNKNOWN
+
+
+class Batches:
+    """Looks at batches, and keeps what it found by their form: finding it takes longer than the rest of a step.
+
+    Args:
+        flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
+        tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
+    """
+
+    def __init__(self, flops: FlopsArgument, tokens: TokensArgument) -> None:
+        self._flops = flops
+        self._tokens = tokens
+        self._functions = UserFunctions()
+        self._known: dict[Hashable, Batch] = {}
+
+    def look_at(self, batch: Any) -> tuple[Batch, torch.Tensor | None]:
+        """What is known of a batch, which is not kept, and its tokens that are not padding, if masks tell."""
+        try:
+            form = form_of(batch)
+            found = self._known.get(form) or self._find(batch, form)
+            return found, count_real_tokens(batch) if found.has_mask else None
+        except Exception as error:  # whatever an object of the user's may do when it is looked at
+            self._functions.warn_once(
+                "batch",
+                f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
+                " out. Pass tokens= and flops= as functions of the batch.",
+            )
+            return Batch(), None
+
+    def forget_counted_flops(self) -> None:
+        """The model is in another state: what was counted holds no longer."""
+        for batch in self._known.values():
+            if batch.shape is not None:
+                batch.flops = None
+
+    def _find(self, batch: Any, form: Hashable) -> Batch:
+        tokens, samples = self._tokens_of(batch), count_samples(batch)
+        is_counted = isinstance(self._flops, str)
+        found = Batch(
+            tokens=math.nan if tokens is None else tokens,
+            samples=math.nan if samples is None else samples,
+            has_mask=count_real_tokens(batch) is not None,
+            shape=shape_of(batch) if is_counted else None,
+            flops=None if is_counted else self._given_flops(batch, tokens),
+        )
+        if not callable(self._tokens) and not callable(self._flops):
+            if len(self._known) >= _MOST_FORMS:
+                self._known.clear()
+            self._known[form] = found
+        return found
+
+    def _tokens_of(self, batch: Any) -> int | None:
+        if callable(self._tokens):
+            tokens = self._functions.ask("tokens=", self._tokens, batch)
+            return None if tokens is None else int(tokens)
+        return count_tokens(batch) if self._tokens is None else self._tokens
+
+    def _given_flops(self, batch: Any, tokens: int | None) -> TrainingFlops:
+        if callable(self._flops):
+            flops = self._functions.ask("flops=", self._flops, batch)
+            return UNKNOWN if flops is None else TrainingFlops(flops)
+        return UNKNOWN if tokens is None else TrainingFlops(float(self._flops) * tokens)

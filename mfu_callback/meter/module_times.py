@@ -1,0 +1,217 @@
+"""How long each module's forward and backward take, in a few batches that are watched."""
+
+from __future__ import annotations
+
+import functools
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from mfu_callback.flops.compiled import compiled_calls_watched
+from mfu_callback.flops.module_stack import Frame, ModuleStack
+from mfu_callback.flops.passes import in_backward, next_node_number
+from mfu_callback.meter.clock import Timer
+from mfu_callback.tools.nested import tensors_in
+
+
+class Seconds(NamedTuple):
+    """Of a module itself, without the modules inside it."""
+
+    forward: float
+    backward: float
+
+
+class _Mark(NamedTuple):
+    """From this stamp on the time is a module's; None is nobody's."""
+
+    name: str | None
+    is_backward: bool
+    stamp: Any
+
+
+class _Batch(NamedTuple):
+    """A batch that was watched."""
+
+    marks: list[_Mark]
+    size: float
+
+
+class ModuleTimes:
+    """Splits the time of batches between the modules that run, the innermost ones.
+
+    Global hooks stamp where a module's forward begins and ends. For the backward, autograd's nodes are walked through
+    once the forward is over: they are numbered in the order in which the forward made them, so each number belongs to
+    the module that ran then; as autograd takes them by falling numbers, a hook on each first node of another module
+    stamps where the backward goes over to it. The numbers that nodes compute with are not touched.
+
+    Compiled code is one piece: its time is that of the module or function that was compiled. A backward that is called
+    by hand on what no module returned begins with the first node that belongs to one. A backward inside of a backward
+    (of a reentrant checkpoint) is its caller's.
+
+    Args:
+        root: The module that trains; its parts have names.
+        timer: Stamps the moments.
+    """
+
+    def __init__(self, root: nn.Module, timer: Timer) -> None:
+        self.batches = 0
+        self._timer = timer
+        self._modules = ModuleStack(root, leave=self._leave, enter=self._enter)
+        self._seen: list[_Batch] = []
+        self._size = 1.0
+        self._marks: list[_Mark] = []
+        self._is_on = False
+        self._forget_graph()
+
+    @contextmanager
+    def watching(self, size: float = 1.0) -> Iterator[None]:
+        """Time the modules of one batch, whose forward and backward run in this block.
+
+        Args:
+            size: Of the batch, in whatever unit; NaN where it is not known.
+        """
+        self._size = size
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            stack.enter_context(compiled_calls_watched(self._enter_compiled, self._leave_compiled))
+            stack.callback(register_optimizer_step_pre_hook(lambda *_: self._mark(None)).remove)
+            stack.enter_context(self._modules)
+            self._is_on = True
+            self._mark(None)
+            yield
+
+    def around_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap what runs the batch's forward and returns its loss."""
+
+        @functools.wraps(forward)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._mark("")
+            out = forward(*args, **kwargs)
+            self._watch_backward_of(out)
+            self._mark(None)
+            return out
+
+        return call
+
+    def seconds(self) -> tuple[dict[str, Seconds], float]:
+        """Mean seconds by module of the faster half of the batches, and the mean size of these.
+
+        The others may have met something that is not the model's: hooks and kernels that run for the first time,
+        another process. The device has come to the end of all watched batches.
+
+        Returns:
+            The seconds, in the order of the modules' first run, where "" is the root itself; and the size.
+        """
+        faster = sorted(self._seen, key=self._seconds_per_size)[: (self.batches + 1) // 2]
+        totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for batch in faster:
+            for mark, seconds in self._durations(batch):
+                totals[mark.name or ""][mark.is_backward] += seconds
+        means = {name: Seconds(*(seconds / len(faster) for seconds in both)) for name, both in totals.items()}
+        return means, sum(batch.size for batch in faster) / len(faster)
+
+    def is_over(self) -> bool:
+        """Whether the device has come to the end of all watched batches; never waits."""
+        return all(self._timer.is_over(batch.marks[-1].stamp) for batch in self._seen)
+
+    def _seconds_per_size(self, batch: _Batch) -> float:
+        seconds = sum(seconds for _, seconds in self._durations(batch))
+        return seconds if math.isnan(batch.size) else seconds / batch.size
+
+    def _durations(self, batch: _Batch) -> list[tuple[_Mark, float]]:
+        durations = self._timer.durations([mark.stamp for mark in batch.marks]).tolist()
+        # Nothing follows the last mark.
+        return [pair for pair in zip(batch.marks, durations, strict=False) if pair[0].name is not None]
+
+    def _mark(self, name: str | None, *, is_backward: bool = False) -> None:
+        if not self._is_on:
+            return
+        self._marks.append(_Mark(name, is_backward, self._timer.stamp()))
+        if not is_backward:
+            self._made_from.append(next_node_number())
+            self._made_by.append(name)
+
+    def _end(self) -> None:
+        if self._is_on:
+            self._mark(None)
+            self._is_on = False
+            self._seen.append(_Batch(self._marks, self._size))
+            self.batches += 1
+        self._marks = []
+        self._forget_graph()
+
+    def _forget_graph(self) -> None:
+        self._nodes: set[Any] = set()  # walked through already
+        self._made_from: list[int] = []  # the first node's number
+        self._made_by: list[str | None] = []
+        self._in_backward: str | None = None  # whose backward is running
+
+    # The forward, and what a checkpoint runs again in the backward
+
+    def _enter(self, frame: Frame) -> None:
+        self._mark(frame.name, is_backward=in_backward())
+
+    def _leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
+        outer = self._modules.outer
+        if in_backward():
+            self._mark(self._in_backward if outer is None else outer.name, is_backward=True)
+            return
+        if outer is None:
+            self._watch_backward_of(output)
+        self._mark("" if outer is None else outer.name)
+
+    def _enter_compiled(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        module = self._modules.module_of(function)
+        name = None if module is None else self._modules.name_of_module(module)
+        self._modules.suspend()
+        if name is not None:
+            self._mark(name, is_backward=in_backward())
+
+    def _leave_compiled(self) -> None:
+        self._modules.resume()
+        name = self._in_backward if in_backward() else self._modules.name
+        self._mark(name, is_backward=in_backward())
+
+    # The backward
+
+    def _watch_backward_of(self, output: Any) -> None:
+        """Have the nodes that lead to an output tell where the backward goes over to another module."""
+        if not self._is_on:
+            return
+        self._mark(None)
+        nodes = sorted(self._new_nodes_of(output), key=lambda node: -node._sequence_nr())
+        for number, node in enumerate(nodes):
+            owner = self._maker_of(node)
+            if number == 0 or owner != self._maker_of(nodes[number - 1]):
+                node.register_prehook(functools.partial(self._go_over_to, owner, number == 0))
+
+    def _new_nodes_of(self, output: Any) -> list[Any]:
+        found = []
+        waiting = [tensor.grad_fn for tensor in tensors_in(output)]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in self._nodes or hasattr(node, "variable"):  # the gradient of a parameter
+                continue
+            self._nodes.add(node)
+            found.append(node)
+            waiting.extend(following for following, _ in node.next_functions)
+        return found
+
+    def _maker_of(self, node: Any) -> str:
+        at = bisect_right(self._made_from, node._sequence_nr()) - 1
+        return (self._made_by[at] if at >= 0 else None) or ""
+
+    def _go_over_to(self, name: str, is_first: bool, gradients: Any) -> None:
+        if not self._is_on:  # a graph that is kept for longer
+            return
+        self._in_backward = name
+        self._mark(name, is_backward=True)
+        if is_first:  # once this backward is over, the time is nobody's
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._mark(None))

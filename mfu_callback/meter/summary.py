@@ -1,0 +1,84 @@
+"""What a whole run came to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mfu_callback.flops import FlopCount
+from mfu_callback.meter.advice import advice_for
+from mfu_callback.meter.per_module import ModuleFigures
+from mfu_callback.peaks import Peak
+from mfu_callback.peaks.peak import dtype_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a whole run came to, warm-up and the counting step left out. Unknown is None.
+
+    Attributes:
+        steps: Measured optimizer steps.
+        tokens: Tokens in them, all devices.
+        tokens_per_sec: All devices.
+        real_tokens_per_sec: Without the padding, where attention masks tell.
+        samples_per_sec: All devices.
+        step_time_sec: Median seconds of a step.
+        step_time_sec_min: Mean seconds of a step on the fastest of several devices; None on one.
+        step_time_sec_max: The same on the slowest.
+        phases_sec: Mean seconds of a step by phase: data, forward, backward, optimizer, other.
+        mfu: Model FLOPs utilization, a fraction of the peak.
+        mfu_achievable: The same against the measured peak.
+        hfu: The same with recomputed FLOPs; None where nothing was recomputed.
+        flops: The count of the first batch.
+        conventions: How attention and the backward are counted; None where FLOPs are given.
+        peak: What MFU is measured against.
+        achievable: The measured peak of the device, where one is known.
+        waterfall: Where the machine went; sums to 1.
+        wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.meter.goodput.PARTS`).
+        modules: FLOPs, time and MFU by module, of this process; None unless ``modules=True`` asked for them.
+    """
+
+    steps: int
+    tokens: int | None = None
+    tokens_per_sec: float | None = None
+    real_tokens_per_sec: float | None = None
+    samples_per_sec: float | None = None
+    step_time_sec: float | None = None
+    step_time_sec_min: float | None = None
+    step_time_sec_max: float | None = None
+    phases_sec: dict[str, float] | None = None
+    mfu: float | None = None
+    mfu_achievable: float | None = None
+    hfu: float | None = None
+    flops: FlopCount | None = None
+    conventions: str | None = None
+    peak: Peak | None = None
+    achievable: Peak | None = None
+    waterfall: dict[str, float] | None = None
+    wall_time_sec: dict[str, float] | None = None
+    modules: tuple[ModuleFigures, ...] | None = None
+
+    @property
+    def goodput(self) -> float | None:
+        """The share of the wall time since fit began that was measured training; None before that is known."""
+        if self.wall_time_sec is None or not sum(self.wall_time_sec.values()):
+            return None
+        return self.wall_time_sec["training"] / sum(self.wall_time_sec.values())
+
+    @property
+    def advice(self) -> str | None:
+        """One sentence about the largest loss; None where it is small or unknown."""
+        return None if self.waterfall is None else advice_for(self.waterfall)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data, for JSON; FLOPs per module and per dtype too."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested: dict[str, Any] = {
+            name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None
+        }
+        for peak in (nested.get("peak"), nested.get("achievable")):
+            if peak is not None:
+                peak["dtype"] = dtype_name(peak["dtype"])
+        if self.modules is not None:
+            nested["modules"] = [asdict(figures) for figures in self.modules]
+        return plain | nested | {"goodput": self.goodput, "advice": self.advice}

@@ -1,0 +1,1 @@
+"""The rates of devices, by maker and kind, each with its source."""

@@ -1,0 +1,60 @@
+"""The device table: the rows of every family, and those of a name.
+
+Add a device by adding a row to its family's file: the names that its driver reports, the dense rates that its vendor
+prints, and where. A dtype that the vendor does not print follows from the architecture, the units and the clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from mfu_callback.peaks.tables.amd import INSTINCT, RADEON
+from mfu_callback.peaks.tables.device import Device
+from mfu_callback.peaks.tables.google import TPUS
+from mfu_callback.peaks.tables.intel import INTEL
+from mfu_callback.peaks.tables.nvidia_data_center import DATA_CENTER
+from mfu_callback.peaks.tables.nvidia_data_center_before_hopper import DATA_CENTER_BEFORE_HOPPER
+from mfu_callback.peaks.tables.nvidia_geforce import GEFORCE
+from mfu_callback.peaks.tables.nvidia_geforce_before_ada import GEFORCE_BEFORE_ADA
+from mfu_callback.peaks.tables.nvidia_workstation import WORKSTATION
+from mfu_callback.peaks.tables.nvidia_workstation_before_ada import WORKSTATION_BEFORE_ADA
+
+DEVICES: tuple[Device, ...] = (
+    *DATA_CENTER_BEFORE_HOPPER,
+    *DATA_CENTER,
+    *WORKSTATION_BEFORE_ADA,
+    *WORKSTATION,
+    *GEFORCE_BEFORE_ADA,
+    *GEFORCE,
+    *INSTINCT,
+    *RADEON,
+    *INTEL,
+    *TPUS,
+)
+
+# Words that do not tell one device from another: vendor, brand, and the marks of trade.
+_NEUTRAL = frozenset(("nvidia", "amd", "intel", "google", "geforce", "tesla", "gpu", "tm", "r"))
+# NVIDIA's driver writes SUPER on a desktop's card and Super on a laptop's.
+_LAPTOP_SUPER = re.compile(r"\b(?!SUPER\b)(?i:super)\b")
+
+
+def rows_of(device_name: str) -> tuple[Device, ...]:
+    """The rows with this name, compared word by word; several where different devices report the same."""
+    return _ROWS.get(_words(device_name), ())
+
+
+def _words(device_name: str) -> frozenset[str]:
+    words = re.findall(r"[a-z0-9]+", _LAPTOP_SUPER.sub("laptop super", device_name).lower())
+    return frozenset(words) - _NEUTRAL
+
+
+def _by_words() -> dict[frozenset[str], tuple[Device, ...]]:
+    rows: dict[frozenset[str], list[Device]] = defaultdict(list)
+    for device in DEVICES:
+        for words in {_words(name) for name in device.reported}:
+            rows[words].append(device)
+    return {words: tuple(devices) for words, devices in rows.items()}
+
+
+_ROWS = _by_words()

@@ -1,0 +1,116 @@
+"""A page of HTML that holds all that it shows: the runs, the charts of the tab, and what draws them."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mfu_callback.logs.run_log import RunLog, Series
+from mfu_callback.meter.tags import MFU, TOKENS_PER_SEC
+from mfu_callback.report.page.assets import STATIC, plotly_file
+from mfu_callback.report.page.views import run_view, series_view, waterfall_view
+
+_POINTS = 1_000  # of a curve: more than a chart shows
+# In the order in which each needs the ones before.
+_SCRIPTS = ("format.js", "table.js", "charts.js", "page.js")
+_START = """
+const held = JSON.parse(document.getElementById('held').textContent);
+const page = mount(document.body, {
+  runs: async () => ({ runs: held.runs, problems: held.problems, notes: held.notes }),
+  curves: async (tag) => held.curves[tag] ?? {},
+  waterfall: async (run) => held.waterfalls[run],
+}, Promise.resolve());
+const dark = window.matchMedia('(prefers-color-scheme: dark)');
+const setTheme = () => page.theme(dark.matches ? 'dark' : 'light');
+dark.addEventListener('change', setTheme);
+setTheme();
+page.reload();
+"""
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline';\
+ style-src 'unsafe-inline'; img-src data: blob:">
+<title>{title}</title>
+<style>{style}</style>
+<script>{plotly}</script>
+</head>
+<body>
+<script type="application/json" id="held">{data}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+def write_page(file: Path, runs: Sequence[RunLog], *, title: str, notes: Sequence[str] = ()) -> None:
+    """Write the page.
+
+    Args:
+        file: Where.
+        runs: What it shows.
+        title: Of the page.
+        notes: What else to say, at the top.
+
+    Raises:
+        ModuleNotFoundError: If plotly is not installed.
+        OSError: If the file cannot be written.
+    """
+    plotly = plotly_file()
+    if plotly is None:
+        raise ModuleNotFoundError("The page's charts need plotly: pip install 'mfu-callback[tensorboard]'")
+    page = _PAGE.format(
+        title=html.escape(title),
+        style=(STATIC / "style.css").read_text(encoding="utf-8"),
+        plotly=plotly.read_text(encoding="utf-8").replace("</script", "<\\/script"),
+        data=_as_text(_held(runs, notes)),
+        script="\n".join([*map(_without_modules, _SCRIPTS), _START]),
+    )
+    file.write_text(page, encoding="utf-8")
+
+
+def _held(runs: Sequence[RunLog], notes: Sequence[str]) -> dict[str, Any]:
+    shown = [run for run in runs if run.has_values]
+    return {
+        "runs": [run_view(run) for run in shown],
+        "problems": [f"{run.name}: {problem}" for run in runs for problem in run.problems],
+        "notes": list(notes),
+        "curves": {
+            tag: {run.name: series_view(_thinned(run.scalars[tag])) for run in shown if tag in run.scalars}
+            for tag in (MFU, TOKENS_PER_SEC)
+        },
+        "waterfalls": {
+            run.name: waterfall_view({tag: _thinned(series) for tag, series in run.scalars.items()}) for run in shown
+        },
+    }
+
+
+def _thinned(series: Series) -> Series:
+    """As many points as a chart shows, evenly taken, the first and the last among them."""
+    count = len(series.steps)
+    if count <= _POINTS:
+        return series
+    kept = np.unique(np.linspace(0, count - 1, _POINTS).round().astype(int)).tolist()
+    return Series(
+        steps=[series.steps[index] for index in kept],
+        wall_times=[series.wall_times[index] for index in kept] if series.wall_times else [],
+        values=[series.values[index] for index in kept],
+    )
+
+
+def _as_text(data: Any) -> str:
+    """JSON that no parser of HTML takes for a tag."""
+    return json.dumps(data, default=str).replace("<", "\\u003c")
+
+
+def _without_modules(name: str) -> str:
+    """A script as part of a larger one: nothing is imported, and what it exports is simply there."""
+    text = (STATIC / name).read_text(encoding="utf-8")
+    return re.sub(r"^export ", "", re.sub(r"^import .*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
