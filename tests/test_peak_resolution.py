@@ -75,7 +75,7 @@ def test_an_unknown_device_is_measured_and_a_warning_says_so(machine):
     assert (found.peak, found.achievable, found.unexpected) == (MEASURED, MEASURED, True)
     assert found.message == (
         "No peak is known for 'X' in bfloat16, so MFU is measured against this device's own best matmul"
-        " (1.2 TFLOP/s). Pass peak=, or add a row to the table in mfu_callback/peaks."
+        " (1.2 TFLOP/s). Pass peak=, or add a row to the tables in mfu_callback/peaks/tables."
     )
 
 

@@ -11,26 +11,20 @@ from collections import defaultdict
 
 from mfu_callback.peaks.tables.amd import INSTINCT, RADEON
 from mfu_callback.peaks.tables.device import Device
-from mfu_callback.peaks.tables.google import TPUS
+from mfu_callback.peaks.tables.google import GOOGLE
 from mfu_callback.peaks.tables.intel import INTEL
-from mfu_callback.peaks.tables.nvidia_data_center import DATA_CENTER
-from mfu_callback.peaks.tables.nvidia_data_center_before_hopper import DATA_CENTER_BEFORE_HOPPER
-from mfu_callback.peaks.tables.nvidia_geforce import GEFORCE
-from mfu_callback.peaks.tables.nvidia_geforce_before_ada import GEFORCE_BEFORE_ADA
-from mfu_callback.peaks.tables.nvidia_workstation import WORKSTATION
-from mfu_callback.peaks.tables.nvidia_workstation_before_ada import WORKSTATION_BEFORE_ADA
+from mfu_callback.peaks.tables.nvidia_data_center import NVIDIA_DATA_CENTER
+from mfu_callback.peaks.tables.nvidia_geforce import NVIDIA_GEFORCE
+from mfu_callback.peaks.tables.nvidia_workstation import NVIDIA_WORKSTATION
 
 DEVICES: tuple[Device, ...] = (
-    *DATA_CENTER_BEFORE_HOPPER,
-    *DATA_CENTER,
-    *WORKSTATION_BEFORE_ADA,
-    *WORKSTATION,
-    *GEFORCE_BEFORE_ADA,
-    *GEFORCE,
+    *NVIDIA_DATA_CENTER,
+    *NVIDIA_WORKSTATION,
+    *NVIDIA_GEFORCE,
     *INSTINCT,
     *RADEON,
     *INTEL,
-    *TPUS,
+    *GOOGLE,
 )
 
 # Words that do not tell one device from another: vendor, brand, and the marks of trade.

@@ -6,7 +6,7 @@ from mfu_callback.peaks.tables.device import Device
 
 _DOCS = "https://docs.cloud.google.com/tpu/docs"
 
-TPUS: tuple[Device, ...] = (
+GOOGLE: tuple[Device, ...] = (
     Device(
         name="TPU v2 (one of two cores)",
         reported=("TPU v2",),
