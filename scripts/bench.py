@@ -17,15 +17,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from bench_plot import draw
-from bench_row import Request, Row, table_of
-from replaced_benchmark import VECTOR_PEAKS, vector_peak
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gpt import GPT, SIZES, get_config
 from mfu_callback import count_flops
 from mfu_callback.finder.foretold.predict import bytes_of
+from scripts.bench_parts.plot import draw
+from scripts.bench_parts.replaced import VECTOR_PEAKS, vector_peak
+from scripts.bench_parts.row import Request, Row, table_of
 
 CONTEXT_LIMIT = 1024
 WARMUP_STEPS = 2  # FLOPs are counted in the first
@@ -219,7 +219,7 @@ def run_in_process(request: Request, listen) -> Row:
     """Run one size in a process; its log is DIR/logs/SIZE.log, and its death is a row as well."""
     log_path = Path(request.output) / "logs" / f"{request.size}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("bench_worker.py")), json.dumps(asdict(request))]
+    command = [sys.executable, str(Path(__file__).with_name("bench_parts") / "worker.py"), json.dumps(asdict(request))]
     row = None
     with log_path.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         for line in process.stdout:

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from plan_check import CASES, check
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from gpt import SIZES, GPTModule
 from mfu_callback.finder.foretold.predict import fake_step, largest_within, reserve_of
 from mfu_callback.peaks.tables.device import Device
 from mfu_callback.peaks.tables.devices import DEVICES
+from scripts.checks.predicted_memory import CASES, check
 
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
 MOST = 2**16  # sequences

@@ -42,7 +42,7 @@ def test_the_two_commands_are_targets_of_make(target):
 def test_the_readme_names_every_option_of_the_benchmark_and_no_other():
     command = [sys.executable, str(ROOT / "scripts" / "bench.py"), "--help"]
     options = set(re.findall(r"--[a-z-]+", subprocess.run(command, capture_output=True, text=True).stdout))
-    section = README.split("## The benchmark")[1].split("`scripts/compare_gpt.py`")[0]
+    section = README.split("## The benchmark")[1].split("`scripts/comparisons/hugging_face.py`")[0]
     assert set(re.findall(r"--[a-z-]+", section)) == options
 
 

@@ -89,5 +89,7 @@ def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Re
         f" measured against this device's own best matmul ({peak}). Pass peak="
     )
     is_unknown = reason is None and not has_row
-    remedy = ", or add a row to the tables in mfu_callback/peaks/tables." if is_unknown else " in FLOP/s for another one."
+    remedy = " in FLOP/s for another one."
+    if is_unknown:
+        remedy = ", or add a row to the tables in mfu_callback/peaks/tables."
     return Resolution(peak=peak, achievable=peak, message=message + remedy, unexpected=reason is None)

@@ -1,0 +1,1 @@
+"""Ours beside what others have, and what it costs."""

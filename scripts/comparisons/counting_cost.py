@@ -1,0 +1,78 @@
+"""What counting FLOPs costs: a training step that is counted beside a plain one, and a count on the meta device.
+
+The steps are those of one GPT with AdamW, in turns. The counted one runs inside a FlopCounter as the first step of a
+run with MFUCallback does. Then the largest GPT is counted without memory, on the meta device.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+from gpt import GPT, SIZES, get_config
+from gpt.model import next_token_loss
+from mfu_callback import FlopCounter, count_flops
+from scripts.comparisons.in_turns import print_comparison, time_in_turns
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def main() -> None:
+    """Compare and print."""
+    arguments = parse_arguments()
+    torch.manual_seed(0)
+    torch.set_default_dtype(DTYPES[arguments.dtype])
+    seconds = time_in_turns(plain_and_counted(arguments), warmup=arguments.warmup, rounds=arguments.rounds)
+    print_comparison(seconds, over="plain", tokens=arguments.batch_size * arguments.context_length)
+    time_on_meta(arguments.meta_size)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="gpt-small", help="which GPT to train")
+    parser.add_argument("--meta-size", choices=SIZES, default="gpt-xl", help="which GPT to count on the meta device")
+    parser.add_argument("--batch-size", type=int, default=1, help="sequences in a batch")
+    parser.add_argument("--context-length", type=int, default=256, help="tokens in a sequence")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of weights and activations")
+    parser.add_argument("--rounds", type=int, default=15, help="measured steps of each")
+    parser.add_argument("--warmup", type=int, default=2, help="steps of each before that")
+    return parser.parse_args()
+
+
+def plain_and_counted(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """The same training step, as it is and counted."""
+    model = GPT(get_config(arguments.size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = torch.randint(50257, (arguments.batch_size, arguments.context_length + 1))
+
+    def plain() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        next_token_loss(model(tokens[:, :-1]), tokens[:, 1:]).backward()
+        optimizer.step()
+
+    def counted() -> None:
+        with FlopCounter(model):
+            plain()
+
+    return {"plain": plain, "counted": counted}
+
+
+def time_on_meta(size: str) -> None:
+    """Build and count a GPT without memory."""
+    start = perf_counter()
+    with torch.device("meta"):
+        model, tokens = GPT(get_config(size)), torch.zeros(2, 1024, dtype=torch.long)
+    built = perf_counter()
+    count = count_flops(model, tokens)
+    print(
+        f"{size} on the meta device: built in {built - start:.2f} s, counted in {perf_counter() - built:.2f} s"
+        f" ({count.forward:.4e} FLOPs)"
+    )
+
+
+if __name__ == "__main__":
+    main()

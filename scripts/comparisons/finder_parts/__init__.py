@@ -1,0 +1,1 @@
+"""What a comparison of batch-size finders is made of."""

@@ -1,0 +1,207 @@
+"""Runs one search, or trains one size, in a process of its own: `worker.py REQUEST`, a JSON object.
+
+Writes one JSON object to standard output: the fields of `finder_row.Row` or of `finder_row.Training`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.tuner import Tuner
+
+from mfu_callback.finder import find_batch_size
+from scripts.comparisons.finder_parts.budget import fix_heap_thresholds, limited_to, used_bytes
+from scripts.comparisons.finder_parts.row import Request, Row, Training
+from scripts.comparisons.finder_parts.subjects import LOG, SUBJECTS, Subject
+from scripts.comparisons.finder_parts.traces import differences, traces
+
+with suppress(ImportError):  # here, so that its time is not the search's; without it, its rows say that it is missing
+    import accelerate.utils
+
+_STEPS = 2  # the optimizer's state is there from the second on
+_NO_MAXIMUM = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a finder is given.
+
+    Attributes:
+        subject: What to train.
+        module: The model.
+        data: Its data.
+        trainer: A Trainer that has not run.
+        budget_bytes: What the model and all that comes of it may take.
+        total_bytes: What this process may take, if it keeps to that.
+    """
+
+    subject: Subject
+    module: LightningModule
+    data: LightningDataModule
+    trainer: Trainer
+    budget_bytes: int
+    total_bytes: int
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    request = Request(**json.loads(sys.argv[1]))
+    answer, sys.stdout = sys.stdout, sys.stderr  # whatever a tool prints is no answer
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    fix_heap_thresholds()
+    with TemporaryDirectory() as directory:
+        os.chdir(directory)
+        case = prepare(request)
+        done = search(case, request) if request.size is None else train(case, request.size)
+        os.chdir("/")
+    print(json.dumps(asdict(done)), file=answer)
+
+
+def prepare(request: Request) -> Case:
+    """Everything that a search needs, in a process that has trained before.
+
+    What only the first steps of a process take is taken first, without a limit: lazy imports and threads that fail
+    half-way under one break the process.
+    """
+    subject = SUBJECTS[request.model]
+    fit(make_trainer(), subject.module(), subject.data(), size=2)
+    data, trainer = subject.data(), make_trainer()
+    used = used_bytes()
+    return Case(
+        subject=subject,
+        module=subject.module(),
+        data=data,
+        trainer=trainer,
+        budget_bytes=request.budget_bytes,
+        total_bytes=used + request.budget_bytes,
+    )
+
+
+def search(case: Case, request: Request) -> Row:
+    """Search, and compare what there is afterwards with what there was."""
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(0)
+    before = traces(case.module, case.trainer)
+    LOG.clear()
+    found, error = None, None
+    start = perf_counter()
+    try:
+        found = FINDERS[request.finder](case)
+    except Exception as raised:
+        error = " ".join(f"{type(raised).__name__}: {raised}".split())
+    return Row(
+        finder=request.finder,
+        model=request.model,
+        found=found,
+        seconds=perf_counter() - start,
+        ran=found is not None and LOG.ended[found] >= _STEPS,
+        sizes=len(set(LOG.begun)),
+        attempts=LOG.attempts,
+        steps=len(LOG.begun),
+        left=differences(before, traces(case.module, case.trainer)),
+        wrote=sorted({os.path.splitext(name)[1] for name in LOG.files}),
+        error=error,
+    )
+
+
+def train(case: Case, size: int) -> Training:
+    """Whether a size trains within the budget; whatever goes wrong says that it does not."""
+    try:
+        with limited_to(case.total_bytes):
+            fit(case.trainer, case.module, case.data, size)
+    except Exception as error:
+        return Training(fits=False, why=" ".join(f"{type(error).__name__}: {error}".split()))
+    return Training(fits=LOG.ended[size] >= _STEPS, why="ran")
+
+
+def fit(trainer: Trainer, module: LightningModule, data: Any, size: int) -> None:
+    """Train for two steps."""
+    data.batch_size = size
+    trainer.fit_loop.epoch_loop.max_steps = _STEPS
+    trainer.fit(module, datamodule=data)
+
+
+def make_trainer() -> Trainer:
+    """A silent Trainer with a callback of the user's."""
+    return Trainer(
+        accelerator="cpu",
+        max_steps=1000,
+        callbacks=[Callback()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def ours(case: Case) -> int:
+    """The finder of this package, which sets its own limit."""
+    options = {"budget": case.budget_bytes, "margin": 0.0, "resolution": 0.0}
+    return find_batch_size(case.trainer, case.module, datamodule=case.data, **options).batch_size
+
+
+def lightnings(mode: str, **options: Any) -> Callable[[Case], int | None]:
+    """Lightning's finder within the budget."""
+
+    def find(case: Case) -> int | None:
+        with limited_to(case.total_bytes):
+            return Tuner(case.trainer).scale_batch_size(case.module, datamodule=case.data, mode=mode, **options)
+
+    return find
+
+
+def accelerates(start: int) -> Callable[[Case], int]:
+    """The finder of accelerate within the budget; what it calls makes all that it trains, as its guide says."""
+
+    def find(case: Case) -> int:
+        @accelerate.utils.find_executable_batch_size(starting_batch_size=start)
+        def train_two_steps(batch_size: int) -> int:
+            train_plainly(case.subject.module(), case.subject.data(), batch_size)
+            return batch_size
+
+        with limited_to(case.total_bytes):
+            return train_two_steps()
+
+    return find
+
+
+def train_plainly(module: Any, data: Any, size: int) -> None:
+    """Two steps in a loop of one's own."""
+    data.batch_size = size
+    batches, optimizer = iter(data.train_dataloader()), module.configure_optimizers()
+    module.on_train_start()
+    for index in range(_STEPS):
+        batch = next(batches)
+        loss = module.training_step(batch, index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        module.on_train_batch_end(None, batch, index)
+
+
+FINDERS: dict[str, Callable[[Case], int | None]] = {
+    "ours": ours,
+    "binsearch": lightnings("binsearch", margin=0.0, max_val=_NO_MAXIMUM),
+    "binsearch, as it comes": lightnings("binsearch"),
+    "power, as it comes": lightnings("power"),
+    "accelerate, as it comes": accelerates(128),
+    "accelerate from 1024": accelerates(1024),
+}
+
+if __name__ == "__main__":
+    main()

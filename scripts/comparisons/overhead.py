@@ -1,0 +1,99 @@
+"""What MFUCallback costs a training step, beside Lightning's ThroughputMonitor, in one run.
+
+    python scripts/comparisons/overhead.py                         # 5,000 steps of a tiny model
+    python scripts/comparisons/overhead.py --steps 1000 100000 --modules 10 10000 --ranks 1 2 4
+
+Both callbacks listen to the same steps of one Trainer, and the time that each spends in its own code is added up step
+by step, so that a machine that changes its speed changes it for both: its hooks, and for ours what its brackets around
+methods of the Trainer and of the optimizers add to them. A third callback has the same hooks and brackets and does
+nothing in them: that much of the figures is the measuring itself. Steps on which the Trainer logs are counted apart,
+with the collective of several ranks, and so is what Lightning and its loggers take to send our values away.
+Every setting is a run of its own, in a process of its own (several for several ranks, of which the first is shown); of
+several values of an option, each is run with the others' first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mfu_callback.meter.ledger import SYNCS
+
+RUN = Path(__file__).with_name("overhead_parts") / "run.py"
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = parse_arguments()
+    print(shlex.join(["python", *sys.argv]))
+    print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}")
+    table = make_table()
+    for setting in settings(arguments):
+        add_rows(table, setting, run(setting, arguments))
+    print(f"sync={arguments.sync}, a logging step in {arguments.log_every}; microseconds a step, medians")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=[5000], help="of a run (default: 5000)")
+    parser.add_argument("--modules", type=int, nargs="+", default=[10], help="layers of the model (default: 10)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes that train with DDP (default: 1)")
+    parser.add_argument("--sync", choices=SYNCS, default="step", help="of MFUCallback (default: %(default)s)")
+    parser.add_argument("--log-every", type=int, default=50, help="log_every_n_steps (default: %(default)s)")
+    arguments = parser.parse_args()
+    if min(arguments.steps) < 3 * arguments.log_every:
+        parser.error("--steps must be at least 3 times --log-every, for some logging steps to be measured.")
+    if min(*arguments.modules, *arguments.ranks, arguments.log_every) < 1:
+        parser.error("--modules, --ranks and --log-every must be at least 1.")
+    return arguments
+
+
+def settings(arguments: argparse.Namespace) -> list[dict[str, int]]:
+    """The first value of every option together, and each further one with the others' first."""
+    options = {name: getattr(arguments, name) for name in ("steps", "modules", "ranks")}
+    first = {name: values[0] for name, values in options.items()}
+    return [first, *({**first, name: value} for name, values in options.items() for value in values[1:])]
+
+
+def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a run in a process of its own prints."""
+    options = {**setting, "log-every": arguments.log_every, "sync": arguments.sync}
+    command = [sys.executable, str(RUN), *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_table() -> Table:
+    """The empty table."""
+    table = Table("steps", "layers", "ranks", "callback", "without logging", "with logging", "sending its values")
+    table.add_column("memory growth after step 1,000")
+    return table
+
+
+def add_rows(table: Table, setting: dict[str, int], figures: dict[str, Any]) -> None:
+    """Add what a run printed, a row a callback."""
+    where = [f"{setting[name]:,}" for name in ("steps", "modules", "ranks")]
+    for name in ("MFUCallback", "ThroughputMonitor", "nothing"):
+        own = [f"{figures[name][kind]:.1f}" for kind in ("plain", "logging")]
+        is_ours = name == "MFUCallback"
+        growth = f"{figures['memory_growth_bytes'] / 2**20:.1f} MiB"
+        of_run = [f"{figures['sending']['logging']:.0f}", growth] if is_ours else ["", ""]
+        table.add_row(*(where if is_ours else [""] * 3), name, *own, *of_run, end_section=name == "nothing")
+
+
+if __name__ == "__main__":
+    main()

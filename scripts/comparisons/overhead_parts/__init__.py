@@ -1,0 +1,1 @@
+"""The run whose cost is measured."""

@@ -1,0 +1,255 @@
+"""One run of scripts/comparisons/overhead.py: trains a tiny model, prints what each callback took per step as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ThroughputMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mfu_callback import MFUCallback
+from mfu_callback.lightning.private_names import SEND_METRICS
+from mfu_callback.tools.brackets import Brackets, Function
+
+HOOKS = (
+    *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_train_batch_end"),
+)
+_BATCH_SIZE = 4
+
+
+class Model(LightningModule):
+    """Some linear layers, of which the first alone computes; a step takes a fraction of a millisecond.
+
+    Args:
+        modules: How many layers.
+    """
+
+    def __init__(self, modules: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(modules))
+        self.layers[1:].requires_grad_(False)
+        self.flops_per_batch = 3 * 2 * _BATCH_SIZE * 8 * 8  # asked for by ThroughputMonitor
+        self.optimizer = torch.optim.SGD(self.layers[0].parameters(), lr=1e-3)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        """The mean of the first layer's output."""
+        return self.layers[0](batch).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD of the first layer."""
+        return self.optimizer
+
+
+class StepTimes:
+    """Adds up the seconds of one callback, step by step, and keeps the sums.
+
+    Args:
+        steps: How many there will be; their memory is taken now, so that it does not grow.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.seconds = 0.0
+        self.per_step = np.full(steps, np.nan)
+        self._ended = 0
+
+    def begin_step(self) -> None:
+        """The next step begins, and the last one, if there was one, ends."""
+        if self._ended:
+            self.per_step[self._ended - 1] = self.seconds
+        self._ended += 1
+        self.seconds = 0.0
+
+    def timed(self, function: Function) -> Callable[..., Any]:
+        """Have a function's time added."""
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            start = perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self.seconds += perf_counter() - start
+
+        return call
+
+    def time_hooks_of(self, callback: Callback) -> None:
+        """Have the callback's hooks timed."""
+        for name in HOOKS:
+            setattr(callback, name, self.timed(getattr(callback, name)))
+
+
+class TimedBrackets(Brackets):
+    """Brackets that add what they take, less what the methods take that they are around, to the times.
+
+    Args:
+        own: Gets the time of the brackets.
+        sending: Gets the time that Lightning and its loggers take to send metrics away.
+    """
+
+    def __init__(self, own: StepTimes, sending: StepTimes) -> None:
+        super().__init__()
+        self._own, self._sending = own, sending
+
+    def put(self, owner: object, method: str, wrap: Callable[[Function], Function]) -> Callable[[], None]:
+        """Put a timed bracket on."""
+
+        def timed(original: Function) -> Function:
+            def uncounted(*arguments: Any, **keywords: Any) -> Any:
+                start = perf_counter()
+                try:
+                    return original(*arguments, **keywords)
+                finally:
+                    seconds = perf_counter() - start
+                    self._own.seconds -= seconds
+                    self._sending.seconds += seconds if method == SEND_METRICS else 0.0
+
+            return self._own.timed(wrap(uncounted))
+
+        return super().put(owner, method, timed)
+
+
+class Empty(Callback):
+    """Has the hooks and as many brackets as MFUCallback, and does nothing in them: what measuring takes by itself.
+
+    Args:
+        brackets: Puts them on.
+    """
+
+    def __init__(self, brackets: Brackets) -> None:
+        self._brackets = brackets
+
+    def nothing(self, *arguments: Any) -> None:
+        """Do nothing."""
+
+    on_train_batch_start = on_before_zero_grad = on_before_backward = on_after_backward = nothing  # type: ignore
+    on_before_optimizer_step = on_train_batch_end = nothing  # type: ignore
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the brackets on."""
+        loop = trainer.fit_loop.epoch_loop
+        for owner, method in (
+            (loop, "_on_before_fetch"),
+            (loop.automatic_optimization, "run"),
+            (trainer.strategy, "training_step"),
+            (trainer.strategy, "optimizer_step"),
+        ):
+            self._brackets.put(owner, method, lambda function: lambda *args, **kwargs: function(*args, **kwargs))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take them off."""
+        self._brackets.remove()
+
+
+class StepStarts(Callback):
+    """Begins a step of all times, before any other callback, and keeps the process's memory.
+
+    Args:
+        times: Of all callbacks.
+    """
+
+    def __init__(self, times: list[StepTimes]) -> None:
+        self._times = times
+        self.memory_bytes: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Begin a step of every callback."""
+        if trainer.global_step % 1000 == 0:
+            self.memory_bytes.append(psutil.Process().memory_info().rss)
+        for one in self._times:
+            one.begin_step()
+
+
+def main() -> None:
+    """Train, and print the medians."""
+    arguments = parse_arguments()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    module = Model(arguments.modules)
+    ours, monitor, empty, sending = (StepTimes(arguments.steps) for _ in range(4))
+    callback = MFUCallback(peak=1e12, sync=arguments.sync)
+    callback._brackets = TimedBrackets(ours, sending)
+    module.optimizer.register_step_post_hook = timing_registration(module.optimizer, ours)  # type: ignore
+    timed = {
+        callback: ours,
+        ThroughputMonitor(batch_size_fn=len): monitor,
+        Empty(TimedBrackets(empty, StepTimes(0))): empty,
+    }
+    for one, times in timed.items():
+        times.time_hooks_of(one)
+    starts = StepStarts([ours, monitor, empty, sending])
+    with TemporaryDirectory() as directory:
+        trainer = train(module, [starts, *timed], arguments, Path(directory))
+    if trainer.is_global_zero:
+        medians = {
+            "MFUCallback": split(ours, arguments.log_every),
+            "ThroughputMonitor": split(monitor, arguments.log_every),
+            "nothing": split(empty, arguments.log_every),
+            "sending": split(sending, arguments.log_every),
+        }
+        growth = starts.memory_bytes[-1] - starts.memory_bytes[min(1, len(starts.memory_bytes) - 1)]
+        print(json.dumps(medians | {"memory_growth_bytes": growth}))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("steps", "modules", "ranks", "log-every"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--sync", required=True)
+    return parser.parse_args()
+
+
+def timing_registration(optimizer: torch.optim.Optimizer, times: StepTimes) -> Callable[[Function], Any]:
+    """An optimizer's way to register hooks, that has them timed."""
+    register = optimizer.register_step_post_hook
+    return lambda hook: register(times.timed(hook))
+
+
+def train(
+    module: LightningModule, callbacks: list[Callback], arguments: argparse.Namespace, directory: Path
+) -> Trainer:
+    """Fit without a word."""
+    data = DataLoader(torch.zeros(_BATCH_SIZE * arguments.steps * arguments.ranks, 8), batch_size=_BATCH_SIZE)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=arguments.ranks,
+        strategy="ddp" if arguments.ranks > 1 else "auto",
+        max_steps=arguments.steps,
+        log_every_n_steps=arguments.log_every,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(str(directory)),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, data)
+    return trainer
+
+
+def split(times: StepTimes, log_every: int) -> Mapping[str, float]:
+    """The median microseconds of the steps that log and of those that do not, the first ones left out."""
+    seconds = times.per_step[:-1]  # no step begins after the last one
+    logs = (np.arange(len(seconds)) + 1) % log_every == 0
+    warm = np.arange(len(seconds)) >= log_every
+    return {
+        "plain": 1e6 * float(np.median(seconds[warm & ~logs])),
+        "logging": 1e6 * float(np.median(seconds[warm & logs])),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The names of devices that look-ups of peaks are compared on."""

@@ -1,0 +1,1 @@
+"""Tests of mfu_callback/board."""

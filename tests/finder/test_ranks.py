@@ -1,0 +1,123 @@
+"""Searches of several processes, which must agree, and end together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mfu_callback.finder.trials.ranks import Ranks
+from tests.helpers import finder_run
+from tests.helpers.finder_run import GIVEN
+
+SCRIPT = Path(finder_run.__file__)
+TIMEOUT_SEC = 120
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes a run, once, and gives what it printed and what each rank ended with, as far as it came."""
+    directory = tmp_path_factory.mktemp("ranks")
+
+    @cache
+    def run(how: str) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(directory), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SEC)
+        return done, [torch.load(path) for path in sorted(directory.glob(f"{how}-[0-9].pt"))]
+
+    return run
+
+
+def sizes(rank: Any) -> list[int]:
+    return [size for size, *_ in rank["trials"]]
+
+
+@pytest.mark.parametrize("how", ["ddp-2-uneven", "ddp-2-uneven-loaders", "fsdp2-2-uneven"])
+def test_all_ranks_try_the_same_sizes_and_keep_to_the_smallest_budget(run: Any, how: str) -> None:
+    done, ranks = run(how)
+    assert done.returncode == 0, done.stderr
+    roomy, narrow = ranks
+    assert sizes(roomy) == sizes(narrow)
+    assert roomy["batch_size"] == narrow["batch_size"] == roomy["loader"] == narrow["loader"]
+    assert [fits for _, fits, *_ in roomy["trials"]] == [fits for _, fits, *_ in narrow["trials"]]
+    assert 18 <= narrow["batch_size"] <= 28  # a rank with the whole budget reaches twice as much
+    assert roomy["steps"] == 3
+
+
+def test_a_rank_that_would_have_had_room_says_that_another_had_not(run: Any) -> None:
+    _, (roomy, narrow) = run("ddp-2-uneven")
+    failed = roomy["trials"][-1]
+    assert failed[1:2] + failed[3:] == (False, "did not fit in another process")
+    assert "memory" in narrow["trials"][-1][3] or "bytes of" in narrow["trials"][-1][3]
+
+
+@pytest.mark.parametrize("strategy", ["ddp-2", "fsdp2-2"])
+def test_ranks_train_on_as_if_the_size_had_been_given(run: Any, strategy: str) -> None:
+    (done, found), (_, given) = run(f"{strategy}-capped"), run(f"{strategy}-given")
+    assert done.returncode == 0, done.stderr
+    assert [rank["batch_size"] for rank in found] == [GIVEN, GIVEN]
+    for mine, theirs in zip(found, given, strict=True):
+        assert mine["weights"].keys() == theirs["weights"].keys()
+        assert all(torch.equal(mine["weights"][name], theirs["weights"][name]) for name in mine["weights"])
+
+
+def test_a_step_that_gathers_from_all_ranks_runs_alone_in_trials(run: Any) -> None:
+    done, ranks = run("ddp-2-capped-gathering")
+    assert done.returncode == 0, done.stderr
+    assert [rank["batch_size"] for rank in ranks] == [GIVEN, GIVEN]
+
+
+def test_where_steps_wait_for_each_other_no_size_fails_that_was_run(run: Any) -> None:
+    _, ranks = run("fsdp2-2-uneven")
+    assert all(fits for rank in ranks for _, fits, *_ in rank["trials"])
+    assert max(peak for _, _, peak, _ in ranks[1]["trials"]) <= 100 * 2**20
+
+
+def test_an_error_on_one_rank_ends_all_of_them(run: Any) -> None:
+    done, ranks = run("ddp-2-raising")
+    assert done.returncode != 0
+    assert ranks == []
+    assert "ArithmeticError: broken" in done.stderr
+    assert "another process broke in the trial of 8 samples" in done.stderr
+
+
+def test_a_budget_that_holds_nothing_on_one_rank_ends_all_of_them_with_its_name(run: Any) -> None:
+    done, ranks = run("ddp-2-tight")
+    assert done.returncode != 0
+    assert ranks == []
+    assert done.stderr.count("Not even a batch of 1 fits into") >= 2
+    assert "into 5 MiB" in done.stderr
+
+
+def test_a_lack_of_memory_where_steps_wait_for_each_other_ends_all_ranks_with_its_name(run: Any) -> None:
+    done, ranks = run("fsdp2-2-exhausting")
+    assert done.returncode != 0
+    assert ranks == []
+    text = "the processes wait for each other inside of it; process 1: OutOfMemoryError: no memory is left"
+    for rank in ("[rank0]", "[rank1]"):
+        assert any(line.startswith(rank) and text in line for line in done.stderr.splitlines()), done.stderr
+
+
+def test_one_process_agrees_with_itself() -> None:
+    from tests.helpers.finder_models import Tabular, trainer
+
+    run, model = trainer(), Tabular()
+    run.strategy.connect(model)
+    ranks = Ranks(run, model)
+    verdict = ranks.agree(fits=True, used=None, seconds=2.0)
+    assert (verdict.fits, verdict.used, verdict.seconds) == (True, None, 2.0)
+    assert ranks.held_bytes == 0
+    assert not ranks.step_together
+
+
+def test_synchronized_batch_norm_is_a_reason_to_foretell() -> None:
+    from tests.helpers.finder_models import Tabular, trainer
+
+    run, model = trainer(), Tabular()
+    model.net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.net)
+    assert Ranks(run, model).step_together

@@ -1,0 +1,169 @@
+"""Trains on CPU processes: `distributed_run.py DIRECTORY HOW`; each rank writes what it ends with.
+
+HOW is words joined by hyphens: a strategy (ddp, fsdp2, or tp, where pairs of processes share a batch), the number of
+processes, and any of these: "without" the callback, "failing" (the count fails on the second rank), "raising" (the
+second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled"
+(blocks), "uneven" (the second rank's batches are half as large), "modules" (times them).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+import mfu_callback.flops.counter
+from gpt import GPTModule
+from mfu_callback import MFUCallback
+from tests.helpers.runs import TINY, make_trainer, tiny_data
+
+STEPS = {2: 200, 4: 30}  # by the number of processes; four wait for one another a good deal
+
+LOG_EVERY = 10
+
+
+class Breaking(GPTModule):
+    """The GPT, which on one rank or on all of them breaks off in its fifth step."""
+
+    how: tuple[str, ...] = ()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Break off where that is asked for."""
+        if batch_idx == 4 and "raising" in self.how and self.trainer.global_rank == 1:
+            raise ArithmeticError("broken")
+        if batch_idx == 4 and "interrupted" in self.how:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Half the batch on the second rank, where that is asked for."""
+        is_half = "uneven" in self.how and self.trainer.global_rank == 1
+        return tuple(part[:2] for part in batch) if is_half else batch
+
+
+class Sharded(Breaking):
+    """The GPT with each block and the rest of it sharded by FSDP2, and the blocks compiled where that is asked for."""
+
+    def configure_model(self) -> None:
+        """Shard over the ranks."""
+        mesh = self.device_mesh["data_parallel"]
+        if "compiled" in self.how:
+            for block in self.model.blocks:
+                block.compile(backend="aot_eager")
+        for part in (*self.model.blocks, self.model):
+            fully_shard(part, mesh=mesh)
+
+
+class Attention(nn.Module):
+    """Every process of a pair has one of two heads, as plain tensors between its sharded projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of shape (B, T, 16)."""
+        q, k, v = (part(x).unflatten(-1, (-1, 8)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        return self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TensorParallel(LightningModule):
+    """An attention that is split over pairs of processes, and a head that both of a pair compute."""
+
+    # Of 4 x 8 tokens: four projections, two matmuls of attention, the head.
+    flops = 4 * (4 * 2 * 8 * 16**2 + 2 * 2 * 8**2 * 16 + 2 * 8 * 16 * 64)
+    how: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.attention, self.head = nn.Embedding(64, 16), Attention(), nn.Linear(16, 64, bias=False)
+
+    def configure_model(self) -> None:
+        """Split the attention."""
+        plan = {"q": ColwiseParallel(), "k": ColwiseParallel(), "v": ColwiseParallel(), "o": RowwiseParallel()}
+        parallelize_module(self.attention, self.device_mesh["tensor_parallel"], plan)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Predict the next token."""
+        tokens, targets = batch
+        logits = self.head(self.attention(self.embedding(tokens)))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD, a tensor at a time: a fused one does not take plain tensors and split ones together."""
+        return torch.optim.SGD(self.parameters(), lr=0.1, foreach=False)
+
+
+STRATEGIES: dict[str, Any] = {
+    "ddp": lambda processes: "ddp",
+    "fsdp2": lambda processes: ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1),
+    "tp": lambda processes: ModelParallelStrategy(data_parallel_size=processes // 2, tensor_parallel_size=2),
+}
+MODULES: dict[str, Any] = {"ddp": Breaking, "fsdp2": Sharded, "tp": TensorParallel}
+
+
+def local(tensor: Any) -> torch.Tensor:
+    """A tensor, or this rank's shard of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def count_calls(owner: Any, method: str) -> list[None]:
+    """A list that gets an entry for each call of a method of an object."""
+    calls: list[None] = []
+    original = getattr(owner, method)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return original(*args, **kwargs)
+
+    setattr(owner, method, counted)
+    return calls
+
+
+def main() -> None:
+    """Train and save this rank's weights, metrics, summary and count."""
+    directory, words = Path(sys.argv[1]), tuple(sys.argv[2].split("-"))
+    kind, processes = words[0], int(words[1])
+    seed_everything(1, verbose=False)
+    callback = MFUCallback(peak=1e12, modules="modules" in words)
+    trainer = make_trainer(
+        *([] if "without" in words else [callback]),
+        devices=processes,
+        strategy=STRATEGIES[kind](processes),
+        max_steps=STEPS[processes],
+        log_every_n_steps=LOG_EVERY,
+    )
+    if "failing" in words and trainer.global_rank == 1:
+        mfu_callback.flops.counter.compiled_calls_watched = lambda *_: 1 / 0
+    module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
+    module.how = words
+    gathers = count_calls(trainer.strategy, "all_gather")
+    trainer.fit(module, datamodule=tiny_data(length=400 * processes))
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"}
+    summary = callback.summary
+    count = None if summary is None else summary.flops
+    modules = None if summary is None else summary.modules
+    ends_with = {
+        "weights": {name: local(tensor) for name, tensor in module.state_dict().items()},
+        "metrics": metrics,
+        "summary": None if summary is None else (summary.steps, summary.tokens, summary.mfu, summary.tokens_per_sec),
+        "flops": None if count is None else (count.forward, count.thop, count.backward, count.recomputed),
+        "uncounted": None if count is None else count.uncounted,
+        "gathers": len(gathers),
+        "modules": None if modules is None else {row.name: row.flops for row in modules},
+    }
+    torch.save(ends_with, directory / f"{sys.argv[2]}-{trainer.global_rank}.pt")
+    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts the process
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Searches on CPU processes: `finder_run.py DIRECTORY HOW`; each rank writes what it ends with.
+
+HOW is words joined by hyphens: a strategy (ddp or fsdp2), the number of processes, and any of these: "uneven" (the
+second rank has half the budget), "capped" (no larger size than GIVEN), "given" (that size, not searched for),
+"loaders" (given to fit), "gathering" (the step gathers from all ranks), "raising" (the second rank's step raises in
+larger trials), "exhausting" (it runs out of memory in larger trials, whatever was foretold), "tight" (the second rank's
+budget holds nothing).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+from mfu_callback import BatchSizeFinder
+from tests.helpers.finder_models import MIB, TinyGPT, fitted
+
+RANK = int(os.environ.get("LOCAL_RANK", 0))
+BUDGET = 200 * MIB
+GIVEN = 11
+
+
+class Model(TinyGPT):
+    """The small GPT, which on the second rank does what is asked for."""
+
+    words: tuple[str, ...] = ()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Break off where that is asked for."""
+        loss = super().training_step(batch, batch_idx)
+        if "raising" in self.words and RANK == 1 and len(batch) >= 8:
+            raise ArithmeticError("broken")
+        if "exhausting" in self.words and RANK == 1 and len(batch) >= 8:
+            raise torch.OutOfMemoryError("no memory is left")
+        if "gathering" in self.words:
+            gathered = self.all_gather(loss, sync_grads=True)
+            assert gathered.shape == (self.trainer.world_size,)
+            loss = gathered.mean()
+        return loss
+
+
+class Sharded(Model):
+    """The same, sharded by FSDP2."""
+
+    def configure_model(self) -> None:
+        """Shard over the ranks."""
+        mesh = self.device_mesh["data_parallel"]
+        for part in (self.embedding, *self.blocks.layers, self.head):
+            fully_shard(part, mesh=mesh)
+
+
+class WithoutLoader(Model):
+    """The same, for loaders that are given to fit."""
+
+    train_dataloader = LightningModule.train_dataloader
+
+
+def budget_of(words: tuple[str, ...]) -> int:
+    """This rank's."""
+    if RANK == 0:
+        return BUDGET
+    return 5 * MIB if "tight" in words else BUDGET // 2 if "uneven" in words else BUDGET
+
+
+def main() -> None:
+    """Search, train and save this rank's result and weights."""
+    directory, words = Path(sys.argv[1]), tuple(sys.argv[2].split("-"))
+    processes = int(words[1])
+    torch.manual_seed(1)
+    kind = Sharded if words[0] == "fsdp2" else WithoutLoader if "loaders" in words else Model
+    model = kind(batch_size=GIVEN if "given" in words else 4)
+    model.words = words
+    finder = BatchSizeFinder(budget=budget_of(words), max_size=GIVEN if "capped" in words else None)
+    strategy: Any = "ddp"
+    if words[0] == "fsdp2":
+        strategy = ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
+    loader = DataLoader(model.dataset, batch_size=4, shuffle=True)
+    run = fitted(
+        model,
+        *([] if "given" in words else [finder]),
+        devices=processes,
+        strategy=strategy,
+        fit=[loader] if "loaders" in words else [],
+    )
+    trials = [] if finder.result is None else finder.result.trials
+    ends_with = {
+        "weights": {n: getattr(t, "to_local", lambda t=t: t)() for n, t in model.state_dict().items()},
+        "batch_size": None if finder.result is None else finder.result.batch_size,
+        "trials": [(trial.size, trial.fits, trial.peak_bytes, trial.why) for trial in trials],
+        "loader": run.train_dataloader.batch_size,
+        "steps": run.global_step,
+    }
+    torch.save(ends_with, directory / f"{sys.argv[2]}-{RANK}.pt")
+    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts the process
+
+
+if __name__ == "__main__":
+    main()

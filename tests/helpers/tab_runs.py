@@ -1,0 +1,104 @@
+"""The runs that the tests of the tab look at, and what they ask of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from gpt import GPTModule
+from mfu_callback import BatchSizeFinder, MFUCallback
+from mfu_callback.board.run_writer import RunWriter
+from mfu_callback.meter.tags import WATERFALL
+from mfu_callback.tools.brackets import Brackets
+from scripts.pictures.browser import Browser
+from tests.helpers.finder_models import MIB, TinyGPT
+from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
+
+HOSTILE = "<img src=x onerror=window.top.hit=1>$x^2$&amp;..%2f%{y}"
+CHARTS = ["mfu", "tokens", "waterfall", "last", "modules", "finder", "roofline"]
+# Chromium's word on a machine without a graphics card, and what TensorBoard's own code says in its console.
+NOT_OURS = ("WebGL", "index.js?_file_hash=")
+
+
+def train(directory: Path, name: str, **options: Any) -> None:
+    logger = TensorBoardLogger(directory, name="", version=name)
+    callback = MFUCallback(peak=PEAK, warmup_steps=1)
+    make_trainer(callback, logger=logger, max_steps=20, **options).fit(GPTModule(TINY), datamodule=tiny_data())
+
+
+def write_hostile_record(directory: Path) -> None:
+    """A run whose record has hostile texts in every place."""
+    peak = {"flops_per_sec": PEAK, "name": HOSTILE, "source": HOSTILE, "dtype": HOSTILE}
+    modules = [{"name": f"{HOSTILE}.{part}", "modules": 2, "flops": 100} for part in "ab"]
+    run = {"model": HOSTILE, "precision": HOSTILE, "parameter_bytes": 4, "batch_flops": 10, "modules": modules}
+    record = {"steps": 3, "mfu": 1e-9, "advice": HOSTILE, "peak": peak, "run": run}
+    with SummaryWriter(str(directory)) as writer:
+        for name in WATERFALL.values():
+            writer.add_scalar(name, 1 / 6, 1)
+        RunWriter(writer, "", Brackets()).write(None, record, 3)
+
+
+def train_found(directory: Path, name: str) -> None:
+    """A run whose batch size was found by a sweep."""
+    finder = BatchSizeFinder(budget=60 * MIB, objective="throughput", max_size=8)
+    logger = TensorBoardLogger(directory, name="", version=name)
+    make_trainer(finder, MFUCallback(peak=2 * PEAK, warmup_steps=1), logger=logger).fit(TinyGPT())
+
+
+def names(tab: Browser) -> list[str]:
+    return tab.texts("tbody td.name")
+
+
+def traces(tab: Browser, chart: str) -> list[str]:
+    """The names of what a chart draws."""
+    script = "return (document.querySelector(arguments[0]).data ?? []).map((t) => t.name ?? t.type)"
+    return tab.run(script, f"#{chart} .plot")
+
+
+def is_drawn(tab: Browser, chart: str) -> bool:
+    """Whether there are lines, areas, bars or points on the paper."""
+    script = "return document.querySelectorAll(arguments[0]).length"
+    return tab.run(script, f"#{chart} :is(path.js-line, .bars path, path.point, path.js-fill)") > 0
+
+
+def our_errors(tab: Browser) -> list[str]:
+    return [error for error in tab.errors() if not any(word in error for word in NOT_OURS)]
+
+
+def click_run(tab: Browser, kind: str, name: str) -> None:
+    """Click on the box ("show") or the button ("select") of a run."""
+    script = 'document.querySelector(`[data-focus="${CSS.escape(arguments[0])}"]`).click()'
+    tab.run(script, f"{kind} {name}")
+
+
+def sorted_by(tab: Browser) -> list[str]:
+    """The titles of the columns that a screen reader is told are sorted."""
+    return tab.texts('th:is([aria-sort="ascending"], [aria-sort="descending"]) button')
+
+
+def tokens(tab: Browser) -> list[float]:
+    return [float(text.replace(",", "")) for text in tab.texts("tbody td:nth-child(5)") if text != "\N{EN DASH}"]
+
+
+def reload(tab: Browser) -> bool:
+    """Press TensorBoard's reload button."""
+    tab.run("window.parent.document.querySelector('.reload-button').click()")
+    return True
+
+
+def custom_scalars(window: Browser) -> dict[str, int]:
+    """How many lines each chart of the custom scalars tab draws, by its title."""
+    return window.run("""
+        const found = {};
+        const walk = (node) => {
+          if (node.tagName === 'TF-CUSTOM-SCALAR-MULTI-LINE-CHART-CARD') {
+            found[node._titleDisplayString] = Object.keys(node._nameToDataSeries ?? {}).length;
+          }
+          for (const child of [...(node.shadowRoot?.children ?? []), ...(node.children ?? [])]) walk(child);
+        };
+        walk(document.body);
+        return found;
+    """)

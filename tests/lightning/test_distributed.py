@@ -1,0 +1,128 @@
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from mfu_callback import MFUCallback
+from tests.helpers import distributed_run
+from tests.helpers.distributed_run import LOG_EVERY, STEPS, TensorParallel
+from tests.helpers.runs import TINY_FLOPS, train_tiny
+
+SCRIPT = Path(distributed_run.__file__)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Makes a run, once, and gives what it printed and what each rank ended with, as far as it came."""
+    directory = tmp_path_factory.mktemp("ranks")
+
+    @cache
+    def run(how):
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(directory), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return done, [torch.load(path) for path in sorted(directory.glob(f"{how}-[0-9].pt"))]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ends(run):
+    """What each rank of a run ended with; it ended well."""
+
+    def ends(how):
+        done, ranks = run(how)
+        assert done.returncode == 0, done.stderr
+        assert len(ranks) == int(how.split("-")[1])
+        return ranks
+
+    return ends
+
+
+@pytest.fixture(scope="module")
+def plain_count():
+    """The count of one process."""
+    callback = MFUCallback(peak=1e12)
+    train_tiny(callback)
+    return callback.summary.flops
+
+
+@pytest.mark.parametrize(
+    ("how", "tokens", "flops"),
+    [
+        ("ddp-2", 2 * 32, 2 * TINY_FLOPS),
+        ("ddp-2-uneven", 32 + 16, 1.5 * TINY_FLOPS),
+        ("ddp-4", 4 * 32, 4 * TINY_FLOPS),
+        ("fsdp2-2", 2 * 32, 2 * TINY_FLOPS),
+        ("fsdp2-4", 4 * 32, 4 * TINY_FLOPS),
+        ("tp-2", 32, TensorParallel.flops),
+        ("tp-4", 2 * 32, 2 * TensorParallel.flops),
+    ],
+)
+def test_every_rank_is_given_the_same_values_of_all_ranks_together(ends, how, tokens, flops):
+    first, *others = ends(how)
+    measured = STEPS[len(others) + 1] - 3  # warm-up
+    assert first["summary"][:2] == (measured, measured * tokens)
+    assert all(rank["summary"] == first["summary"] and rank["metrics"] == first["metrics"] for rank in others)
+    metrics, devices = first["metrics"], len(others) + 1
+    speed = metrics["throughput/tokens_per_sec"]
+    assert speed == pytest.approx(devices * metrics["throughput/device/tokens_per_sec"])
+    assert metrics["throughput/mfu"] == pytest.approx(3 * flops / tokens * speed / (devices * 1e12))
+    assert metrics["time/step_sec_min"] <= metrics["time/step_sec"] <= metrics["time/step_sec_max"]
+
+
+@pytest.mark.parametrize("how", ["ddp-2", "ddp-4", "fsdp2-2", "fsdp2-4", "fsdp2-2-compiled"])
+def test_each_rank_counts_its_own_batch_as_one_process_does(ends, how, plain_count):
+    assert plain_count.forward == TINY_FLOPS
+    for rank in ends(how):
+        assert rank["flops"] == (plain_count.forward, plain_count.thop, plain_count.backward, plain_count.recomputed)
+        assert rank["uncounted"] == ()
+
+
+def test_each_rank_of_a_pair_counts_the_whole_batch(ends):
+    for rank in ends("tp-2"):
+        forward, _, backward, _ = rank["flops"]
+        assert (forward, backward, rank["uncounted"]) == (TensorParallel.flops, 2 * TensorParallel.flops, ())
+
+
+@pytest.mark.parametrize("how", ["ddp-2", "ddp-2-failing", "ddp-2-modules", "fsdp2-2", "fsdp2-2-compiled", "tp-2"])
+def test_200_steps_end_in_the_weights_of_a_run_without_the_callback(ends, how):
+    without = "-".join(word for word in how.split("-") if word not in ("failing", "modules")) + "-without"
+    for measured, plain in zip(ends(how), ends(without), strict=True):
+        assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in plain["weights"])
+
+
+def test_one_collective_a_logging_step_and_one_at_the_end(ends):
+    for rank in ends("ddp-2"):
+        assert rank["gathers"] == STEPS[2] // LOG_EVERY + 1
+    for rank in ends("ddp-2-without"):
+        assert rank["gathers"] == 0
+
+
+def test_modules_are_told_under_ddp(ends):
+    for rank in ends("ddp-2-modules"):
+        assert rank["modules"][""] == 3 * TINY_FLOPS
+        assert rank["modules"]["model.head"] == 3 * 4 * 2 * 8 * 16 * 64
+
+
+def test_a_count_that_fails_on_one_rank_leaves_mfu_out_on_both_and_hangs_none(ends):
+    for rank in ends("ddp-2-failing"):
+        assert "throughput/tokens_per_sec" in rank["metrics"]
+        assert "throughput/mfu" not in rank["metrics"]
+
+
+def exit_code(done):
+    """Of a process; with or without us, gloo's threads now and then abort one that ends without leaving its group."""
+    aborted = done.returncode == -6 and "terminate called without an active exception" in done.stderr
+    return 1 if aborted else done.returncode
+
+
+@pytest.mark.parametrize("how", ["raising", "interrupted"])
+def test_a_run_that_breaks_off_ends_as_without_the_callback(run, how):
+    (with_us, ours), (without_us, theirs) = run(f"ddp-2-{how}"), run(f"ddp-2-{how}-without")
+    assert exit_code(with_us) == exit_code(without_us) != 0
+    assert ours == theirs == []
+    for done in (with_us, without_us):
+        assert ("ArithmeticError: broken" in done.stderr) is (how == "raising")

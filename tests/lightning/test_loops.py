@@ -1,0 +1,156 @@
+"""Every way of looping over batches, on a fake clock: what is measured is told by the numbers of batches alone."""
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader, IterableDataset
+
+from gpt import GPTModule
+from mfu_callback import MFUCallback
+from mfu_callback.meter.clock import HostTimer
+from mfu_callback.meter.goodput import WallTime
+from tests.helpers.runs import PEAK, TINY, FakeNow, fit, make_trainer
+from tests.lightning.test_time import SlowCallback, SlowData, SlowRun
+
+# Of a batch of SlowRun; a step takes 1 s more, to clip.
+BATCH = {"data": 2.0, "forward": 3.0, "backward": 5.0, "other": 4.0}
+
+
+@pytest.fixture
+def now(monkeypatch):
+    now = FakeNow()
+    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.callback.WallTime", lambda: WallTime(now))
+    return now
+
+
+def run(now, module=None, *callbacks, ckpt_path=None, **arguments):
+    """A run without warm-up: the counting step alone is left out."""
+    callback = MFUCallback(peak=PEAK, warmup_steps=0)
+    trainer = make_trainer(SlowCallback(now), callback, *callbacks, **{"limit_val_batches": 0} | arguments)
+    trainer.fit(module or SlowRun(now), ckpt_path=ckpt_path)
+    return callback.summary, trainer
+
+
+def expect(summary, *, batches, steps, tokens_per_batch=32, extra_data=0.0):
+    assert (summary.steps, summary.tokens) == (steps, tokens_per_batch * batches)
+    expected = {phase: seconds * batches / steps for phase, seconds in BATCH.items()} | {"optimizer": 1.0}
+    expected["data"] += extra_data / steps
+    assert summary.phases_sec == pytest.approx(expected)
+    assert summary.wall_time_sec["training"] == pytest.approx(sum(expected.values()) * steps)
+
+
+def test_the_incomplete_last_accumulation_of_an_epoch_is_a_step(now):
+    summary, trainer = run(now, accumulate_grad_batches=2, limit_train_batches=5, max_steps=-1, max_epochs=3)
+    assert trainer.global_step == 9
+    expect(summary, batches=15 - 2, steps=9 - 1)
+
+
+def test_a_share_of_the_batches(now):
+    summary, trainer = run(now, limit_train_batches=0.1, max_steps=-1, max_epochs=2)
+    assert trainer.global_step == 20
+    expect(summary, batches=19, steps=19)
+
+
+class Endless(IterableDataset):
+    def __init__(self, now):
+        self.data = SlowData(now)
+
+    def __iter__(self):
+        while True:
+            yield self.data[0]
+
+
+class FromLoader(SlowRun):
+    """Trains on what a function makes."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch["one"] if isinstance(batch, dict) else batch, batch_idx)
+
+    def train_dataloader(self):
+        return self.make(self.now)
+
+
+def training_on(now, make):
+    module = FromLoader(now)
+    module.make = make
+    return module
+
+
+def test_an_iterable_without_a_length_whose_batches_are_fetched_ahead(now):
+    module = training_on(now, lambda now: DataLoader(Endless(now), batch_size=4))
+    summary, _ = run(now, module, max_steps=12)
+    expect(summary, batches=11, steps=11)
+
+
+def test_batches_of_several_loaders_count_with_all_their_tokens(now):
+    def make(now):
+        loaders = {"one": DataLoader(SlowData(now), batch_size=4), "two": DataLoader(SlowData(now), batch_size=8)}
+        return CombinedLoader(loaders, "max_size_cycle")
+
+    summary, _ = run(now, training_on(now, make), max_steps=6)
+    expect(summary, batches=5, steps=5, tokens_per_batch=3 * 32, extra_data=5 * 4.0)
+
+
+class StartsSlowly(DataLoader):
+    """Takes its time to start its workers, at every epoch."""
+
+    def __iter__(self):
+        self.dataset.now.seconds += 50.0
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("reload", [0, 1])
+def test_an_epoch_that_starts_its_loader_anew_waits_for_data(now, reload):
+    module = training_on(now, lambda now: StartsSlowly(SlowData(now), batch_size=4))
+    arguments = {"limit_train_batches": 4, "max_epochs": 3, "max_steps": -1}
+    summary, _ = run(now, module, reload_dataloaders_every_n_epochs=reload, **arguments)
+    assert summary.wall_time_sec["setup"] == 50.0
+    assert summary.steps == 11
+    starts = (summary.phases_sec["data"] * 11 - 11 * BATCH["data"]) / 50.0
+    assert starts == pytest.approx(2 * (1 + reload))  # one that is made anew is asked for an iterator twice
+
+
+@pytest.mark.parametrize("every", [3, 0.25])
+def test_validation_in_the_middle_of_an_epoch_is_no_training(now, every):
+    arguments = {"limit_train_batches": 12, "max_steps": -1, "max_epochs": 2, "limit_val_batches": 2}
+    summary, _ = run(now, val_check_interval=every, num_sanity_val_steps=0, **arguments)
+    expect(summary, batches=23, steps=23)
+    assert summary.wall_time_sec["validation"] == 8 * 2 * (2.0 + 1000.0)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended:UserWarning")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory:UserWarning")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_has_its_own_totals(now, tmp_path, accumulation):
+    arguments = {"enable_checkpointing": True, "accumulate_grad_batches": accumulation}
+
+    def checkpoint():
+        return ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1)
+
+    run(now, None, checkpoint(), max_steps=5, **arguments)
+    now.seconds += 10_000.0  # nobody's: the process was gone
+    path = next(tmp_path.glob("*.ckpt"))
+    summary, trainer = run(now, None, checkpoint(), max_steps=12, ckpt_path=path, **arguments)
+    assert trainer.global_step == 12
+    expect(summary, batches=(12 - 5 - 1) * accumulation, steps=12 - 5 - 1)
+    assert sum(summary.wall_time_sec.values()) < 1000.0
+
+
+def test_a_pause_between_two_fits_is_nobodys(now):
+    callback = MFUCallback(peak=PEAK, warmup_steps=0)
+    module = SlowRun(now)
+    trainer = make_trainer(SlowCallback(now), callback, limit_val_batches=0)
+    trainer.fit(module)
+    now.seconds += 10_000.0
+    trainer.fit_loop.epoch_loop.max_steps = 20
+    trainer.fit(module)
+    expect(callback.summary, batches=20 - 8 - 1, steps=20 - 8 - 1)
+    assert sum(callback.summary.wall_time_sec.values()) < 1000.0
+
+
+def test_a_run_that_its_time_limit_ends_is_summed_up():
+    data = DataLoader(SlowData(FakeNow()), batch_size=4)
+    limit = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 0.3}}
+    callback, trainer = fit(GPTModule(TINY), data=data, **limit)
+    assert callback.summary.steps == trainer.global_step - 1  # however many that were

@@ -1,0 +1,88 @@
+"""When the device is waited for, on a device whose work takes its time."""
+
+import math
+
+import pytest
+import torch
+
+from mfu_callback.meter.clock import DeviceTimer, Phase, StepClock
+from mfu_callback.meter.goodput import WallTime
+from mfu_callback.meter.ledger import Ledger
+from mfu_callback.meter.totals import Amounts
+from tests.meter.test_clock import FakeDevice, FakeEvent
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def device():
+    return FakeDevice()
+
+
+def make(device, sync):
+    clock = StepClock(DeviceTimer(GPU, lambda: FakeEvent(device), device.synchronize))
+    wall = WallTime()
+    return Ledger(clock, sync=sync, wall=wall), clock, wall
+
+
+def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=None):
+    ledger.begin_step()
+    clock.enter(Phase.FORWARD)
+    device.launch(milliseconds)
+    amounts = Amounts(tokens=8)
+    amounts.real_tokens.append(real_tokens)
+    ledger.end_step(amounts, part)
+
+
+@pytest.mark.parametrize(("sync", "waits"), [("step", 8), ("window", 1), ("events", 0)])
+def test_how_often_the_device_is_waited_for(device, sync, waits):
+    ledger, clock, _ = make(device, sync)
+    for _ in range(4):
+        step(ledger, clock, device)
+    ledger.take_window()
+    assert device.waits == waits
+
+
+@pytest.mark.parametrize("sync", ["step", "window", "events"])
+def test_every_mode_comes_to_the_same_totals(device, sync):
+    ledger, clock, wall = make(device, sync)
+    for part, milliseconds in (("counting", 900.0), ("warmup", 70.0), ("training", 10.0), ("training", 30.0)):
+        step(ledger, clock, device, milliseconds, part)
+    run = ledger.run_totals(wait=True)
+    assert (run.steps, run.tokens, run.seconds) == (2, 16, pytest.approx(0.04))
+    assert list(ledger.step_times) == pytest.approx([0.01, 0.03])
+    parts = wall.until_now()
+    assert (parts["counting"], parts["warmup"], parts["training"]) == pytest.approx((0.9, 0.07, 0.04))
+
+
+def test_events_are_read_when_the_device_has_come_to_them_and_not_before(device):
+    ledger, clock, _ = make(device, "events")
+    step(ledger, clock, device)
+    step(ledger, clock, device)
+    assert ledger.take_window().steps == 0
+    device.synchronize(GPU)  # the device catches up by itself
+    step(ledger, clock, device)
+    assert ledger.take_window().steps == 2
+    assert ledger.take_window().steps == 0
+    assert ledger.run_totals(wait=False).steps == 2
+    assert ledger.run_totals(wait=True).steps == 3
+
+
+def test_a_run_that_logs_nothing_keeps_a_bounded_number_of_steps(device):
+    ledger, clock, _ = make(device, "window")
+    for _ in range(2500):
+        step(ledger, clock, device)
+    assert device.waits == 2
+    assert len(ledger._pending) <= 1000
+
+
+def test_real_tokens_are_read_with_the_window_and_unknown_where_a_step_has_none(device):
+    ledger, clock, _ = make(device, "step")
+    for number in (5, 7):
+        step(ledger, clock, device, real_tokens=torch.tensor(number))
+    assert ledger.take_window().real_tokens == 12
+    step(ledger, clock, device, real_tokens=torch.tensor(1))
+    step(ledger, clock, device, real_tokens=torch.tensor(2), part="warmup")
+    assert ledger.run_totals(wait=True).real_tokens == 13
+    step(ledger, clock, device)
+    assert math.isnan(ledger.take_window().real_tokens)

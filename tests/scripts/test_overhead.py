@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from scripts.comparisons import overhead
+from scripts.comparisons.overhead_parts import run as overhead_run
+from tests.helpers.runs import FakeNow
+
+SCRIPT = Path(overhead.__file__)
+
+
+@pytest.fixture
+def now(monkeypatch):
+    now = FakeNow()
+    monkeypatch.setattr(overhead_run, "perf_counter", now)
+    return now
+
+
+def test_a_short_run_prints_a_row_for_each_callback():
+    command = [sys.executable, str(SCRIPT), "--steps", "90", "--log-every", "30", "--modules", "2", "--sync", "window"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for name in ("MFUCallback", "ThroughputMonitor", "nothing"):
+        (row,) = (line for line in done.stdout.splitlines() if f" {name} " in line)
+        plain, logging = (float(cell) for cell in row.split("│")[5:7])
+        assert plain > 0
+        assert logging > 0
+
+
+def test_wrong_numbers_are_named():
+    for options in (["--steps", "100"], ["--modules", "0"]):
+        done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert options[0] in done.stderr
+
+
+def test_each_further_value_of_an_option_is_a_run_with_the_first_of_the_others():
+    arguments = SimpleNamespace(steps=[1000, 5000], modules=[10], ranks=[1, 2, 4])
+    assert [tuple(setting.values()) for setting in overhead.settings(arguments)] == [
+        (1000, 10, 1),
+        (5000, 10, 1),
+        (1000, 10, 2),
+        (1000, 10, 4),
+    ]
+
+
+def test_a_bracket_costs_what_it_adds_to_the_method_that_it_is_around(now):
+    own, sending = overhead_run.StepTimes(3), overhead_run.StepTimes(3)
+    brackets = overhead_run.TimedBrackets(own, sending)
+
+    class Owner:
+        def work(self):
+            now.seconds += 10.0
+
+        def log_metrics(self):
+            now.seconds += 100.0
+
+    def wrap(function):
+        def call():
+            now.seconds += 0.25
+            function()
+            now.seconds += 0.25
+
+        return call
+
+    owner = Owner()
+    brackets.put(owner, "work", wrap)
+    brackets.put(owner, "work", wrap)
+    brackets.put(owner, "log_metrics", wrap)
+    for times in (own, sending):
+        times.begin_step()
+    owner.work()
+    owner.log_metrics()
+    for times in (own, sending):
+        times.begin_step()
+    assert (own.per_step[0], sending.per_step[0]) == (1.5, 100.0)
+    brackets.remove()
+    assert not vars(owner)
+
+
+def test_steps_that_log_are_told_apart_and_the_first_ones_left_out():
+    times = overhead_run.StepTimes(31)
+    steps = np.arange(1, 31)
+    times.per_step[:-1] = np.where(steps <= 10, 7.0, np.where(steps % 10 == 0, 3e-6, 1e-6))
+    assert overhead_run.split(times, log_every=10) == {"plain": pytest.approx(1.0), "logging": pytest.approx(3.0)}
