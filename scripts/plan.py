@@ -21,7 +21,7 @@ from gpt import SIZES, GPTModule
 from mfu_callback.finder.foretold.predict import fake_step, largest_within, reserve_of
 from mfu_callback.peaks.tables.device import Device
 from mfu_callback.peaks.tables.devices import DEVICES
-from scripts.checks.predicted_memory import CASES, check
+from scripts.plan_parts.check import CASES, check
 
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
 MOST = 2**16  # sequences

@@ -1,4 +1,4 @@
-"""Predicted memory beside measured: `predicted_memory.py CASE` runs real steps of one model and prints JSON."""
+"""Predicted memory beside measured: `check.py CASE` runs real steps of one model and prints JSON."""
 
 from __future__ import annotations
 
