@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mfu_callback.board.facts import RunFacts
-from mfu_callback.finder import BatchSizeResult
+from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.table import grouped_by_module
 from mfu_callback.meter.summary import Summary
 
 
-def card(facts: RunFacts, summary: Summary, found: BatchSizeResult | None) -> str:
+def card(facts: RunFacts, summary: Summary, found: FoundBatchSize | None) -> str:
     """The card as Markdown.
 
     Args:
@@ -54,7 +53,7 @@ def _batch(facts: RunFacts) -> str | None:
 
 
 def _flops(count: FlopCount) -> str:
-    groups = grouped_by_module(count).items()
+    groups = grouped_by_module(count.per_module).items()
     rows = [
         (name or "(itself)", f"{modules:,}", f"{flops:.4e}", f"{flops / count.forward:.2%}")
         for name, (modules, flops) in groups
@@ -65,7 +64,7 @@ def _flops(count: FlopCount) -> str:
         f" attention counted as {count.attention}.",
         "Every compute operation was counted."
         if count.complete
-        else f"**Not counted**: {_text(', '.join(count.uncounted))}.",
+        else f"**Not counted**: {_text(', '.join(count.left_out))}.",
         *(_text(note) for note in count.notes),
     ]
     return "\n\n".join([_table(("module", "modules", "FLOPs", "share"), rows), *lines])

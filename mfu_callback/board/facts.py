@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch.nn.parameter import UninitializedParameter
-
-from mfu_callback.finder import BatchSizeFinder, BatchSizeResult
-from mfu_callback.meter.meter import MFUMeter
-from mfu_callback.peaks.this_machine import device_name
-
-_PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,40 +39,11 @@ class RunFacts:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> RunFacts:
-    """The facts of a run that has begun.
+class FoundBatchSize(Protocol):
+    """The result of a search for the batch size, as the card and the record show it."""
 
-    Args:
-        trainer: In fit.
-        pl_module: What it trains.
-        meter: What has measured its first step.
-    """
-    # A lazy module that no step has run has none yet.
-    parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
-    return RunFacts(
-        model=type(pl_module).__name__,
-        parameters=sum(parameter.numel() for parameter in parameters),
-        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        device=device_name(trainer.strategy.root_device),
-        devices=trainer.world_size,
-        precision=str(trainer.precision),
-        strategy=type(trainer.strategy).__name__,
-        counter=meter.counted_by,
-        batch_size=meter.batch_size,
-        batch_flops=meter.batch_flops,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-    )
+    def markdown(self) -> str:
+        """The size and the trials as text."""
 
-
-def found_batch_size(trainer: Trainer) -> BatchSizeResult | None:
-    """What a BatchSizeFinder among the Trainer's callbacks has found."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback.result for callback in callbacks if isinstance(callback, BatchSizeFinder)), None)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # Lightning is there under its older name, or the sources lie on the path
-        return torch.__version__ if package == "torch" else "unknown"
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""

@@ -6,14 +6,13 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from mfu_callback.board.facts import RunFacts
-from mfu_callback.finder import BatchSizeResult
+from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.table import grouped_by_module
 from mfu_callback.meter.summary import Summary
 
 
-def record_of(facts: RunFacts | None, summary: Summary, found: BatchSizeResult | None) -> dict[str, Any]:
+def record_of(facts: RunFacts | None, summary: Summary, found: FoundBatchSize | None) -> dict[str, Any]:
     """Everything that is known of a run, for JSON.
 
     Args:
@@ -27,14 +26,14 @@ def record_of(facts: RunFacts | None, summary: Summary, found: BatchSizeResult |
     """
     modules = [] if summary.flops is None else _modules(summary.flops)
     known = {} if facts is None else asdict(facts)
-    run = known | {"modules": modules, "finder": None if found is None else asdict(found)}
+    run = known | {"modules": modules, "finder": None if found is None else found.as_dict()}
     record: dict[str, Any] = _finite(summary.as_dict() | {"run": run})
     return record
 
 
 def _modules(count: FlopCount) -> list[dict[str, Any]]:
     """Forward FLOPs of like modules."""
-    groups = grouped_by_module(count).items()
+    groups = grouped_by_module(count.per_module).items()
     return [{"name": name, "modules": number, "flops": flops} for name, (number, flops) in groups]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -19,10 +18,11 @@ from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.show import show_in_loggers
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.found_batch_size import FindsBatchSize
 from mfu_callback.tools.brackets import Brackets
 
 
-class BatchSizeFinder(Callback):
+class BatchSizeFinder(FindsBatchSize):
     """Sets the batch size to the largest that fits in memory, before the first step of ``fit``.
 
     Every size is tried by two full training steps: forward, backward, gradient clipping and the optimizer, with the
@@ -134,7 +134,7 @@ class BatchSizeFinder(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run that goes on from a checkpoint keeps its size."""
-        return {} if self.result is None else asdict(self.result)
+        return {} if self.result is None else self.result.as_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the result of the run that wrote the checkpoint."""

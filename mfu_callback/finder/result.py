@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
@@ -31,9 +31,13 @@ class BatchSizeResult:
     sweep: tuple[SweepPoint, ...] = ()
     limit: str = ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain data, for checkpoints and JSON."""
+        return asdict(self)
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> BatchSizeResult:
-        """The result as a checkpoint holds it (`dataclasses.asdict`)."""
+        """The result as a checkpoint holds it (:meth:`as_dict`)."""
         trials = tuple(Trial(**trial) for trial in state["trials"])
         sweep = tuple(SweepPoint(**point) for point in state.get("sweep", ()))
         return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, limit=state.get("limit", ""))

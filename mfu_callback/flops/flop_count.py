@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from mfu_callback.flops.table import as_text, module_table
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
@@ -26,6 +28,8 @@ class FlopCount:
             backward), or None where no backward was watched.
         attention: The convention: "full" counts the whole T x S square, "causal" only what attends.
         uncounted: Names of compute operations that no rule covers; empty when the count is complete.
+        rule_errors: Operator calls, with the shapes, on which one of our rules failed: faults of this package, to be
+            reported; empty when the count is complete.
         notes: What has to be known about how some calls were counted.
         per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
             ``forward``.
@@ -40,14 +44,20 @@ class FlopCount:
     recomputed: int | None = None
     attention: str = "full"
     uncounted: tuple[str, ...] = ()
+    rule_errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     per_module: Mapping[str, int] = field(default_factory=dict, compare=False)
     per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def complete(self) -> bool:
-        """Whether every compute operation had a rule."""
-        return not self.uncounted
+        """Whether every compute operation had a rule, and no rule failed."""
+        return not self.left_out
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Everything that was not counted: what has no rule, and what a rule failed on."""
+        return (*self.uncounted, *self.rule_errors)
 
     @property
     def backward_ratio(self) -> float | None:
@@ -70,7 +80,13 @@ class FlopCount:
         )
 
     def __str__(self) -> str:
-        """The table of the modules, and what was left out."""
-        from mfu_callback.flops.table import as_text
-
-        return as_text(self)
+        """The table of the modules, the backward where it was watched, and what was left out."""
+        ratio = self.backward_ratio
+        lines = [
+            f"by thop's rules {self.thop:.4e}, outside of them {self.functional:.4e}; attention: {self.attention}",
+            None if ratio is None else f"backward {self.backward:.4e}, {ratio:.3f} x forward",
+            None if not self.recomputed else f"recomputed {self.recomputed:.4e}",
+            None if self.complete else f"not counted: {', '.join(self.left_out)}",
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return as_text(module_table(self.per_module, self.forward), [line for line in lines if line is not None])

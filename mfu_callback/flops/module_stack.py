@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from mfu_callback.flops.passes import in_backward
+from mfu_callback.flops.threads import OwnThread
 
 
 @dataclass(slots=True, eq=False)
@@ -46,10 +46,10 @@ class ModuleStack:
         self._enter = enter
         self._frames: list[Frame] = []
         self._handles: list[Any] = []
-        self._thread = threading.get_ident()
+        self._thread = OwnThread()
 
     def __enter__(self) -> ModuleStack:
-        self._thread = threading.get_ident()
+        self._thread.enter()
         # torch warns where a compiled module meets a global hook; ours are out of the way before anything is compiled.
         warnings.filterwarnings("ignore", "Using `torch.compile\\(module\\)` when there are global hooks", UserWarning)
         self._filter = warnings.filters[0]
@@ -153,7 +153,7 @@ class ModuleStack:
 
     def _is_ours(self) -> bool:
         # What checkpointing runs again may run in a thread of autograd's.
-        return threading.get_ident() == self._thread or in_backward()
+        return self._thread.is_running or in_backward()
 
     def _name_of(self, module: nn.Module) -> str:
         """A module that the root does not know (in a plain list, say) is called by its type, inside the known one."""

@@ -131,6 +131,13 @@ class Counting:
                 f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
                 " Pass flops= per token to get it right.",
             )
+        if count.rule_errors:
+            self._warn_once(
+                "rule errors",
+                "A FLOP rule of mfu-callback failed, which is a fault of ours and not of your model:"
+                f" {'; '.join(count.rule_errors)}. The count is too low, and MFU with it. Pass flops= per token to get"
+                " it right, and please report this line.",
+            )
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
         off = self._meter.factor_error(count)

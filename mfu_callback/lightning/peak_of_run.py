@@ -93,6 +93,6 @@ class PeakOfRun:
 def _dtype_of_most(count: FlopCount) -> torch.dtype | None:
     name, flops = max(count.per_dtype.items(), key=lambda item: item[1], default=("", 0))
     # What is not counted may be the larger part, and in another dtype (fp8 kernels of a library).
-    if count.uncounted or flops <= sum(count.per_dtype.values()) / 2:
+    if count.left_out or flops <= sum(count.per_dtype.values()) / 2:
         return None
     return getattr(torch, name, None)

@@ -9,9 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mfu_callback.board.card import card
-from mfu_callback.board.facts import RunFacts, facts_of, found_batch_size
+from mfu_callback.board.facts import RunFacts
 from mfu_callback.board.record import record_of
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.found_batch_size import found_batch_size
+from mfu_callback.lightning.run_facts import facts_of
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import write_summary

@@ -95,7 +95,7 @@ _is_record = _fields(
     **dict.fromkeys(("conventions", "advice"), _is_text),
     peak=_PEAK,
     achievable=_PEAK,
-    flops=_fields({"forward": _is_number}, uncounted=_texts),
+    flops=_fields({"forward": _is_number}, uncounted=_texts, rule_errors=_texts),
     modules=_list_of(_MODULE_TIME),
     run=_RUN,
 )

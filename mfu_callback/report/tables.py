@@ -81,7 +81,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("HFU", _number(get("hfu"), ".4g")),
         ("forward FLOPs of a batch", _number(flops.get("forward"), ".4e")),
         ("conventions", get("conventions")),
-        ("not counted", ", ".join(flops.get("uncounted", ())) or None),
+        ("not counted", ", ".join([*flops.get("uncounted", ()), *flops.get("rule_errors", ())]) or None),
         *_peak("peak", get("peak")),
         *(_peak("achievable peak", get("achievable")) if get("achievable") != get("peak") else ()),
         ("goodput", _number(get("goodput"), ".1%", " of the wall time was measured training")),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mfu_callback import FlopCounter, count_flops
+from mfu_callback.flops.rules import operators
 from mfu_callback.flops.rules.operators import RULES, may_compute
 from tests.helpers.contexts import Functional
 
@@ -65,10 +66,8 @@ def test_every_operator_of_torch_whose_name_speaks_of_a_product_has_a_rule_or_is
         assert name in RULES or name.removesuffix("_") in RULES or may_compute(overload), name
 
 
-def test_a_rule_that_fails_leaves_its_operator_named_and_the_forward_goes_on(monkeypatch):
-    monkeypatch.setitem(RULES, "aten::mm", lambda call: 1 / 0)
-    from mfu_callback.flops.rules import operators
-
+def count_with_a_rule(monkeypatch, rule):
+    monkeypatch.setitem(RULES, "aten::mm", rule)
     operators._rule_for.cache_clear()
     try:
         with FlopCounter(nn.Identity()) as counter:
@@ -77,7 +76,22 @@ def test_a_rule_that_fails_leaves_its_operator_named_and_the_forward_goes_on(mon
         monkeypatch.undo()
         operators._rule_for.cache_clear()
     assert out.shape == (5, 2)
-    assert counter.result().uncounted == ("aten::mm (division by zero)",)
+    return counter.result()
+
+
+def test_a_rule_that_fails_is_our_fault_and_no_missing_rule_and_the_forward_goes_on(monkeypatch):
+    count = count_with_a_rule(monkeypatch, lambda call: 1 / 0)
+    assert count.rule_errors == ("aten::mm(float32[5, 7], float32[7, 2]): ZeroDivisionError: division by zero",)
+    assert (count.uncounted, count.complete, count.left_out) == ((), False, count.rule_errors)
+    assert "not counted: aten::mm(float32[5, 7]" in str(count)
+
+
+def test_a_rule_that_says_that_it_cannot_count_is_no_fault(monkeypatch):
+    def cannot(call):
+        raise NotImplementedError("it depends")
+
+    count = count_with_a_rule(monkeypatch, cannot)
+    assert (count.uncounted, count.rule_errors) == (("aten::mm (it depends)",), ())
 
 
 def test_other_threads_are_not_counted():

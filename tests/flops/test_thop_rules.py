@@ -77,6 +77,15 @@ def test_thop_modules_names_what_thop_does_not_see():
     assert counter.result().uncounted == ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::addmm")
 
 
+def test_thop_modules_names_a_call_that_thops_rule_does_not_understand_and_the_forward_goes_on():
+    convolution = nn.Conv2d(3, 4, 3)
+    with FlopCounter(convolution, counter="thop-modules") as counter:
+        out = convolution(input=torch.zeros(2, 3, 8, 8))
+    assert out.shape == (2, 4, 6, 6)
+    (name,) = counter.result().uncounted
+    assert name.startswith("Conv2d (thop's rule: ")
+
+
 def test_dispatch_counts_the_same_without_thop():
     with FlopCounter(model := tiny_gpt2(), counter="dispatch") as counter:
         model(TOKENS)

@@ -12,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
+from mfu_callback.flops.rules import operators
+from mfu_callback.flops.rules.operators import RULES
 from mfu_callback.meter.clock import HostTimer
 from mfu_callback.meter.tags import TAGS
 from tests.helpers.runs import (
@@ -120,7 +122,7 @@ def test_a_compiled_model_counts_like_the_eager_one(how):
 
 
 def test_a_count_that_cannot_begin_is_said_once_and_the_rest_goes_on(monkeypatch):
-    monkeypatch.setattr("mfu_callback.flops.counter.compiled_calls_watched", lambda *_: 1 / 0)
+    monkeypatch.setattr("mfu_callback.flops.compiled_regions.compiled_calls_watched", lambda *_: 1 / 0)
     callback = MFUCallback(peak=PEAK)
     trainer = make_trainer(callback)
     with pytest.warns(UserWarning, match="FLOPs could not be counted .ZeroDivisionError.*tokens/sec goes on"):
@@ -128,6 +130,21 @@ def test_a_count_that_cannot_begin_is_said_once_and_the_rest_goes_on(monkeypatch
     assert "throughput/tokens_per_sec" in trainer.callback_metrics
     assert "throughput/mfu" not in trainer.callback_metrics
     assert callback.summary.mfu is None
+
+
+@pytest.mark.filterwarnings("ignore:The backward pass of this model")
+def test_a_rule_of_ours_that_fails_is_said_to_be_our_fault(monkeypatch):
+    monkeypatch.setitem(RULES, "aten::addmm", lambda call: 1 / 0)
+    operators._rule_for.cache_clear()
+    callback = MFUCallback(peak=PEAK, flops="dispatch")
+    try:
+        with pytest.warns(UserWarning, match=r"a fault of ours .*: aten::addmm\(float32.*report this"):
+            make_trainer(callback).fit(Images())
+    finally:
+        monkeypatch.undo()
+        operators._rule_for.cache_clear()
+    assert callback.summary.flops.rule_errors
+    assert callback.summary.as_dict()["flops"]["uncounted"] == ()
 
 
 class OtherLibrary(nn.Module):

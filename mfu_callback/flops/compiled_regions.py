@@ -1,0 +1,97 @@
+"""Compiled code during a count: nothing is counted while it runs, and its call is replayed uncompiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from mfu_callback.flops.compiled import compiled_calls_watched
+from mfu_callback.flops.module_stack import ModuleStack
+from mfu_callback.flops.operator_mode import OperatorMode, mode_off
+from mfu_callback.flops.passes import (
+    Pass,
+    current_pass,
+    current_task,
+    next_node_number,
+    recomputes_for_first_graph,
+)
+from mfu_callback.flops.replay import Replay
+
+
+class CompiledRegions:
+    """Replays every call of compiled code, and knows which operators belong to which of both.
+
+    Args:
+        modules: The running modules; their hooks are out while compiled code runs.
+        mode: Sees the operators of the replay.
+        failed: Called with the name of a function that could not be replayed, and why.
+    """
+
+    def __init__(self, modules: ModuleStack, mode: OperatorMode, failed: Callable[[str], None]) -> None:
+        self._modules = modules
+        self._mode = mode
+        self._failed = failed
+        self._replayed_backward: list[range] = []  # sequence numbers of the compiled calls' autograd nodes
+        self._entered_at: int | None = None  # the first such number of the running call
+        self._replay_of: _Replayed | None = None
+
+    @contextmanager
+    def watched(self, running_pass: Callable[[], Pass | None]) -> Iterator[None]:
+        """A context in which compiled calls are replayed.
+
+        Args:
+            running_pass: The pass that runs now, None if it is not to be counted.
+        """
+
+        def enter(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+            running = running_pass()
+            if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
+                self._replay(function, args, kwargs, running)
+            self._modules.suspend()
+            self._entered_at = next_node_number()
+
+        with compiled_calls_watched(enter, self._leave):
+            yield
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether a replay is running."""
+        return self._replay_of is not None
+
+    def current_pass(self) -> Pass | None:
+        """The pass that runs now; None in compiled code and in its backward, which were replayed."""
+        if self._entered_at is not None:
+            return None
+        if self._replay_of is None:
+            return current_pass(self._replayed_backward)
+        return self._replay_of.running if current_task() == self._replay_of.in_task else current_pass()
+
+    def _leave(self) -> None:
+        if self._entered_at is not None:
+            self._replayed_backward.append(range(self._entered_at, next_node_number()))
+            self._entered_at = None
+            self._modules.resume()
+
+    def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any, running: Pass) -> None:
+        self._replay_of = _Replayed(running, in_task=current_task())
+        try:
+            with mode_off(self._mode):
+                replay = Replay(self._modules.root, function, args, kwargs)
+                # What a checkpoint that is not reentrant runs again has its backward in what ran the first time.
+                backward = not (running is Pass.RECOMPUTED and recomputes_for_first_graph())
+                with self._modules.also_known(replay.modules):
+                    replay.run(self._mode, backward=backward)
+        except Exception as error:
+            self._failed(f"{self._modules.name_of(function)} (compiled; {type(error).__name__}: {error})")
+        finally:
+            self._replay_of = None
+
+
+class _Replayed(NamedTuple):
+    """The pass of the compiled call that is replayed, and the backward that it runs in."""
+
+    running: Pass
+    in_task: int

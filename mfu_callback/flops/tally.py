@@ -1,0 +1,76 @@
+"""The FLOPs counted so far, by pass, module and dtype, and what could not be counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.passes import Pass
+from mfu_callback.flops.rules.call import Work
+
+
+class Tally:
+    """Adds up what a counter sees.
+
+    Attributes:
+        uncounted: Names of compute operations without a rule.
+        rule_errors: Calls on which a rule of ours failed.
+        notes: What has to be known about how some calls were counted.
+        saw_backward: Whether a backward ran.
+    """
+
+    def __init__(self) -> None:
+        self.uncounted: set[str] = set()
+        self.rule_errors: set[str] = set()
+        self.notes: set[str] = set()
+        self.saw_backward = False
+        self._flops: Counter[Pass] = Counter()
+        self._thop = 0
+        self._per_module: Counter[str] = Counter()
+        self._per_dtype: Counter[str] = Counter()
+
+    def add(self, running: Pass, work: Work, *, module: str, dtype: str) -> None:
+        """Add one operator's work.
+
+        Args:
+            running: The pass that it ran in.
+            work: Its FLOPs.
+            module: The name of the innermost module.
+            dtype: The name of the dtype that was multiplied.
+        """
+        self._flops[running] += work.flops
+        if running is Pass.FORWARD:
+            self._per_module[module] += work.flops
+            self._per_dtype[dtype] += work.flops
+        # Gradients that are made in the forward are backward work all the same.
+        self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
+        self._flops[Pass.RECOMPUTED] += work.recomputed
+
+    def file_as_thops(self, flops: int, *, instead_of: int, module: str) -> None:
+        """Take thop's figure for a module's call.
+
+        Args:
+            flops: What thop's rule says.
+            instead_of: What its operators have added to the forward.
+            module: The module's name.
+        """
+        self._thop += flops
+        self._flops[Pass.FORWARD] += flops - instead_of
+        self._per_module[module] += flops - instead_of
+
+    def result(self, *, attention: str) -> FlopCount:
+        """The count so far, made under a convention for attention."""
+        forward = self._flops[Pass.FORWARD]
+        return FlopCount(
+            forward=forward,
+            thop=self._thop,
+            functional=forward - self._thop,
+            backward=self._flops[Pass.BACKWARD] if self.saw_backward else None,
+            recomputed=self._flops[Pass.RECOMPUTED] if self.saw_backward else None,
+            attention=attention,
+            uncounted=tuple(sorted(self.uncounted)),
+            rule_errors=tuple(sorted(self.rule_errors)),
+            notes=tuple(sorted(self.notes)),
+            per_module={name: flops for name, flops in self._per_module.items() if flops},
+            per_dtype={name: flops for name, flops in self._per_dtype.items() if flops},
+        )

@@ -1,0 +1,49 @@
+"""Collects the facts of a run from its Trainer."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.nn.parameter import UninitializedParameter
+
+from mfu_callback.board.facts import RunFacts
+from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.peaks.this_machine import device_name
+
+_PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
+
+
+def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> RunFacts:
+    """The facts of a run that has begun.
+
+    Args:
+        trainer: In fit.
+        pl_module: What it trains.
+        meter: What has measured its first step.
+    """
+    # A lazy module that no step has run has none yet.
+    parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
+    return RunFacts(
+        model=type(pl_module).__name__,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        device=device_name(trainer.strategy.root_device),
+        devices=trainer.world_size,
+        precision=str(trainer.precision),
+        strategy=type(trainer.strategy).__name__,
+        counter=meter.counted_by,
+        batch_size=meter.batch_size,
+        batch_flops=meter.batch_flops,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # Lightning is there under its older name, or the sources lie on the path
+        return torch.__version__ if package == "torch" else "unknown"
