@@ -53,9 +53,9 @@ class Counting:
         @functools.wraps(run)
         def counted(*args: Any, **kwargs: Any) -> Any:
             if not self._state_is_known:
-                self._meter.model_is(hash(tuple(p.requires_grad for p in self._module.parameters())))
+                self._meter.flops.model_is(hash(tuple(p.requires_grad for p in self._module.parameters())))
                 self._state_is_known = True
-            if not self._meter.needs_count:
+            if not self._meter.flops.needs_count:
                 return run(*args, **kwargs)
             with ExitStack() as stack:
                 counter = self._counter = self._enter_counter(stack)
@@ -85,7 +85,8 @@ class Counting:
     def _enter_counter(self, stack: ExitStack) -> FlopCounter | None:
         self._calls = 0
         try:
-            counter = self._meter.counter(self._module)
+            self._meter.leave_out("counting")
+            counter = self._meter.conventions.counter(self._module)
             counter.in_forward = False
             return stack.enter_context(counter)
         except Exception as error:  # a private name that this version of torch does not have
@@ -100,8 +101,8 @@ class Counting:
         self._counter = None
 
     def _take_count(self, count: FlopCount | None) -> None:
-        is_first = self._meter.flop_count is None
-        if not self._meter.set_count(count) and count is not None and count.complete:
+        is_first = self._meter.flops.first is None
+        if not self._meter.flops.take(count) and count is not None and count.complete:
             self._warn_once(
                 "nothing",
                 "No model FLOPs were seen in three batches of one shape (a matmul, a convolution, attention; with"
@@ -140,7 +141,7 @@ class Counting:
             )
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
-        off = self._meter.factor_error(count)
+        off = self._meter.conventions.factor_error(count)
         if off is not None and abs(off) > _TOLERANCE:
             self._warn_once(
                 "backward factor",
@@ -149,7 +150,7 @@ class Counting:
                 f" FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass backward_factor='measured'"
                 " to take what runs.",
             )
-        if self._meter.counts.is_full:
+        if self._meter.flops.is_full:
             self._warn_once(
                 "shapes",
                 "Many shapes of batches were counted. FLOPs of further ones are scaled from the most similar one by the"

@@ -19,13 +19,20 @@ class MetricLog:
 
     Args:
         trainer: The Trainer, in fit.
-        brackets: Take it off again.
     """
 
-    def __init__(self, trainer: Trainer, brackets: Brackets) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._waiting: dict[str, torch.Tensor] = {}
-        brackets.put(private_names.logger_connector(trainer), private_names.SEND_METRICS, self._joining)
+
+    def put(self, brackets: Brackets) -> None:
+        """Put a bracket around the sending of metrics; a barebones Trainer sends none.
+
+        Args:
+            brackets: Take it off again.
+        """
+        if not self._trainer.barebones:
+            brackets.put(private_names.logger_connector(self._trainer), private_names.SEND_METRICS, self._joining)
 
     def log(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
         """Log values at the end of this batch, which is one on which the Trainer logs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -14,15 +15,21 @@ class OptimizerSteps:
 
     Either alone misses some: the count those of an optimizer that is stepped past Lightning, the hooks those that a
     gradient scaler leaves out and those of optimizers without such hooks.
-
-    Args:
-        trainer: The Trainer, in fit.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._count = private_names.step_counter(trainer)
-        self._seen = self._count()
+    def __init__(self) -> None:
+        self._count: Callable[[], int] = lambda: 0
+        self._seen = 0
         self._was_told = False
+
+    def start(self, trainer: Trainer) -> None:
+        """Watch from now on.
+
+        Args:
+            trainer: The Trainer, at the start of training.
+        """
+        self._count = private_names.step_counter(trainer)
+        self._seen, self._was_told = self._count(), False
 
     def tell(self, *_: Any) -> None:
         """Take the word of an optimizer that it has stepped."""

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from mfu_callback.flops import FlopCount
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window
+from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.peaks import Peak, PeakArgument, resolve_peak
 from mfu_callback.peaks.peak import dtype_name
 
@@ -57,13 +58,13 @@ class PeakOfRun:
                 "peak",
                 f"No peak was found ({type(error).__name__}: {error}), so MFU is left out. Pass peak= in FLOP/s.",
             )
-            self._meter.measure_against(None)
+            self._meter.peaks = RunPeaks()
             return
         if found.unexpected:
             self._warn_once(f"peak in {dtype}", found.message)
         else:
             rank_zero_info(f"MFUCallback: {found.message}")
-        self._meter.measure_against(found.peak, found.achievable)
+        self._meter.peaks = RunPeaks.of(found.peak, found.achievable)
 
     def follow(self, count: FlopCount) -> None:
         """Find the peak anew if most of the model is multiplied in another dtype than the Trainer's precision says."""
@@ -78,7 +79,7 @@ class PeakOfRun:
 
     def doubt(self, window: Window) -> None:
         """Warn where MFU exceeds 1, with the likely causes."""
-        peak = self._meter.peak
+        peak = self._meter.peaks.peak
         if window.mfu is None or window.mfu <= 1 or peak is None:
             return
         causes = "; ".join(f"({number}) {cause}" for number, cause in enumerate(_CAUSES, start=1))

@@ -34,9 +34,9 @@ def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> R
         devices=trainer.world_size,
         precision=str(trainer.precision),
         strategy=type(trainer.strategy).__name__,
-        counter=meter.counted_by,
-        batch_size=meter.batch_size,
-        batch_flops=meter.batch_flops,
+        counter=meter.conventions.counter_name,
+        batch_size=meter.batches.size,
+        batch_flops=None if meter.flops.of_first is None else meter.flops.of_first.model,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     )

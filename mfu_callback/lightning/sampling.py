@@ -46,7 +46,7 @@ class Sampling:
     def _around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         def sampled(*args: Any, **kwargs: Any) -> Any:
-            if not self._meter.is_warm or self._meter.needs_count:
+            if not self._meter.is_warm or self._meter.flops.needs_count:
                 return run(*args, **kwargs)
             self._batches += 1
             if self._batches - 1 not in _SAMPLED:
@@ -58,7 +58,8 @@ class Sampling:
     def _sample(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         brackets = Brackets()
         brackets.put(self._strategy, "training_step", self._times.around_forward)
-        size = self._meter.sample()
+        self._meter.leave_out("sampling")
+        size = self._meter.flops.relative_size()
         try:
             with self._times.watching(size):
                 return run(*args, **kwargs)

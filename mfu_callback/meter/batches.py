@@ -10,20 +10,13 @@ from typing import Any
 import torch
 
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, TrainingFlops, form_of, shape_of
+from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.tokens import count_real_tokens, count_samples, count_tokens
 from mfu_callback.meter.user_functions import UserFunctions
 
 _MOST_FORMS = 1_000
 
-FlopsArgument = str | float | Callable[[Any], float]
 TokensArgument = int | Callable[[Any], int] | None
-
-
-def flops_in_words(flops: FlopsArgument) -> str:
-    """What counts the FLOPs: the name of a counter, or by what they are given."""
-    if isinstance(flops, str):
-        return flops
-    return "given by a function of the batch" if callable(flops) else f"given: {flops:g} a token"
 
 
 @dataclass(slots=True)
@@ -51,27 +44,38 @@ class Batches:
     Args:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
+
+    Attributes:
+        in_hand: The micro-batch that was looked at last.
+        real_tokens: Its tokens that are not padding, a number on the device; None where no mask tells.
     """
 
     def __init__(self, flops: FlopsArgument, tokens: TokensArgument) -> None:
+        self.in_hand = Batch()
+        self.real_tokens: torch.Tensor | None = None
         self._flops = flops
         self._tokens = tokens
         self._functions = UserFunctions()
         self._known: dict[Hashable, Batch] = {}
 
-    def look_at(self, batch: Any) -> tuple[Batch, torch.Tensor | None]:
-        """What is known of a batch, which is not kept, and its tokens that are not padding, if masks tell."""
+    def look_at(self, batch: Any) -> None:
+        """Take a batch in hand; it is not kept."""
         try:
             form = form_of(batch)
-            found = self._known.get(form) or self._find(batch, form)
-            return found, count_real_tokens(batch) if found.has_mask else None
+            self.in_hand = found = self._known.get(form) or self._find(batch, form)
+            self.real_tokens = count_real_tokens(batch) if found.has_mask else None
         except Exception as error:  # whatever an object of the user's may do when it is looked at
             self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
                 " out. Pass tokens= and flops= as functions of the batch.",
             )
-            return Batch(), None
+            self.in_hand, self.real_tokens = Batch(), None
+
+    @property
+    def size(self) -> int | None:
+        """Samples of the batch in hand; None where no tensor tells."""
+        return None if math.isnan(self.in_hand.samples) else round(self.in_hand.samples)
 
     def forget_counted_flops(self) -> None:
         """The model is in another state: what was counted holds no longer."""

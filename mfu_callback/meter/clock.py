@@ -33,6 +33,9 @@ TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, P
 class Timer(Protocol):
     """Something that can stamp moments and tell the seconds between two of them."""
 
+    def now(self) -> float:
+        """The host's clock, in seconds."""
+
     def stamp(self) -> Any:
         """Mark this moment; never waits."""
 
@@ -54,7 +57,7 @@ class HostTimer:
     """
 
     def __init__(self, now: Callable[[], float] = perf_counter) -> None:
-        self.stamp = now
+        self.now = self.stamp = now
 
     def is_over(self, stamp: float) -> bool:
         """Always: the host computes before it goes on."""
@@ -77,6 +80,7 @@ class DeviceTimer:
         device: The accelerator.
         event: Makes an event that can be recorded and queried, and knows ``elapsed_time`` in milliseconds.
         synchronize: Waits for the device.
+        now: The host's clock, in seconds.
     """
 
     def __init__(
@@ -84,7 +88,9 @@ class DeviceTimer:
         device: torch.device,
         event: Callable[[], Any] | None = None,
         synchronize: Callable[[torch.device], None] = torch.accelerator.synchronize,
+        now: Callable[[], float] = perf_counter,
     ) -> None:
+        self.now = now
         self._device = device
         self._event = event or (lambda: torch.Event(device, enable_timing=True))
         self._synchronize = synchronize
@@ -123,11 +129,13 @@ class StepClock:
         timer: What stamps the moments.
 
     Attributes:
+        now: The host's clock, in seconds.
         synchronize: Waits for the device.
     """
 
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
+        self.now = timer.now
         self._stamp = timer.stamp  # read on the hot path
         self.synchronize = timer.synchronize
         self.start()

@@ -1,4 +1,4 @@
-"""Steps that are done by the host, booked once the device has done them too."""
+"""Books every second of a run once the device has come to it: measured steps as totals, the rest by what it was."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import compress
 import numpy as np
 
 from mfu_callback.meter.clock import TRAINING_PHASES, Phase, StepClock
-from mfu_callback.meter.goodput import WallTime
 from mfu_callback.meter.totals import Amounts, Totals, totals_of
 
 SYNCS = ("step", "events", "window")
+# What the wall time of a run is spent on, in the order in which a report lists it; "rest" is what no other part is.
+PARTS = ("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint", "rest")
 
 # Enough for the median of a run's step time; the totals take every step.
 _STEP_TIMES_KEPT = 10_000
@@ -20,7 +21,7 @@ _MOST_PENDING = 1_000
 
 
 class Ledger:
-    """Totals of the steps of one device.
+    """The seconds of one device's run, from the moment that this is made.
 
     Ending a step marks its end and, where that is asked for, waits for the device; the arithmetic is done for many
     steps at once, where a window is read.
@@ -29,14 +30,17 @@ class Ledger:
         clock: What times the steps; they are ended and taken here alone.
         sync: When the device is waited for: at both ends of every "step", only where a "window" is read, or never, its
             "events" being read when it has come to them.
-        wall: Takes what is not training.
+
+    Attributes:
+        step_times: Seconds of the latest measured steps.
     """
 
-    def __init__(self, clock: StepClock, *, sync: str, wall: WallTime) -> None:
+    def __init__(self, clock: StepClock, *, sync: str) -> None:
         self._clock = clock
         self._waits_in_steps = sync == "step"
         self._waits_in_windows = sync == "window"
-        self._wall = wall
+        self._began = clock.now()
+        self._wall = dict.fromkeys(PARTS, 0.0)
         self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host is through with
         self._window = Totals()
         self._run = Totals()
@@ -80,6 +84,15 @@ class Ledger:
         self._book(wait=wait)
         return self._run + self._window
 
+    def rest_is(self, part: str) -> None:
+        """Give to a part of `PARTS` all of the wall time so far that no part has."""
+        self._wall[part] += self.wall_time_sec()["rest"]
+
+    def wall_time_sec(self) -> dict[str, float]:
+        """Seconds so far by part; "rest" makes them sum to the wall time."""
+        known = {part: seconds for part, seconds in self._wall.items() if part != "rest"}
+        return known | {"rest": max(self._clock.now() - self._began - sum(known.values()), 0.0)}
+
     def _book(self, *, wait: bool) -> None:
         if wait:
             self._clock.synchronize()
@@ -96,9 +109,9 @@ class Ledger:
 
     def _book_part(self, part: str, amounts: list[Amounts], seconds: np.ndarray) -> None:
         training = seconds[:, : len(TRAINING_PHASES)].sum(axis=1)
-        self._wall.add(part, float(training.sum()))
-        self._wall.add("validation", float(seconds[:, Phase.VALIDATION].sum()))
-        self._wall.add("checkpoint", float(seconds[:, Phase.CHECKPOINT].sum()))
+        self._wall[part] += float(training.sum())
+        self._wall["validation"] += float(seconds[:, Phase.VALIDATION].sum())
+        self._wall["checkpoint"] += float(seconds[:, Phase.CHECKPOINT].sum())
         if part == "training":
             self._window += totals_of(amounts, seconds)
             self.step_times.extend(training.tolist())

@@ -51,6 +51,17 @@ class Window:
 
     ranks: tuple[Totals, ...]
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, which all devices make together."""
+        return int(self.ranks[0].steps)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of all devices; None where the batch has none."""
+        tokens = sum(rank.tokens for rank in self.ranks)
+        return None if math.isnan(tokens) else round(tokens)
+
     @cached_property
     def peak_flops_per_sec(self) -> float | None:
         """The peak that MFU is measured against, in FLOP/s of one device (their mean); None where one is unknown."""

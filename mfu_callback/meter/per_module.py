@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from mfu_callback.flops import FlopCount
+from mfu_callback.flops.per_shape import TrainingFlops
 from mfu_callback.flops.table import group_of
-from mfu_callback.meter.module_times import Seconds
+from mfu_callback.meter.module_times import ModuleTimes, Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,30 @@ class ModuleFigures:
     backward_sec: float
     share: float
     mfu: float | None
+
+
+def figures_of_run(
+    times: ModuleTimes | None, count: FlopCount | None, training: TrainingFlops | None, peak_flops_per_sec: float | None
+) -> tuple[ModuleFigures, ...] | None:
+    """The figures of the batches that were timed; None where none was, or the device has not ended them.
+
+    Args:
+        times: What timed them.
+        count: The FLOPs of a batch.
+        training: The same with its backward.
+        peak_flops_per_sec: Of all devices that shared the batch.
+    """
+    if times is None or not times.batches or not times.is_over():
+        return None
+    seconds, size = times.seconds()
+    if count is None or training is None:
+        return figures_per_module(seconds, {}, flops_factor=math.nan, peak_flops_per_sec=peak_flops_per_sec)
+    return figures_per_module(
+        seconds,
+        {} if math.isnan(size) else count.per_module,
+        flops_factor=size * training.model / count.forward,
+        peak_flops_per_sec=peak_flops_per_sec,
+    )
 
 
 def figures_per_module(

@@ -7,6 +7,7 @@ from typing import Any
 
 from mfu_callback.flops import FlopCount
 from mfu_callback.meter.advice import advice_for
+from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.peaks import Peak
 from mfu_callback.peaks.peak import dtype_name
@@ -34,7 +35,7 @@ class Summary:
         peak: What MFU is measured against.
         achievable: The measured peak of the device, where one is known.
         waterfall: Where the machine went; sums to 1.
-        wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.meter.goodput.PARTS`).
+        wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.meter.ledger.PARTS`).
         modules: FLOPs, time and MFU by module, of this process; None unless ``modules=True`` asked for them.
     """
 
@@ -57,6 +58,17 @@ class Summary:
     waterfall: dict[str, float] | None = None
     wall_time_sec: dict[str, float] | None = None
     modules: tuple[ModuleFigures, ...] | None = None
+
+    @classmethod
+    def of(cls, window: Window, **known: Any) -> Summary:
+        """The summary of a whole run.
+
+        Args:
+            window: The run's totals; every figure that it has a field for here is taken from it.
+            known: The other fields. One of the window's names goes before the window's own figure.
+        """
+        figures = {field.name: getattr(window, field.name) for field in fields(cls) if hasattr(Window, field.name)}
+        return cls(**figures | known)
 
     @property
     def goodput(self) -> float | None:

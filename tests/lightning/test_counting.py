@@ -210,7 +210,7 @@ def test_batches_of_any_kind_have_samples_and_flops(module):
 @pytest.mark.filterwarnings(SMALL_MODEL)
 def test_flops_follow_the_shape_of_every_batch(monkeypatch):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(now))
 
     class Slow(Step):
         def training_step(self, batch, batch_idx):

@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader, IterableDataset
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.meter.clock import HostTimer
-from mfu_callback.meter.goodput import WallTime
 from tests.helpers.runs import PEAK, TINY, FakeNow, fit, make_trainer
 from tests.lightning.test_time import SlowCallback, SlowData, SlowRun
 
@@ -19,8 +18,7 @@ BATCH = {"data": 2.0, "forward": 3.0, "backward": 5.0, "other": 4.0}
 @pytest.fixture
 def now(monkeypatch):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
-    monkeypatch.setattr("mfu_callback.lightning.callback.WallTime", lambda: WallTime(now))
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(now))
     return now
 
 

@@ -17,7 +17,7 @@ class ManyClosures(Step):
 @pytest.mark.filterwarnings(SMALL_MODEL)
 def test_every_closure_of_an_optimizer_is_counted_and_its_tokens_once(monkeypatch):
     now, calls = FakeNow(), []
-    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(now))
 
     class Counted(ManyClosures):
         def training_step(self, batch, batch_idx):

@@ -12,6 +12,7 @@ from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.lightning.peak_of_run import PeakOfRun
 from mfu_callback.lightning.private_names import matmul_dtype
 from mfu_callback.meter.metrics import Window
+from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.totals import Totals
 from mfu_callback.peaks import Resolution
 from tests.helpers.runs import PEAK, SMALL_MODEL, Step, fit, make_trainer, two_layers
@@ -22,10 +23,7 @@ MEASURED = replace(A100, flops_per_sec=250e12, source="measured: best of 20 matm
 
 
 class Meter:
-    peak = achievable = None
-
-    def measure_against(self, peak, achievable=None):
-        self.peak, self.achievable = peak, achievable
+    peaks = RunPeaks()
 
 
 @pytest.fixture
@@ -59,7 +57,7 @@ def window(mfu):
 def test_the_meter_gets_both_peaks(asked):
     of_run, warnings = make()
     of_run.find(torch.bfloat16)
-    assert (of_run._meter.peak, of_run._meter.achievable, warnings) == (A100, MEASURED, [])
+    assert (of_run._meter.peaks.peak, of_run._meter.peaks.achievable, warnings) == (A100, MEASURED, [])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +78,7 @@ def test_the_dtype_of_most_of_the_flops_is_the_peaks(asked, flops, dtypes):
     of_run.find(torch.bfloat16)
     of_run.follow(flops)
     assert asked == dtypes
-    assert of_run._meter.peak.dtype == dtypes[-1]
+    assert of_run._meter.peaks.peak.dtype == dtypes[-1]
 
 
 def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
@@ -95,9 +93,9 @@ def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", lambda *_: 1 / 0)
         of_run.find(torch.float8_e4m3fn)
-    assert of_run._meter.peak is None
+    assert of_run._meter.peaks.peak is None
     of_run.follow(count(bfloat16=100))
-    assert (asked, of_run._meter.peak.dtype) == ([torch.bfloat16], torch.bfloat16)
+    assert (asked, of_run._meter.peaks.peak.dtype) == ([torch.bfloat16], torch.bfloat16)
 
 
 def test_mfu_above_one_names_its_likely_causes_in_order(asked):

@@ -7,7 +7,6 @@ from torch.utils.data import DataLoader
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.meter.clock import HostTimer
-from mfu_callback.meter.goodput import WallTime
 from tests.helpers.runs import PEAK, TINY, TINY_FLOPS, FakeNow, make_trainer
 
 
@@ -64,8 +63,7 @@ class SlowCallback(Callback):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumulation, sync):
     now = FakeNow()
-    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(now))
-    monkeypatch.setattr("mfu_callback.lightning.callback.WallTime", lambda: WallTime(now))
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(now))
     callback = MFUCallback(peak=PEAK, sync=sync)
     module = SlowRun(now)
 

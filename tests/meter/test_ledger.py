@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from mfu_callback.meter.clock import DeviceTimer, Phase, StepClock
-from mfu_callback.meter.goodput import WallTime
-from mfu_callback.meter.ledger import Ledger
+from mfu_callback.meter.clock import DeviceTimer, HostTimer, Phase, StepClock
+from mfu_callback.meter.ledger import PARTS, Ledger
 from mfu_callback.meter.totals import Amounts
 from tests.meter.test_clock import FakeDevice, FakeEvent
 
@@ -21,8 +20,7 @@ def device():
 
 def make(device, sync):
     clock = StepClock(DeviceTimer(GPU, lambda: FakeEvent(device), device.synchronize))
-    wall = WallTime()
-    return Ledger(clock, sync=sync, wall=wall), clock, wall
+    return Ledger(clock, sync=sync), clock
 
 
 def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=None):
@@ -36,7 +34,7 @@ def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=
 
 @pytest.mark.parametrize(("sync", "waits"), [("step", 8), ("window", 1), ("events", 0)])
 def test_how_often_the_device_is_waited_for(device, sync, waits):
-    ledger, clock, _ = make(device, sync)
+    ledger, clock = make(device, sync)
     for _ in range(4):
         step(ledger, clock, device)
     ledger.take_window()
@@ -45,18 +43,18 @@ def test_how_often_the_device_is_waited_for(device, sync, waits):
 
 @pytest.mark.parametrize("sync", ["step", "window", "events"])
 def test_every_mode_comes_to_the_same_totals(device, sync):
-    ledger, clock, wall = make(device, sync)
+    ledger, clock = make(device, sync)
     for part, milliseconds in (("counting", 900.0), ("warmup", 70.0), ("training", 10.0), ("training", 30.0)):
         step(ledger, clock, device, milliseconds, part)
     run = ledger.run_totals(wait=True)
     assert (run.steps, run.tokens, run.seconds) == (2, 16, pytest.approx(0.04))
     assert list(ledger.step_times) == pytest.approx([0.01, 0.03])
-    parts = wall.until_now()
+    parts = ledger.wall_time_sec()
     assert (parts["counting"], parts["warmup"], parts["training"]) == pytest.approx((0.9, 0.07, 0.04))
 
 
 def test_events_are_read_when_the_device_has_come_to_them_and_not_before(device):
-    ledger, clock, _ = make(device, "events")
+    ledger, clock = make(device, "events")
     step(ledger, clock, device)
     step(ledger, clock, device)
     assert ledger.take_window().steps == 0
@@ -69,7 +67,7 @@ def test_events_are_read_when_the_device_has_come_to_them_and_not_before(device)
 
 
 def test_a_run_that_logs_nothing_keeps_a_bounded_number_of_steps(device):
-    ledger, clock, _ = make(device, "window")
+    ledger, clock = make(device, "window")
     for _ in range(2500):
         step(ledger, clock, device)
     assert device.waits == 2
@@ -77,7 +75,7 @@ def test_a_run_that_logs_nothing_keeps_a_bounded_number_of_steps(device):
 
 
 def test_real_tokens_are_read_with_the_window_and_unknown_where_a_step_has_none(device):
-    ledger, clock, _ = make(device, "step")
+    ledger, clock = make(device, "step")
     for number in (5, 7):
         step(ledger, clock, device, real_tokens=torch.tensor(number))
     assert ledger.take_window().real_tokens == 12
@@ -86,3 +84,45 @@ def test_real_tokens_are_read_with_the_window_and_unknown_where_a_step_has_none(
     assert ledger.run_totals(wait=True).real_tokens == 13
     step(ledger, clock, device)
     assert math.isnan(ledger.take_window().real_tokens)
+
+
+class FakeNow:
+    seconds = 1000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def test_the_parts_sum_to_the_wall_time():
+    now = FakeNow()
+    clock = StepClock(HostTimer(now))
+    ledger = Ledger(clock, sync="step")
+    now.seconds += 10
+    ledger.rest_is("setup")
+    now.seconds += 3
+    ledger.rest_is("sanity")
+    clock.start()
+    for phase, seconds in ((Phase.FORWARD, 30), (Phase.VALIDATION, 8)):
+        clock.enter(phase)
+        now.seconds += seconds
+    ledger.end_step(Amounts(), "training")
+    ledger.take_window()
+    now.seconds += 2
+    parts = ledger.wall_time_sec()
+    assert tuple(parts) == PARTS
+    assert {part: seconds for part, seconds in parts.items() if seconds} == {
+        "setup": 10,
+        "sanity": 3,
+        "training": 30,
+        "validation": 8,
+        "rest": 2,
+    }
+
+
+def test_clocks_that_differ_a_little_make_no_negative_rest(device):
+    clock = StepClock(DeviceTimer(GPU, lambda: FakeEvent(device), device.synchronize, now=lambda: 1000.0))
+    ledger = Ledger(clock, sync="step")
+    step(ledger, clock, device)
+    ledger.take_window()
+    assert ledger.wall_time_sec()["training"] > 0
+    assert ledger.wall_time_sec()["rest"] == 0

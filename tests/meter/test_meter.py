@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.clock import HostTimer, Phase, StepClock
@@ -37,8 +36,8 @@ def run_step(meter, now, batches, phases=((Phase.FORWARD, 1.0),), count=None):
     for batch in batches:
         meter.look_at(batch)
         if count is not None:
-            meter.counter(nn.Identity())
-            meter.set_count(count)
+            meter.leave_out("counting")
+            meter.flops.take(count)
         meter.add_forward()
     for phase, seconds in phases:
         meter.clock.enter(phase)
@@ -86,8 +85,8 @@ def test_without_warm_up_the_step_that_counts_or_fails_to_is_left_out_all_the_sa
     meter = make_meter(now)
     meter.begin_step()
     meter.look_at(TOKENS)
-    meter.counter(nn.Identity())
-    meter.set_count(count)
+    meter.leave_out("counting")
+    meter.flops.take(count)
     meter.end_step()
     assert meter.run_totals().steps == 0
 
@@ -138,7 +137,7 @@ def test_the_measured_backward_and_what_is_recomputed(now):
 @pytest.mark.parametrize(("factor", "error"), [(2.0, 96 / 82 - 1), (50 / 32, 0.0), ("measured", None)])
 def test_how_far_a_constant_factor_is_off(now, factor, error):
     count = FlopCount(forward=32_000, thop=0, functional=32_000, backward=50_000, recomputed=0)
-    found = make_meter(now, backward_factor=factor).factor_error(count)
+    found = make_meter(now, backward_factor=factor).conventions.factor_error(count)
     assert found == (None if error is None else pytest.approx(error))
 
 
@@ -159,7 +158,7 @@ def test_how_far_a_constant_factor_is_off(now, factor, error):
 def test_flops_and_tokens_can_be_given(now, arguments, flops):
     meter = make_meter(now, **arguments)
     run_step(meter, now, [TOKENS])
-    assert not meter.needs_count
+    assert not meter.flops.needs_count
     assert meter.take_window().flops == pytest.approx(flops, nan_ok=True)
 
 

@@ -253,7 +253,7 @@ class SlowModel(LightningModule):
     [({}, 5), ({"accumulate_grad_batches": 2}, 5), ({"gradient_clip_val": 1.0}, 5)],
 )
 def test_a_run_tells_them_and_leaves_the_sampled_steps_out(monkeypatch, arguments, steps):
-    monkeypatch.setattr("mfu_callback.lightning.callback.timer_for", lambda device: HostTimer(NOW))
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(NOW))
     callback = MFUCallback(peak=PEAK, flops=lambda batch: 1.0, warmup_steps=1, modules=True)
     trainer = make_trainer(callback, max_steps=30, **arguments)
     trainer.fit(SlowModel(Whole()))

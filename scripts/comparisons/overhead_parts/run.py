@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mfu_callback import MFUCallback
+from mfu_callback.lightning import run as measured_run
 from mfu_callback.lightning.private_names import SEND_METRICS
 from mfu_callback.tools.brackets import Brackets, Function
 
@@ -181,7 +183,7 @@ def main() -> None:
     module = Model(arguments.modules)
     ours, monitor, empty, sending = (StepTimes(arguments.steps) for _ in range(4))
     callback = MFUCallback(peak=1e12, sync=arguments.sync)
-    callback._brackets = TimedBrackets(ours, sending)
+    measured_run.Brackets = partial(TimedBrackets, ours, sending)  # type: ignore
     module.optimizer.register_step_post_hook = timing_registration(module.optimizer, ours)  # type: ignore
     timed = {
         callback: ours,

@@ -1,0 +1,180 @@
+"""One fit of a Trainer, measured: everything that is there while it goes on, and nothing of it afterwards."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from mfu_callback.lightning import private_names
+from mfu_callback.lightning.arguments import Arguments
+from mfu_callback.lightning.counting import Counting
+from mfu_callback.lightning.metric_log import MetricLog
+from mfu_callback.lightning.optimizer_steps import OptimizerSteps
+from mfu_callback.lightning.peak_of_run import PeakOfRun
+from mfu_callback.lightning.phases import bracket_phases
+from mfu_callback.lightning.run_board import Board
+from mfu_callback.lightning.sampling import Sampling
+from mfu_callback.meter.clock import Phase, StepClock, timer_for
+from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.metrics import Window, logged_values
+from mfu_callback.meter.summary import Summary
+from mfu_callback.meter.tags import IN_PROGRESS_BAR
+from mfu_callback.meter.totals import Totals
+from mfu_callback.report.end_of_fit import print_summary
+from mfu_callback.tools.brackets import Brackets
+
+
+class MeasuredRun:
+    """Measures one fit, logs its values and sums it up.
+
+    It is made when fit begins, so that the wall time of the whole fit is known, and starts to measure with training.
+
+    Args:
+        trainer: About to fit.
+        pl_module: What it trains.
+        arguments: Of `MFUCallback`.
+    """
+
+    def __init__(self, trainer: Trainer, pl_module: LightningModule, arguments: Arguments) -> None:
+        self._trainer = trainer
+        self._pl_module = pl_module
+        self._arguments = arguments
+        self._warned: set[str] = set()
+        self._is_measuring = False
+        self._in_step = False
+        device = trainer.strategy.root_device
+        self._timer = timer_for(device)
+        self._clock = StepClock(self._timer)
+        self._meter = MFUMeter(
+            clock=self._clock,
+            device=device,
+            flops=arguments.flops,
+            backward_factor=arguments.backward_factor,
+            attention=arguments.attention,
+            tokens=arguments.tokens,
+            sync=arguments.sync,
+            warmup_steps=arguments.warmup_steps,
+            tensor_parallel=private_names.tensor_parallel_size(trainer),
+        )
+        self._peak = PeakOfRun(self._meter, arguments.peak, device, self._warn_once)
+        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.follow)
+        self._steps = OptimizerSteps()
+        self._metric_log = MetricLog(trainer)
+        self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=arguments.board)
+        self._brackets = Brackets()
+
+    def rest_was(self, part: str) -> None:
+        """Give the wall time that nothing has claimed so far to a part: "setup" or "sanity"."""
+        self._meter.ledger.rest_is(part)
+
+    def start(self) -> None:
+        """Training starts: find the peak and put the brackets on."""
+        self._peak.find(private_names.matmul_dtype(self._trainer))
+        self._steps.start(self._trainer)
+        self._brackets.put(self._trainer.strategy, "training_step", self._counting.around_training_step)
+        self._brackets.put(private_names.optimization_loop(self._trainer), "run", self._counting.around_step)
+        bracket_phases(self._brackets, self._trainer, self._clock, self._steps.tell)
+        self._metric_log.put(self._brackets)
+        if self._arguments.modules:
+            Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
+        self._is_measuring = True
+        self.rest_was("setup")
+        self._clock.start()
+
+    def forget_frozen(self) -> None:
+        """Parts of the model may be frozen or thawed now."""
+        self._counting.forget_state()
+
+    def begin_batch(self, batch: Any) -> None:
+        """A batch begins, and with the first of a step the step."""
+        if not self._in_step:
+            self._meter.begin_step()
+            self._in_step = True
+        self._clock.enter(Phase.OTHER)
+        self._meter.look_at(batch)
+
+    def begin_backward(self) -> None:
+        """The forward is over."""
+        self._clock.enter(Phase.BACKWARD)
+
+    def end_backward(self) -> None:
+        """The backward is over; a module that drives it itself is in its training step still."""
+        self._clock.enter(Phase.OTHER if self._pl_module.automatic_optimization else Phase.FORWARD)
+
+    def begin_optimizer(self) -> None:
+        """Clipping and the optimizer begin."""
+        self._clock.enter(Phase.OPTIMIZER)
+
+    def end_batch(self) -> None:
+        """End the step if an optimizer stepped, and log where the Trainer logs."""
+        if not self._steps.any_since_last_asked():
+            return
+        self._meter.end_step()
+        self._in_step = False
+        if not self._board.is_shown:
+            with self._clock.during(Phase.REPORT):
+                self._board.show(self._meter)
+        if private_names.is_logging_step(self._trainer):
+            self._log()
+
+    def finish(self) -> Summary | None:
+        """Training is over: take the brackets off and sum the run up with all ranks; None if it never started."""
+        self._brackets.remove()
+        if not self._is_measuring:
+            return None
+        return self._finish(self._all_ranks(self._meter.run_totals()))
+
+    def break_off(self) -> Summary | None:
+        """An exception ends the run: sum up what is known without other processes and without waiting."""
+        self._brackets.remove()
+        if not self._is_measuring or self._trainer.world_size > 1:
+            return None
+        with suppress(RuntimeError):  # of a device that is in no state to be asked
+            return self._finish([self._meter.run_totals(wait=False)])
+        return None
+
+    def close(self) -> None:
+        """Take the brackets off, and let the loggers go."""
+        self._brackets.remove()
+        self._board.close()
+
+    def _finish(self, ranks: list[Totals]) -> Summary:
+        summary = self._meter.summary(ranks)
+        self._is_measuring = False
+        if self._trainer.is_global_zero:
+            with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding, a full disk
+                print_summary(summary, warmup_steps=self._arguments.warmup_steps)
+            self._board.end(summary)
+        return summary
+
+    def _log(self) -> None:
+        ranks = self._all_ranks(self._meter.take_window())
+        if not all(rank.steps for rank in ranks):
+            return
+        window = Window(ranks=tuple(ranks))
+        self._peak.doubt(window)
+        if self._trainer.barebones:
+            return
+        values = logged_values(window)
+        self._metric_log.log(values, in_progress_bar=IN_PROGRESS_BAR)
+        if not self._board.has_dashboard:
+            with self._clock.during(Phase.REPORT):
+                self._board.show_dashboard(values)
+
+    def _all_ranks(self, totals: Totals) -> list[Totals]:
+        if self._trainer.world_size == 1:
+            return [totals]
+        # MPS has no float64; everywhere else the counts of long runs need it.
+        device = self._trainer.strategy.root_device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        rows = self._trainer.strategy.all_gather(torch.tensor(totals.as_row(), dtype=dtype, device=device))
+        return [Totals.from_row(row) for row in rows.tolist()]
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            rank_zero_warn(message)

@@ -1,0 +1,68 @@
+"""By which conventions the FLOPs of a run are counted, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mfu_callback.flops import FlopCount, FlopCounter
+from mfu_callback.flops.per_shape import TrainingFlops
+
+FlopsArgument = str | float | Callable[[Any], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conventions:
+    """How the FLOPs of a run are counted.
+
+    Attributes:
+        flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
+        backward_factor: FLOPs of a backward pass over those of its forward pass, or "measured".
+        attention: The convention for attention, "full" or "causal".
+        tensor_parallel: How many devices share the work on every batch.
+    """
+
+    flops: FlopsArgument = "thop"
+    backward_factor: float | str = 2.0
+    attention: str = "full"
+    tensor_parallel: int = 1
+
+    @property
+    def counter_name(self) -> str:
+        """The counter's name, or how the FLOPs are given."""
+        if isinstance(self.flops, str):
+            return self.flops
+        return "given by a function of the batch" if callable(self.flops) else f"given: {self.flops:g} a token"
+
+    def __str__(self) -> str:
+        factor = self.backward_factor if isinstance(self.backward_factor, str) else f"{self.backward_factor:g} x"
+        return f"attention {self.attention}, backward {factor}"
+
+    def counter(self, module: nn.Module) -> FlopCounter:
+        """A counter of the module's forward and backward, for a ``with`` block.
+
+        Raises:
+            ValueError: If FLOPs are given, so that there is nothing to count.
+        """
+        if not isinstance(self.flops, str):
+            raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
+        return FlopCounter(module, counter=self.flops, attention=self.attention, tensor_parallel=self.tensor_parallel)
+
+    def training_flops(self, count: FlopCount) -> TrainingFlops | None:
+        """FLOPs of a forward and its backward; None where nothing was counted."""
+        if not count.forward:
+            return None
+        recomputed = math.nan if count.recomputed is None else count.recomputed
+        if not isinstance(self.backward_factor, str):
+            return TrainingFlops(count.forward * (1 + self.backward_factor), recomputed)
+        return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
+
+    def factor_error(self, count: FlopCount) -> float | None:
+        """By which share the training FLOPs are off by a constant factor; None where that is not known."""
+        if isinstance(self.backward_factor, str) or not count.backward:
+            return None
+        return count.forward * (1 + self.backward_factor) / (count.forward + count.backward) - 1

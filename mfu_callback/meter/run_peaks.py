@@ -1,0 +1,34 @@
+"""What a run is measured against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mfu_callback.peaks import Peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPeaks:
+    """The peaks that a run is measured against; None where one is unknown.
+
+    Attributes:
+        peak: For MFU: from a datasheet, given, or measured.
+        achievable: What large matmuls reached on this device.
+    """
+
+    peak: Peak | None = None
+    achievable: Peak | None = None
+
+    @classmethod
+    def of(cls, peak: Peak | None, achievable: Peak | None = None) -> RunPeaks:
+        """Both peaks; a peak that was measured is the achievable one as well, unless another is given."""
+        is_both = achievable is None and peak is not None and peak.is_measured
+        return cls(peak=peak, achievable=peak if is_both else achievable)
+
+    def rates(self) -> dict[str, float]:
+        """Their rates by the names of `Totals`; NaN where one is unknown."""
+        return {
+            "peak_flops_per_sec": math.nan if self.peak is None else self.peak.flops_per_sec,
+            "achievable_flops_per_sec": math.nan if self.achievable is None else self.achievable.flops_per_sec,
+        }
