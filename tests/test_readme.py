@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mfu_callback import MFUCallback
 from mfu_callback.meter.tags import TAGS
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +47,20 @@ def test_the_readme_names_every_option_of_the_benchmark_and_no_other():
     assert set(re.findall(r"--[a-z-]+", section)) == options
 
 
-def test_the_readme_lists_every_tag():
+TAG_ROWS = [(tag.name, tag.unit, tag.when) for tag in TAGS]
+
+
+def test_the_readme_shows_the_table_of_tags():
     section = README.split("## Use it")[1].split("## How MFU")[0]
-    assert re.findall(r"^\| `([a-z_/]+)`", section, re.MULTILINE) == [tag.name for tag in TAGS]
+    assert re.findall(r"^\| `([a-z_/]+)` \| (.+?) \| (.+?) \|$", section, re.MULTILINE) == TAG_ROWS
+
+
+def test_the_docstring_of_the_callback_shows_the_table_of_tags():
+    lines = MFUCallback.__doc__.splitlines()
+    first, _, last = (number for number, line in enumerate(lines) if line.startswith("    ==="))
+    columns = [match.span() for match in re.finditer("=+", lines[first])]
+    rows = [[line[start:end].strip(" `") for start, end in columns] for line in lines[first + 3 : last]]
+    assert [tuple(row) for row in rows] == TAG_ROWS
 
 
 def test_every_path_in_the_readmes_tour_exists():

@@ -22,22 +22,28 @@ class MFUCallback(Callback):
     the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step by phases.
     Logs at the Trainer's ``log_every_n_steps``, at the step of the user's metrics:
 
-    ==================================== ============================== =====================================
-    tag                                  unit                           absent when
-    ==================================== ============================== =====================================
-    ``throughput/tokens_per_sec``        1/s, all devices               the batch has no tokens
-    ``throughput/real_tokens_per_sec``   1/s, all devices               no attention mask tells the padding
-    ``throughput/samples_per_sec``       1/s, all devices               the batch has no tensor
-    ``throughput/device/tokens_per_sec`` 1/s, one device                the batch has no tokens
-    ``throughput/device/tflops_per_sec`` 1e12 model FLOP/s, one device  FLOPs are unknown
-    ``throughput/mfu``                   fraction of peak               FLOPs or the peak are unknown
-    ``throughput/mfu_achievable``        fraction of the measured peak  none was measured yet
-    ``throughput/hfu``                   fraction of peak               nothing is recomputed in the backward
-    ``time/step_sec``                    s                              never
-    ``time/step_sec_min``, ``_max``      s, fastest, slowest device     there is one device
-    ``waterfall/*`` (six)                fraction; they sum to 1        MFU is unknown
-    ``memory/peak_gib``                  GiB                            the device does not report it
-    ==================================== ============================== =====================================
+    ==================================== ============================= =================================================
+    tag                                  unit                          logged when
+    ==================================== ============================= =================================================
+    ``throughput/tokens_per_sec``        1/s, all devices              the batch has tokens
+    ``throughput/real_tokens_per_sec``   1/s, all devices              attention masks tell tokens from padding
+    ``throughput/samples_per_sec``       1/s, all devices              the batch has a tensor
+    ``throughput/device/tokens_per_sec`` 1/s, one device               the batch has tokens
+    ``throughput/device/tflops_per_sec`` 1e12 FLOP/s, one device       FLOPs are known
+    ``throughput/mfu``                   fraction of the peak          FLOPs and the peak are known
+    ``throughput/mfu_achievable``        fraction of the measured peak a measured peak is known
+    ``throughput/hfu``                   fraction of the peak          something is recomputed: MFU with that added
+    ``time/step_sec``                    s                             always
+    ``time/step_sec_min``                s, fastest device             there are several devices
+    ``time/step_sec_max``                s, slowest device             there are several devices
+    ``waterfall/mfu``                    fraction                      MFU is known; all six sum to 1
+    ``waterfall/data``                   fraction                      waiting for the next batch
+    ``waterfall/optimizer``              fraction                      gradient clipping and the optimizer
+    ``waterfall/other``                  fraction                      callbacks, logging, the rest
+    ``waterfall/kernels``                fraction                      forward and backward below the achievable rate
+    ``waterfall/unreachable``            fraction                      what no matmul reaches of the peak on this device
+    ``memory/peak_gib``                  GiB                           the device reports it
+    ==================================== ============================= =================================================
 
     After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed, and
     ``mfu_summary.json`` written to the logger's directory.

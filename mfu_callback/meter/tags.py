@@ -1,8 +1,11 @@
-"""The table of what is logged: every tag with its unit, where its value is, and the chart that shows it."""
+"""The table of what is logged: every tag with its unit, when it is logged, where its value is, and its chart.
+
+The README and the docstring of `MFUCallback` show this table; a test compares them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Of the machine: what was used, and where the rest went. They sum to 1.
 WATERFALL_PARTS = ("mfu", "data", "optimizer", "other", "kernels", "unreachable")
@@ -14,16 +17,18 @@ class Tag:
 
     Attributes:
         name: The name under which every logger gets it.
-        unit: Its unit.
-        attribute: Of `mfu_callback.meter.metrics.Window`, that is its value; None there leaves it out.
+        unit: Its unit, and of which devices it is.
+        when: When it is logged; of a part of the waterfall, what it is.
+        attribute: The attribute of `mfu_callback.meter.metrics.Window` that is its value; None leaves it out.
         part: Which part of that value, if it has parts.
-        category: Of the dashboard, under which TensorBoard's custom scalars show it.
+        category: The category of TensorBoard's custom scalars that shows it.
         chart: The title of its chart there, which it may share.
         in_progress_bar: The name under which the progress bar shows it; None for none.
     """
 
     name: str
     unit: str
+    when: str
     attribute: str
     part: str | None = None
     category: str
@@ -34,7 +39,7 @@ class Tag:
 _USE, _RATE, _TIME, _MEMORY = "MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: memory"
 _WATERFALL = "MFU: where the machine went"
 CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY)  # in the dashboard's order
-_SPREAD = "seconds of a step, fastest and slowest device"
+_SPREAD, _SHARES = "seconds of a step, fastest and slowest device", "shares of the machine, sum 1"
 
 MFU = "throughput/mfu"
 MFU_ACHIEVABLE = "throughput/mfu_achievable"
@@ -42,49 +47,56 @@ HFU = "throughput/hfu"
 TOKENS_PER_SEC = "throughput/tokens_per_sec"
 REAL_TOKENS_PER_SEC = "throughput/real_tokens_per_sec"
 SAMPLES_PER_SEC = "throughput/samples_per_sec"
+DEVICE_TOKENS_PER_SEC = "throughput/device/tokens_per_sec"
 DEVICE_TFLOPS_PER_SEC = "throughput/device/tflops_per_sec"
 STEP_TIME_SEC = "time/step_sec"
 WATERFALL = {part: f"waterfall/{part}" for part in WATERFALL_PARTS}
 
 
-def _rate(name: str, unit: str, attribute: str, chart: str, in_progress_bar: str | None = None) -> Tag:
-    return Tag(name=name, unit=unit, attribute=attribute, category=_RATE, chart=chart, in_progress_bar=in_progress_bar)
+def _tag(category: str, name: str, unit: str, when: str, attribute: str, chart: str, bar: str | None = None) -> Tag:
+    return Tag(
+        name=name, unit=unit, when=when, attribute=attribute, category=category, chart=chart, in_progress_bar=bar
+    )
 
 
-def _time(name: str, attribute: str, chart: str) -> Tag:
-    return Tag(name=name, unit="s", attribute=attribute, category=_TIME, chart=chart)
+_ALL, _ONE = "1/s, all devices", "1/s, one device"
+_TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks tell tokens from padding", "the batch has a tensor"
+_PEAK, _MEASURED = "fraction of the peak", "fraction of the measured peak"
+_RECOMPUTED = "something is recomputed: MFU with that added"
+_SEVERAL = "there are several devices"
+_OF_WATERFALL = {
+    "mfu": "MFU is known; all six sum to 1",
+    "data": "waiting for the next batch",
+    "optimizer": "gradient clipping and the optimizer",
+    "other": "callbacks, logging, the rest",
+    "kernels": "forward and backward below the achievable rate",
+    "unreachable": "what no matmul reaches of the peak on this device",
+}
 
-
+# category, name, unit, when, attribute of the Window, chart, name in the progress bar
 TAGS: tuple[Tag, ...] = (
-    _rate(TOKENS_PER_SEC, "1/s", "tokens_per_sec", "tokens/s, all devices", "tokens/s"),
-    _rate(REAL_TOKENS_PER_SEC, "1/s", "real_tokens_per_sec", "tokens/s without the padding"),
-    _rate(SAMPLES_PER_SEC, "1/s", "samples_per_sec", "samples/s, all devices"),
-    _rate("throughput/device/tokens_per_sec", "1/s", "device_tokens_per_sec", "tokens/s, one device"),
-    _rate(DEVICE_TFLOPS_PER_SEC, "1e12 FLOP/s", "device_tflops_per_sec", "TFLOP/s, one device"),
-    Tag(name=MFU, unit="fraction of peak", attribute="mfu", category=_USE, chart="MFU", in_progress_bar="MFU"),
-    Tag(
-        name=MFU_ACHIEVABLE,
-        unit="fraction of the measured peak",
-        attribute="mfu_achievable",
-        category=_USE,
-        chart="MFU of the achievable peak",
+    _tag(_RATE, TOKENS_PER_SEC, _ALL, _TOKENS, "tokens_per_sec", "tokens/s, all devices", "tokens/s"),
+    _tag(_RATE, REAL_TOKENS_PER_SEC, _ALL, _MASKS, "real_tokens_per_sec", "tokens/s without the padding"),
+    _tag(_RATE, SAMPLES_PER_SEC, _ALL, _SAMPLES, "samples_per_sec", "samples/s, all devices"),
+    _tag(_RATE, DEVICE_TOKENS_PER_SEC, _ONE, _TOKENS, "device_tokens_per_sec", "tokens/s, one device"),
+    _tag(
+        *(_RATE, DEVICE_TFLOPS_PER_SEC, "1e12 FLOP/s, one device", "FLOPs are known"),
+        *("device_tflops_per_sec", "TFLOP/s, one device"),
     ),
-    Tag(name=HFU, unit="fraction of peak", attribute="hfu", category=_USE, chart="HFU, with what is recomputed"),
-    _time(STEP_TIME_SEC, "step_time_sec", "seconds of a step"),
-    _time("time/step_sec_min", "step_time_sec_min", _SPREAD),
-    _time("time/step_sec_max", "step_time_sec_max", _SPREAD),
+    _tag(_USE, MFU, _PEAK, "FLOPs and the peak are known", "mfu", "MFU", "MFU"),
+    _tag(
+        *(_USE, MFU_ACHIEVABLE, _MEASURED, "a measured peak is known"),
+        *("mfu_achievable", "MFU of the achievable peak"),
+    ),
+    _tag(_USE, HFU, _PEAK, _RECOMPUTED, "hfu", "HFU, with what is recomputed"),
+    _tag(_TIME, STEP_TIME_SEC, "s", "always", "step_time_sec", "seconds of a step"),
+    _tag(_TIME, "time/step_sec_min", "s, fastest device", _SEVERAL, "step_time_sec_min", _SPREAD),
+    _tag(_TIME, "time/step_sec_max", "s, slowest device", _SEVERAL, "step_time_sec_max", _SPREAD),
     *(
-        Tag(
-            name=name,
-            unit="fraction",
-            attribute="waterfall",
-            part=part,
-            category=_WATERFALL,
-            chart="shares of the machine, sum 1",
-        )
+        replace(_tag(_WATERFALL, name, "fraction", _OF_WATERFALL[part], "waterfall", _SHARES), part=part)
         for part, name in WATERFALL.items()
     ),
-    Tag(name="memory/peak_gib", unit="GiB", attribute="peak_memory_gib", category=_MEMORY, chart="peak memory, GiB"),
+    _tag(_MEMORY, "memory/peak_gib", "GiB", "the device reports it", "peak_memory_gib", "peak memory, GiB"),
 )
 
 IN_PROGRESS_BAR = {tag.name: tag.in_progress_bar for tag in TAGS if tag.in_progress_bar is not None}
