@@ -1,1 +1,1 @@
-"""What TensorBoard shows of a run beside its values: a dashboard, a card, HParams, and a tab of its own."""
+"""What TensorBoard shows of a run besides its curves: a dashboard, a card, HParams, and the tab "MFU"."""

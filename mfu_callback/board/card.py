@@ -1,4 +1,4 @@
-"""The card: what a run is measured by, as text for TensorBoard."""
+"""The card: the run, its figures and how they are measured, as text for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def card(facts: RunFacts, summary: Summary, found: FoundBatchSize | None) -> str
     """The card as Markdown.
 
     Args:
-        facts: What the run is.
-        summary: What it has come to; with no steps while it goes on.
-        found: What a BatchSizeFinder found before it.
+        facts: The facts of the run.
+        summary: Its figures; a summary without steps while the run goes on.
+        found: The result of a BatchSizeFinder that ran before it.
     """
     parts = [
         _table(("", ""), _run(facts, summary)),
@@ -76,7 +76,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(value: str) -> str:
-    """Text that Markdown shows as it is, on one line of a table."""
+    """The value on one line, with the characters escaped that Markdown would interpret."""
     for character, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("*", "&#42;"), ("`", "&#96;")):
         value = value.replace(character, shown)
     return " ".join(value.replace("[", "&#91;").replace("_", "&#95;").split())

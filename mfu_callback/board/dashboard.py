@@ -17,10 +17,10 @@ Layout = dict[str, dict[str, list[Any]]]
 
 
 def layout(names: Collection[str]) -> Layout:
-    """The charts by category, as `SummaryWriter.add_custom_scalars` takes them.
+    """The charts by category, in the form that `SummaryWriter.add_custom_scalars` accepts.
 
     Args:
-        names: The tags that are logged; a chart of others would stay empty.
+        names: The tags that are logged. Charts of other tags would stay empty.
     """
     categories: Layout = {category: {} for category in CATEGORIES}
     for tag in TAGS:
@@ -36,10 +36,12 @@ def is_layout(summary: Any) -> bool:
 
 
 def has_layout(directory: str) -> bool:
-    """Whether a run has a layout already, by its user or by a fit before; a run has one at most, the latest.
+    """Whether a run already has a layout, from its user or from an earlier fit.
+
+    TensorBoard shows only the latest layout of a run.
 
     Args:
-        directory: Of the run's event files, all of them written out.
+        directory: Holds the run's event files, which are flushed.
     """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 

@@ -1,4 +1,4 @@
-"""What a run is: the facts that do not change while it goes on."""
+"""The facts of a run that do not change while it goes on: model, device, precision, versions."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What a run is.
+    """The facts of a run.
 
     Attributes:
         model: The class of the LightningModule.
-        parameters: How many it has, on all devices together.
-        parameter_bytes: What they take.
-        device: What it trains on.
-        devices: How many.
-        precision: The Trainer's.
-        strategy: The class of the Trainer's.
-        counter: What counts the FLOPs.
-        batch_size: Samples in the first batch of one process; None where no tensor tells.
-        batch_flops: Model FLOPs of the forward and backward of one such batch; None where they are not counted.
-        accumulate_grad_batches: Batches of one process in a step.
-        versions: Of the packages that measure and train, and of Python.
+        parameters: Number of its parameters, over all devices.
+        parameter_bytes: Their size in bytes.
+        device: Name of the device.
+        devices: Number of devices.
+        precision: The Trainer's precision.
+        strategy: The class of the Trainer's strategy.
+        counter: Name of the FLOP counter.
+        batch_size: Samples in the first batch of one process; None if the batch has no tensor.
+        batch_flops: Model FLOPs of the forward and backward pass of that batch; None if they were not counted.
+        accumulate_grad_batches: Micro-batches of one process in an optimizer step.
+        versions: Versions of Python and of the packages that train and measure.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What is wrong with the event files that TensorBoard reads; it goes on without a word where one is damaged."""
+"""Finds damaged event files, which TensorBoard skips without a message."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mfu_callback.logs.directory import event_files_below
 from mfu_callback.logs.printable import printable
 from mfu_callback.logs.records import CutOffError, DamagedFileError, records
 
-_WAIT_SEC = 20.0  # between two looks at all files
-_STILL_WRITING_SEC = 60.0  # a file that was changed since may end in the middle of a record
+_WAIT_SEC = 20.0  # between two checks of all files
+_STILL_WRITING_SEC = 60.0  # a file that changed within this time may end in the middle of a record
 
 
 @dataclass(slots=True)
@@ -23,10 +23,10 @@ class _Looked:
 
 
 class FileHealth:
-    """Looks at the files in a thread of its own, at each byte once.
+    """Checks the event files in a thread of its own, and reads each byte once.
 
     Args:
-        directory: Where TensorBoard looks for runs; None where that is no directory of this machine.
+        directory: TensorBoard's log directory; None if it is not a directory of this machine.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -37,7 +37,7 @@ class FileHealth:
         self._last = -_WAIT_SEC
 
     def problems(self) -> list[str]:
-        """What is known by now; asking starts another look if the last one was a while ago."""
+        """The problems found so far. Starts another check if the last one was a while ago."""
         with self._lock:
             is_due = time.monotonic() - self._last >= _WAIT_SEC
             if self._directory is not None and is_due and (self._thread is None or not self._thread.is_alive()):
@@ -47,7 +47,7 @@ class FileHealth:
         return [f"{self._name(path)} {problem}" for path, problem in known]
 
     def look(self) -> None:
-        """Look at what has changed."""
+        """Check the files that have changed."""
         assert self._directory is not None
         found: set[Path] = set()
         for path in event_files_below(self._directory):
@@ -58,7 +58,7 @@ class FileHealth:
                 if status.st_size != looked.size or looked.problem:
                     is_old = time.time() - status.st_mtime > _STILL_WRITING_SEC
                     looked.problem = _look_at(path, looked, is_old=is_old)
-                    looked.size = status.st_size if is_old else _Looked().size  # one that is new is looked at again
+                    looked.size = status.st_size if is_old else _Looked().size  # a recent file is checked again
             except OSError as error:
                 looked.problem = f"cannot be read ({error})"
             with self._lock:
@@ -73,7 +73,7 @@ class FileHealth:
 
 
 def _look_at(path: Path, looked: _Looked, *, is_old: bool) -> str | None:
-    """What is wrong with a file from where it was looked at last."""
+    """The problem of a file, read on from where the last check ended; None if there is none."""
     try:
         for offset, _ in records(path, looked.offset):
             looked.offset = offset

@@ -1,4 +1,4 @@
-"""HParams: the run's row in TensorBoard's table of runs, so that they can be sorted by MFU."""
+"""HParams: the run's row in TensorBoard's table, so that runs can be sorted by MFU."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def is_hparams(summary: Any) -> bool:
 
 
 def hparams_of_run(facts: RunFacts, prefix: str) -> list[Any]:
-    """The summaries of a run whose user logs no HParams.
+    """HParams summaries for a run whose user logs none.
 
     Args:
-        facts: What the run is.
-        prefix: Of the logger's tags.
+        facts: The facts of the run.
+        prefix: Prefix of the logger's tags.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    # Names alone: the values of the metrics are the run's scalars.
+    # Only the names matter: TensorBoard reads the values of the metrics from the run's scalars.
     summaries = hparams({}, dict.fromkeys(_metrics(prefix), 0.0))  # type: ignore[no-untyped-call]
     return [with_facts(summary, facts, prefix) for summary in summaries]
 
 
 def with_facts(summary: Any, facts: RunFacts, prefix: str) -> Any:
-    """A summary of HParams with the facts of the run beside the user's hyperparameters, and with our metrics.
+    """Add the facts of the run and our metrics to a summary of HParams.
 
     Args:
-        summary: The user's; it is changed.
-        facts: What the run is.
-        prefix: Of the logger's tags.
+        summary: The user's summary; changed in place.
+        facts: The facts of the run.
+        prefix: Prefix of the logger's tags.
     """
     values = _values(facts)
     for value in summary.value:

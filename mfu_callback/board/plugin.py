@@ -1,4 +1,4 @@
-"""TensorBoard's tab "MFU": a plugin that reads nothing but what TensorBoard has loaded from event files."""
+"""TensorBoard's tab "MFU": a plugin that reads only what TensorBoard has loaded from event files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from mfu_callback.meter.tags import TAGS, WATERFALL
 from mfu_callback.report.page.assets import STATIC, plotly_file
 from mfu_callback.report.page.views import run_view, series_view, waterfall_view
 
-_STATIC = Path(__file__).parent / "static"  # what makes the page a tab of TensorBoard's
+_STATIC = Path(__file__).parent / "static"  # connects the page to TensorBoard
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
-_CURVE_POINTS = 300  # of each of all runs: more than a chart of this width shows
-_WATERFALL_POINTS = 1_000  # of one run
-_PLOTLY_SECONDS = 24 * 3600  # for which a browser keeps it
+_CURVE_POINTS = 300  # per run: more than a chart of this width can show
+_WATERFALL_POINTS = 1_000  # of the selected run
+_PLOTLY_SECONDS = 24 * 3600  # how long a browser may cache it
 
 
 class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """The tab. Everything that it serves is from this machine.
+    """The tab. All files that it serves are on this machine.
 
     Args:
-        context: TensorBoard's.
+        context: TensorBoard's context.
     """
 
     plugin_name = PLUGIN_NAME
@@ -48,11 +48,11 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
 
     def is_active(self) -> bool:
-        """Whether any run has the tags."""
+        """Whether any run has logged our tags."""
         return ProvidedLogs(self._data_provider, plugin_util.context({}), "").has_any()
 
     def frontend_metadata(self) -> Any:
-        """Where the page is, and what the tab is called."""
+        """The entry file of the page and the name of the tab."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="MFU")
 
     def _json(self, view: Callable[[ProvidedLogs, Request], Any]) -> Callable[..., Any]:
@@ -80,7 +80,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
 
 def _health(logdir: str | None) -> Any:
-    """What looks at the files, where they are on this machine and what reads them is installed."""
+    """The check of the event files; None if they are not on this machine or the reader is not installed."""
     if not logdir or not Path(logdir).is_dir() or find_spec("google_crc32c") is None:
         return None
     from mfu_callback.board.health import FileHealth

@@ -1,4 +1,4 @@
-"""Runs as TensorBoard has loaded them."""
+"""Reads runs as TensorBoard has loaded them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mfu_callback.logs.run_log import RunLog, Series, own_tag
 from mfu_callback.meter.tags import TAGS
 
 _SCALARS = "scalars"
-_POINTS_OF_FIGURES = 100  # of a run that has not written them itself
+_POINTS_OF_FIGURES = 100  # of a run whose record has no figures yet
 
 
 class ProvidedLogs:
     """Reads runs from a data provider of TensorBoard's, for one request.
 
     Args:
-        data_provider: TensorBoard's.
-        context: Of the request.
-        experiment_id: Of the request.
+        data_provider: TensorBoard's data provider.
+        context: Context of the request.
+        experiment_id: Experiment of the request.
     """
 
     def __init__(self, data_provider: Any, context: Any, experiment_id: str) -> None:
@@ -32,11 +32,11 @@ class ProvidedLogs:
         self._of_request = {"ctx": context, "experiment_id": experiment_id}
 
     def has_any(self) -> bool:
-        """Whether any run has logged a tag of ours."""
+        """Whether any run has logged one of our tags."""
         return bool(self._tags)
 
     def runs(self) -> list[RunLog]:
-        """Every run that has logged anything of ours, by name: its record, or where it has no figures its points."""
+        """All runs that have logged our tags, sorted by name: with the record, or with points if it has no figures."""
         tags, records = self._tags, self._records()
         unfinished = [run for run in tags if not (records.get(run) or {}).get("steps")]
         scalars = self._read(unfinished, [tag.name for tag in TAGS], points=_POINTS_OF_FIGURES)
@@ -47,15 +47,15 @@ class ProvidedLogs:
         """The points of some tags by run and tag.
 
         Args:
-            tags: Of ours.
-            run: Of which run; of all by default.
-            points: How many of each at most; evenly taken from those that TensorBoard keeps.
+            tags: Names of our tags.
+            run: Name of the run; None for all runs.
+            points: At most this many points of each, evenly spaced among those that TensorBoard keeps.
         """
         return self._read(self._tags if run is None else [run], tags, points=points)
 
     @cached_property
     def _tags(self) -> dict[str, dict[str, str]]:
-        """By run, the tag that each of ours is logged under."""
+        """By run and by our tag: the name under which the run has logged it."""
         listed = self._provider.list_scalars(plugin_name=_SCALARS, **self._of_request)
         ours = {run: {own: tag for tag in tags if (own := own_tag(tag)) is not None} for run, tags in listed.items()}
         return {run: tags for run, tags in ours.items() if tags}

@@ -1,4 +1,4 @@
-"""A run's facts and figures as plain data: what the event file and ``mfu_summary.json`` keep of them."""
+"""The record: a run's facts and figures as plain data, for the event file and ``mfu_summary.json``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mfu_callback.meter.summary import Summary
 
 
 def record_of(facts: RunFacts | None, summary: Summary, found: FoundBatchSize | None) -> dict[str, Any]:
-    """Everything that is known of a run, for JSON.
+    """The record of a run, ready for JSON.
 
     Args:
-        facts: What the run is; None if it had no step.
-        summary: What it has come to; with no steps while it goes on.
-        found: What a BatchSizeFinder found before it.
+        facts: The facts of the run; None if it had no step.
+        summary: Its figures; a summary without steps while the run goes on.
+        found: The result of a BatchSizeFinder that ran before it.
 
     Returns:
         The summary's fields (`Summary.as_dict`), and under ``run`` the facts, the FLOPs by module and the finder's
-        trials. Numbers that JSON does not know are None.
+        trials. NaN and infinity are None.
     """
     modules = [] if summary.flops is None else _modules(summary.flops)
     known = {} if facts is None else asdict(facts)
@@ -32,7 +32,7 @@ def record_of(facts: RunFacts | None, summary: Summary, found: FoundBatchSize | 
 
 
 def _modules(count: FlopCount) -> list[dict[str, Any]]:
-    """Forward FLOPs of like modules."""
+    """Forward FLOPs by group of like modules."""
     groups = grouped_by_module(count.per_module).items()
     return [{"name": name, "modules": number, "flops": flops} for name, (number, flops) in groups]
 

@@ -1,4 +1,4 @@
-"""Writes into the event file of a run, beside what the run's logger and its user write there."""
+"""Writes into the event file of a run, next to what the run's logger and its user write."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mfu_callback.tools.brackets import Brackets, Function
 
 
 class RunWriter:
-    """Writes what TensorBoard shows of a run, and leaves alone what the user has written of it.
+    """Writes the card, the record, HParams and the layout of a run, and never replaces the user's own.
 
-    TensorBoard takes the first HParams of a run and no later ones. So the user's are held back from the start of fit
-    until the facts are known, which is after its first step, and are then written with them. Of layouts it takes the
-    last: ours is not written where there is one.
+    TensorBoard uses the first HParams of a run and ignores later ones. So the user's HParams are held back until the
+    facts are known, which is after the first step, and are then written together with them. Of several layouts
+    TensorBoard uses the last one: ours is not written if the run already has one.
 
     Args:
         writer: The logger's `SummaryWriter`.
-        prefix: Of the logger's tags.
-        brackets: Take what watches the writer off again.
+        prefix: Prefix of the logger's tags.
+        brackets: Removes the bracket around the writer at the end of fit.
     """
 
     def __init__(self, writer: Any, prefix: str, brackets: Brackets) -> None:
@@ -41,7 +41,7 @@ class RunWriter:
         brackets.put(writer._get_file_writer(), "add_summary", self._watching)
 
     def complete_hparams(self, facts: RunFacts) -> None:
-        """The facts are known now: write the HParams that were held with them."""
+        """Write the HParams that were held back, together with the facts."""
         self._facts = facts
         self._release()
 
@@ -51,12 +51,12 @@ class RunWriter:
             self._writer.add_custom_scalars(layout(tags))
 
     def write(self, card: str | None, record: dict[str, Any], step: int) -> None:
-        """Write what is known of the run.
+        """Write the card and the record.
 
         Args:
-            card: As Markdown; None for none.
-            record: As plain data.
-            step: The Trainer's.
+            card: The card as Markdown; None writes no card.
+            record: The record as plain data.
+            step: The Trainer's global step.
         """
         if card is not None:
             self._writer.add_text(CARD_TAG, card, step)
@@ -64,7 +64,7 @@ class RunWriter:
         self._writer.flush()
 
     def end(self) -> None:
-        """Fit is over: write what is held, and HParams of our own if there were none."""
+        """Write what is still held back at the end of fit, and our own HParams if the user logged none."""
         self._release()
         if self._facts is not None and not self._has_hparams:
             for summary in hparams_of_run(self._facts, self._prefix):
@@ -93,7 +93,7 @@ class RunWriter:
 
 
 def _tensor(record: dict[str, Any]) -> Any:
-    """The record as data that TensorBoard keeps for the tab and shows nowhere else."""
+    """The record as a summary that TensorBoard keeps for the tab alone."""
     text = json.dumps(record, default=str).encode()
     plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
     value = Summary.Value(

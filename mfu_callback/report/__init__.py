@@ -1,1 +1,1 @@
-"""What people are told of a run: at its end, and later from its files (`python -m mfu_callback.report`)."""
+"""Shows the figures of runs: at the end of fit, and later from their files (`python -m mfu_callback.report`)."""

@@ -1,4 +1,4 @@
-"""The command `python -m mfu_callback.report`: what the runs of a log directory came to."""
+"""The command `python -m mfu_callback.report`: the figures of the runs in a log directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfu_callback.report.tables import print_figures, runs_table
 from mfu_callback.tools.command import Output, run_command
 
 _PROGRAM = "python -m mfu_callback.report"
-_WIDTH_OF_A_FILE = 160  # where there is no terminal to ask for its width
+_WIDTH_OF_A_FILE = 160  # if the output is not a terminal
 _TOO_LOW = 1  # the exit status
 
 
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
-        description="Print what the runs in a log directory came to: MFU, tokens/s and where the rest of the machine"
+        description="Print the figures of the runs in a log directory: MFU, tokens/s and where the rest of the machine"
         " went. Reads what MFUCallback has logged to TensorBoard (event files) or with Lightning's CSVLogger.",
         epilog="Exit status: 0; 1 with --fail-below-mfu if the run's MFU is lower or unknown; 2 if nothing could be"
         " read or written.",
@@ -43,8 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--compare",
         type=Path,
         metavar="LOGDIR2",
-        help="compare the run with one of this directory: what changed from that one to this, and which part of the"
-        " time explains it",
+        help="compare the run with one of this directory: the facts that differ, the seconds by part, and the part"
+        " that explains the difference",
     )
     parser.add_argument("--compare-run", metavar="NAME", help="which run of LOGDIR2 (default: the latest)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs, and which part of the machine's time explains it."""
+"""Compares two runs: the facts that differ, and the part of the time that explains the difference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mfu_callback.logs.figures import step_time_sec
 from mfu_callback.meter.tags import WATERFALL_PARTS
 from mfu_callback.report.tables import rate_text
 
-_SAME = 0.01  # a change of less than this share is not worth an explanation
+_SAME = 0.01  # smaller changes are not explained
 _WORDS = {
     "mfu": "the model's own FLOPs at the peak rate",
     "data": "waiting for data",
@@ -26,15 +26,15 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What became of a run in another one.
+    """The difference between two runs.
 
     Attributes:
-        unit: What is done in the seconds below: a "token", a "sample" or a "step".
-        before: Seconds of one, all devices together.
-        after: The same in the other run.
-        parts: Seconds of one in both runs by part of the waterfall; they sum to the whole. Empty where one run has
-            none.
-        facts: What the runs are and do not share: name, before, after.
+        unit: What the seconds are for: one "token", "sample" or "step".
+        before: Seconds per unit in the first run, over all devices.
+        after: Seconds per unit in the second run.
+        parts: Seconds per unit in both runs by part of the waterfall, which sum to the whole. Empty if a run has no
+            waterfall.
+        facts: The facts that differ: name, value in the first run, value in the second.
     """
 
     unit: str
@@ -45,19 +45,19 @@ class Comparison:
 
     @property
     def explaining(self) -> str | None:
-        """The part that changed most in the direction of the whole; None where that hardly changed or is unknown."""
+        """The part that changed most in the same direction as the whole; None if that hardly changed or is unknown."""
         if not self.before or self.after is None or abs(self.after / self.before - 1) < _SAME or not self.parts:
             return None
         sign = 1 if self.after > self.before else -1
         return max(self.parts, key=lambda part: sign * (self.parts[part][1] - self.parts[part][0]))
 
     def sentence(self) -> str:
-        """The change and its explanation in words."""
+        """The change and its explanation as a sentence."""
         if not self.before or self.after is None:
             return "The runs cannot be compared: one of them has not logged how long its steps take."
         change = f"A {self.unit} takes {self.after:.3e} s where it took {self.before:.3e} s"
         if abs(self.after / self.before - 1) < _SAME:
-            return f"{change}: no difference worth a word."
+            return f"{change}: no real difference."
         said = f"{change}, {self.after / self.before:.3g} times as long."
         part = self.explaining
         if part is None:
@@ -70,12 +70,12 @@ class Comparison:
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     """Compare the figures of two runs.
 
-    The waterfall's shares of the time that a token takes are seconds, and these add up to the whole in both runs: so
-    does their difference.
+    Each share of the waterfall times the seconds per token is the seconds of that part. These sum to the whole in both
+    runs, so their differences sum to the whole difference.
 
     Args:
-        before: Figures of one run (`mfu_callback.logs.figures.figures_of`).
-        after: Of the other.
+        before: Figures of the first run (`mfu_callback.logs.figures.figures_of`).
+        after: Figures of the second run.
     """
     unit, seconds_before, seconds_after = _seconds(before, after)
     parts = {}
@@ -132,7 +132,7 @@ def _facts(figures: Mapping[str, Any]) -> dict[str, Any]:
     names = ("model", "parameters", "device", "devices", "precision", "strategy", "batch_size")
     facts = {name: run.get(name) for name in (*names, "accumulate_grad_batches")}
     facts |= {"peak": rate_text(peak), "source of the peak": peak.get("source")}
-    facts |= {"forward FLOPs of a batch": flops.get("forward"), "counter": run.get("counter")}
+    facts |= {"forward FLOPs per batch": flops.get("forward"), "counter": run.get("counter")}
     facts |= {"conventions": figures.get("conventions")}
     versions = run.get("versions") or {}
     return facts | {package: versions.get(package) for package in ("python", "torch", "lightning", "mfu-callback")}

@@ -1,4 +1,4 @@
-"""What the terminal and the log directory get at the end of fit."""
+"""Prints the summary at the end of fit and writes it to the log directory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mfu_callback.report.tables import print_figures
 
 
 def print_summary(summary: Summary, *, warmup_steps: int, console: Console | None = None) -> None:
-    """Print a run's figures and, where MFU is known, the waterfall of where the machine went.
+    """Print a run's figures, and the waterfall if MFU is known.
 
     Args:
         summary: The run's figures.
-        warmup_steps: How many steps were left out, to explain a run without any.
+        warmup_steps: Number of warm-up steps, which explains a run without a measured step.
         console: Where to print; the standard output by default.
     """
     console = console or Console()
@@ -38,10 +38,10 @@ def write_summary(record: Mapping[str, Any], directory: Path | None) -> None:
 
     Args:
         record: The run's figures and facts (`mfu_callback.board.record.record_of`).
-        directory: Where; None writes nothing.
+        directory: The directory of the file; None writes nothing.
 
     Raises:
-        OSError: If that is not possible.
+        OSError: If the file cannot be written.
     """
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which of several runs is meant."""
+"""Chooses one of several runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mfu_callback.logs.run_log import RunLog
 
 
 def pick_run(runs: Sequence[RunLog], name: str | None, directory: Path) -> RunLog:
-    """The run of a name; without one the latest: by its last point, or by the number in its name.
+    """The run with this name, or the latest: by its last point, or by the number in its name.
 
     Args:
-        runs: To choose from.
-        name: Of a run; None for the latest.
-        directory: Where they are from, to say so.
+        runs: The runs of the directory.
+        name: Name of the run; None for the latest.
+        directory: Named in the error message.
 
     Raises:
-        LookupError: If there is none.
+        LookupError: If there is no such run.
     """
     logged = [run for run in runs if run.has_values]
     if not logged:

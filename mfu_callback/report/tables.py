@@ -1,4 +1,4 @@
-"""Tables of a run's figures for the terminal, from plain data: a summary of now, or one read from a file."""
+"""Tables of a run's figures for the terminal, from plain data: a new summary, or one read from a file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rich.text import Text
 from mfu_callback.logs.figures import step_time_sec
 
 _BAR_WIDTH = 30
-_SMALLEST_SHARE = 0.01  # of the time, for a module to have a row
+_SMALLEST_SHARE = 0.01  # modules with less of the time have no row
 
 
 def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -> None:
-    """Print a run's figures, where MFU is known the waterfall, and the advice.
+    """Print a run's figures, its waterfall if MFU is known, the advice, and the modules if they were timed.
 
     Args:
-        figures: The fields of `mfu_callback.meter.summary.Summary` as plain data, or some of them.
-        title: Above them.
+        figures: Fields of `mfu_callback.meter.summary.Summary` as plain data.
+        title: The title above the table.
         console: Where to print.
     """
     console.print(Text(title, style="italic"), soft_wrap=True)
@@ -34,7 +34,7 @@ def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -
 
 
 def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """All runs of a directory, a line each: their names and their figures."""
+    """A table with one row per run: its name and its figures."""
     table = Table(title="Runs", title_justify="left")
     for column in ("run", "MFU", "tokens/s", "step, s", "peak", "batch", "precision", "devices"):
         table.add_column(column, justify="left" if column == "run" else "right")
@@ -52,7 +52,7 @@ def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 
 def rate_text(peak: Mapping[str, Any]) -> str | None:
-    """A peak's rate for people; None where there is none."""
+    """A peak's rate as text; None if there is no peak."""
     if not peak:
         return None
     return f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
@@ -70,22 +70,22 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     flops: Mapping[str, Any] = get("flops") or {}
     rows: list[tuple[str, str | None]] = [
         ("tokens/sec", _number(get("tokens_per_sec"), ",.1f")),
-        ("real tokens/sec", _number(get("real_tokens_per_sec"), ",.1f")),
+        ("tokens/sec without padding", _number(get("real_tokens_per_sec"), ",.1f")),
         ("samples/sec", _number(get("samples_per_sec"), ",.2f")),
         ("step time (median)", _number(get("step_time_sec"), ".4g", " s")),
         ("step time (mean)", _number(get("mean_step_time_sec"), ".4g", " s")),
-        ("fastest, slowest device", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
-        ("phases of a step", _parts(get("phases_sec"))),
+        ("step time, fastest and slowest device", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
+        ("mean step by phase", _parts(get("phases_sec"))),
         ("MFU", _number(get("mfu"), ".4g")),
-        ("MFU of the achievable", _number(get("mfu_achievable"), ".4g")),
+        ("MFU of the achievable peak", _number(get("mfu_achievable"), ".4g")),
         ("HFU", _number(get("hfu"), ".4g")),
-        ("forward FLOPs of a batch", _number(flops.get("forward"), ".4e")),
-        ("conventions", get("conventions")),
+        ("forward FLOPs per batch", _number(flops.get("forward"), ".4e")),
+        ("FLOP conventions", get("conventions")),
         ("not counted", ", ".join([*flops.get("uncounted", ()), *flops.get("rule_errors", ())]) or None),
         *_peak("peak", get("peak")),
         *(_peak("achievable peak", get("achievable")) if get("achievable") != get("peak") else ()),
-        ("goodput", _number(get("goodput"), ".1%", " of the wall time was measured training")),
-        ("the rest of it", _parts({k: v for k, v in (get("wall_time_sec") or {}).items() if k != "training"})),
+        ("goodput", _number(get("goodput"), ".1%", " of the wall time was spent in measured training steps")),
+        ("other wall time", _parts({k: v for k, v in (get("wall_time_sec") or {}).items() if k != "training"})),
     ]
     return [(name, value) for name, value in rows if value is not None]
 
@@ -106,10 +106,10 @@ def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:
 
 
 def _modules(modules: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Modules, with what is inside them; one batch", title_justify="left")
+    table = Table(title="Modules, each with its submodules; mean of one batch", title_justify="left")
     for column in ("module", "FLOPs", "forward", "backward", "share", "MFU"):
         table.add_column(column, justify="left" if column == "module" else "right")
-    inside: list[str] = []  # names of the rows that the next one is inside of
+    inside: list[str] = []  # names of the rows above that contain the next one
     for one in modules:
         if one["share"] < _SMALLEST_SHARE:
             continue
@@ -130,7 +130,7 @@ def _range(low: float | None, high: float | None) -> str | None:
 
 
 def _parts(seconds: Mapping[str, float] | None) -> str | None:
-    parts = ", ".join(f"{part} {value:.3g} s" for part, value in (seconds or {}).items() if value > 0)
+    parts = ", ".join(f"{value:.3g} s {part}" for part, value in (seconds or {}).items() if value > 0)
     return parts or None
 
 

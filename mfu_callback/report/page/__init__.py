@@ -1,1 +1,1 @@
-"""The page with the charts of all runs, for a browser: in TensorBoard's tab and as a file of its own."""
+"""The page with the charts of all runs: shown in TensorBoard's tab, and written as one HTML file."""

@@ -1,4 +1,4 @@
-"""The files that a browser is given: our own, and the script of the installed plotly."""
+"""The files that a browser loads: our own, and the script of the installed plotly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 def plotly_file() -> Path | None:
-    """The script of the installed plotly; None where it is not installed."""
+    """The script of the installed plotly; None if plotly is not installed."""
     package = find_spec("plotly")
     if package is None or not package.submodule_search_locations:
         return None

@@ -1,4 +1,4 @@
-"""A page of HTML that holds all that it shows: the runs, the charts of the tab, and what draws them."""
+"""Writes one HTML file with the runs, the charts of the tab, and the scripts that draw them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mfu_callback.meter.tags import MFU, TOKENS_PER_SEC
 from mfu_callback.report.page.assets import STATIC, plotly_file
 from mfu_callback.report.page.views import run_view, series_view, waterfall_view
 
-_POINTS = 1_000  # of a curve: more than a chart shows
-# In the order in which each needs the ones before.
+_POINTS = 1_000  # per curve: more than a chart can show
+# Each needs those before it.
 _SCRIPTS = ("format.js", "table.js", "charts.js", "page.js")
 _START = """
 const held = JSON.parse(document.getElementById('held').textContent);
@@ -54,10 +54,10 @@ def write_page(file: Path, runs: Sequence[RunLog], *, title: str, notes: Sequenc
     """Write the page.
 
     Args:
-        file: Where.
-        runs: What it shows.
-        title: Of the page.
-        notes: What else to say, at the top.
+        file: The file.
+        runs: The runs to show.
+        title: Title of the page.
+        notes: Further lines at the top.
 
     Raises:
         ModuleNotFoundError: If plotly is not installed.
@@ -93,7 +93,7 @@ def _held(runs: Sequence[RunLog], notes: Sequence[str]) -> dict[str, Any]:
 
 
 def _thinned(series: Series) -> Series:
-    """As many points as a chart shows, evenly taken, the first and the last among them."""
+    """At most as many points as a chart can show, evenly spaced, with the first and the last."""
     count = len(series.steps)
     if count <= _POINTS:
         return series
@@ -106,11 +106,11 @@ def _thinned(series: Series) -> Series:
 
 
 def _as_text(data: Any) -> str:
-    """JSON that no parser of HTML takes for a tag."""
+    """JSON in which an HTML parser finds no tag."""
     return json.dumps(data, default=str).replace("<", "\\u003c")
 
 
 def _without_modules(name: str) -> str:
-    """A script as part of a larger one: nothing is imported, and what it exports is simply there."""
+    """A script without its imports and exports, to be joined with others."""
     text = (STATIC / name).read_text(encoding="utf-8")
     return re.sub(r"^export ", "", re.sub(r"^import .*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)

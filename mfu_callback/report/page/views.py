@@ -1,4 +1,4 @@
-"""What the tab and the page are told of runs: plain data for JSON."""
+"""Runs as plain data for the tab and the page."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mfu_callback.logs.figures import figures_of, step_time_sec
 from mfu_callback.logs.run_log import RunLog, Series
 from mfu_callback.meter.tags import DEVICE_TFLOPS_PER_SEC, WATERFALL
 
-# The weights are read in the forward and in the backward, and their gradients written.
+# Weights are read in the forward and the backward pass, and their gradients are written once.
 _WEIGHTS_MOVED = 3
-# Of a run's figures; a record has more, and of a large model much more.
+# The figures that the page needs; a record has more, and much more for a large model.
 _SHOWN = ("mfu", "tokens_per_sec", "samples_per_sec", "steps", "peak", "run", "advice", "waterfall")
 
 
 def run_view(run: RunLog) -> dict[str, Any]:
-    """A run for the table: its name, its figures, its place under the roof.
+    """A run for the table and the roofline: its name, its figures, and its place under the roof.
 
     Args:
-        run: What it has logged.
+        run: The log of the run.
     """
     figures = figures_of(run)
     return {
@@ -36,10 +36,10 @@ def series_view(series: Series) -> dict[str, list[Any]]:
 
 
 def waterfall_view(scalars: Mapping[str, Series]) -> dict[str, Any]:
-    """The parts of a run's waterfall over time, at the steps that all of them have.
+    """The parts of a run's waterfall over time, at the steps that all parts have.
 
     Args:
-        scalars: Of the run, by tag.
+        scalars: The run's points by tag.
     """
     parts = {part: scalars[name] for part, name in WATERFALL.items() if name in scalars}
     if len(parts) < len(WATERFALL):
@@ -57,10 +57,10 @@ def waterfall_view(scalars: Mapping[str, Series]) -> dict[str, Any]:
 
 
 def _roofline(figures: Mapping[str, Any], tflops_per_sec: Series | None) -> dict[str, Any] | None:
-    """Where a run is under the roof of its device; None where a side of it is unknown.
+    """The place of a run under the roof of its device; None if its rate or its FLOPs per byte are unknown.
 
-    Its FLOPs per byte are those of weights and gradients alone. Activations are moved too, so that it lies further to
-    the left than this.
+    The FLOPs per byte count the bytes of weights and gradients alone. Activations are moved too, so the true place lies
+    further to the left.
     """
     run, peak = figures.get("run") or {}, figures.get("peak")
     moved = _WEIGHTS_MOVED * (run.get("parameter_bytes") or 0)
