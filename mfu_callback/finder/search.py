@@ -154,7 +154,7 @@ class _Search:
         if not self._peaks:
             return 2 * self.fitted
         if len(self._peaks) > 1:
-            return self.fitted + _LEAP * (self.fitted - self._peaks[-2][0])
+            return max(2 * self.fitted, self.fitted + _LEAP * (self.fitted - self._peaks[-2][0]))
         if self._guess is None:
             return _FIRST_LEAP * self.fitted
         if self._failed is not None and self._guess >= self._failed:

@@ -20,6 +20,8 @@ TOKENS = torch.zeros(2, 65, dtype=torch.long)
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "gpt-small, bf16"])
 def test_the_peak_is_within_ten_percent_of_what_a_real_step_takes(name: str) -> None:
+    if CASES[name].precision != "32-true" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        pytest.skip("without AVX-512, steps in bf16 take minutes")
     row = check(name)
     assert row["measured_bytes"] > 150 * MIB
     assert row["ratio"] == pytest.approx(1.0, abs=0.1)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mfu_callback.finder.search import Outcome, find_largest
@@ -69,6 +69,7 @@ def test_the_default_resolution_is_one_percent_and_exact_below_a_hundred(limit: 
 
 
 @given(sizes, sizes, st.one_of(st.none(), sizes), st.floats(0, 0.2), st.lists(st.floats(0.2, 5), max_size=7), shares)
+@example(limit=2555, init_size=1, max_size=None, resolution=0.0, lies=[3.0, 0.203125], base=0.75)
 @settings(max_examples=500, deadline=None)
 def test_whatever_the_peaks_say_the_result_ran_and_the_next_failed(
     limit: int, init_size: int, max_size: int | None, resolution: float, lies: list[float], base: float
