@@ -1,4 +1,4 @@
-"""One sentence of advice, drawn from the largest loss in a waterfall."""
+"""One sentence of advice about the largest loss in a waterfall."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class Advice(NamedTuple):
-    """What to say of a part of the waterfall.
+    """Advice for one part of the waterfall.
 
     Attributes:
-        part: The part.
-        above: From which share on it is worth a word.
-        fact: What the share is, after the percentage.
+        part: Name of the part.
+        above: The advice is given if the part's share is at least this.
+        fact: What the share means; follows the percentage.
         remedy: What to try.
     """
 
@@ -42,7 +42,7 @@ ADVICE = (
 
 
 def advice_for(waterfall: Mapping[str, float]) -> str | None:
-    """One sentence about the largest loss, or None where it is small.
+    """One sentence about the largest loss; None if it is small.
 
     Args:
         waterfall: The share of each part.

@@ -1,4 +1,4 @@
-"""The training FLOPs of each micro-batch: given, or counted once for every shape."""
+"""FLOPs of each micro-batch: given by the user, or counted once for each shape."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mfu_callback.meter.conventions import Conventions
 
 
 class BatchFlops:
-    """Knows the FLOPs of the micro-batch in hand, or that they have to be counted.
+    """FLOPs of the forward and backward pass of the micro-batch in hand.
 
     Args:
         conventions: How FLOPs are counted.
-        batches: Holds the micro-batch in hand.
+        batches: Has the micro-batch in hand.
 
     Attributes:
-        first: The first count that found anything; None before.
+        first: The first count that found any FLOPs; None before.
     """
 
     def __init__(self, conventions: Conventions, batches: Batches) -> None:
@@ -29,32 +29,35 @@ class BatchFlops:
         self._counts = CountsByShape(conventions.training_flops)
 
     def model_is(self, state: Hashable) -> None:
-        """Say in which state the model is: counts that were made in one (with frozen parts, say) hold for it alone."""
+        """Set the state of the model, such as its frozen parameters; counts hold for one state alone."""
         if state != self._counts.model_state:
             self._counts.model_state = state
             self._batches.forget_counted_flops()
 
     @property
     def needs_count(self) -> bool:
-        """Whether the FLOPs of the micro-batch in hand have to be counted."""
+        """Whether the micro-batch in hand must be counted."""
         batch = self._batches.in_hand
         return batch.flops is None and batch.shape is not None and self._counts.needs_count(batch.shape)
 
     @property
     def is_full(self) -> bool:
-        """Whether no further shape is counted: FLOPs of others are scaled from a similar one."""
+        """Whether the limit of counted shapes is reached; FLOPs of further shapes are scaled from a similar one."""
         return self._counts.is_full
 
     @property
     def of_first(self) -> TrainingFlops | None:
-        """FLOPs of forward and backward of the first batch that was counted; None before, and where they are given."""
+        """FLOPs of the forward and backward pass of the first counted batch; None before it, and if FLOPs are given."""
         return None if self.first is None else self._conventions.training_flops(self.first)
 
     def take(self, count: FlopCount | None) -> bool:
-        """Take the count of the micro-batch in hand; None where it failed.
+        """Store the count of the micro-batch in hand.
+
+        Args:
+            count: The count; None if counting failed.
 
         Returns:
-            Whether its FLOPs are known now, or will be counted once more.
+            True if its FLOPs are known now or will be counted again.
         """
         shape = self._batches.in_hand.shape
         assert shape is not None
@@ -66,7 +69,7 @@ class BatchFlops:
         return self._counts.add(shape, count)
 
     def of_batch(self) -> TrainingFlops:
-        """FLOPs of one forward and backward of the micro-batch in hand."""
+        """FLOPs of one forward and backward pass of the micro-batch in hand; NaN if unknown."""
         batch = self._batches.in_hand
         if batch.flops is not None:
             return batch.flops
@@ -77,6 +80,6 @@ class BatchFlops:
         return flops
 
     def relative_size(self) -> float:
-        """FLOPs of the micro-batch in hand over those of the first that was counted; NaN where one is unknown."""
+        """FLOPs of the micro-batch in hand over those of the first counted batch; NaN if one is unknown."""
         first = self.of_first
         return self.of_batch().model / first.model if first else math.nan

@@ -1,4 +1,4 @@
-"""What is known of a batch before it runs: its tokens, its samples, its shape, and its FLOPs where they are given."""
+"""What is known of a batch before it runs: tokens, samples, shape, and FLOPs if they are given."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TokensArgument = int | Callable[[Any], int] | None
 
 @dataclass(slots=True)
 class Batch:
-    """What all batches of one form have in common; what is unknown is NaN.
+    """What batches of the same names, shapes and dtypes have in common; unknown numbers are NaN.
 
     Attributes:
-        tokens: Padding included.
+        tokens: Tokens, with padding.
         samples: Samples.
-        has_mask: Whether attention masks tell the padding.
-        shape: There where FLOPs are counted.
-        flops: Of forward and backward; None until they are counted.
+        has_mask: Whether an attention mask marks the padding.
+        shape: The shape under which FLOPs are counted; None if they are given.
+        flops: FLOPs of the forward and backward pass; None until they are counted.
     """
 
     tokens: float = math.nan
@@ -39,15 +39,15 @@ class Batch:
 
 
 class Batches:
-    """Looks at batches, and keeps what it found by their form: finding it takes longer than the rest of a step.
+    """Looks at batches, and caches the result by names, shapes and dtypes, since finding it is slow.
 
     Args:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
 
     Attributes:
-        in_hand: The micro-batch that was looked at last.
-        real_tokens: Its tokens that are not padding, a number on the device; None where no mask tells.
+        in_hand: The micro-batch that is being run.
+        real_tokens: Its tokens without padding, as a number on the device; None without a mask.
     """
 
     def __init__(self, flops: FlopsArgument, tokens: TokensArgument) -> None:
@@ -59,12 +59,12 @@ class Batches:
         self._known: dict[Hashable, Batch] = {}
 
     def look_at(self, batch: Any) -> None:
-        """Take a batch in hand; it is not kept."""
+        """Look at the micro-batch that runs next; no reference to it is kept."""
         try:
             form = form_of(batch)
             self.in_hand = found = self._known.get(form) or self._find(batch, form)
             self.real_tokens = count_real_tokens(batch) if found.has_mask else None
-        except Exception as error:  # whatever an object of the user's may do when it is looked at
+        except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
@@ -74,11 +74,11 @@ class Batches:
 
     @property
     def size(self) -> int | None:
-        """Samples of the batch in hand; None where no tensor tells."""
+        """Samples of the micro-batch in hand; None if it has no tensor."""
         return None if math.isnan(self.in_hand.samples) else round(self.in_hand.samples)
 
     def forget_counted_flops(self) -> None:
-        """The model is in another state: what was counted holds no longer."""
+        """Drop all counted FLOPs: the model has changed, so they no longer hold."""
         for batch in self._known.values():
             if batch.shape is not None:
                 batch.flops = None

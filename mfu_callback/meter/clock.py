@@ -1,4 +1,4 @@
-"""How long: where the wall time of a training loop goes, phase by phase."""
+"""Times the phases of training steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 
 
 class Phase(IntEnum):
-    """What a stretch of a training run's time is spent on; the index of its seconds in a list."""
+    """A phase of a training run; its value is the index of its seconds in an array."""
 
     DATA = 0
     FORWARD = 1
     BACKWARD = 2
     OPTIMIZER = 3
     OTHER = 4
-    # Outside of training time:
+    # Not part of the training time:
     VALIDATION = 5
     CHECKPOINT = 6
     REPORT = 7
@@ -31,26 +31,26 @@ TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, P
 
 
 class Timer(Protocol):
-    """Something that can stamp moments and tell the seconds between two of them."""
+    """Stamps moments and computes the seconds between them."""
 
     def now(self) -> float:
         """The host's clock, in seconds."""
 
     def stamp(self) -> Any:
-        """Mark this moment; never waits."""
+        """Stamp this moment; never waits."""
 
     def is_over(self, stamp: Any) -> bool:
-        """Whether the device has come to a stamp; never waits."""
+        """Whether the device has reached a stamp; never waits."""
 
     def durations(self, stamps: Sequence[Any]) -> np.ndarray:
-        """Seconds from each stamp to the next; the device has come to all of them."""
+        """Seconds from each stamp to the next; the device must have reached all of them."""
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished all queued work."""
 
 
 class HostTimer:
-    """Stamps with the host's clock: right where the host itself computes.
+    """Stamps with the host's clock: correct on a CPU, where the host itself computes.
 
     Args:
         now: The clock, in seconds.
@@ -60,7 +60,7 @@ class HostTimer:
         self.now = self.stamp = now
 
     def is_over(self, stamp: float) -> bool:
-        """Always: the host computes before it goes on."""
+        """Always true: the host finishes its work before it goes on."""
         return True
 
     def durations(self, stamps: Sequence[float]) -> np.ndarray:
@@ -68,17 +68,17 @@ class HostTimer:
         return np.diff(stamps)
 
     def synchronize(self) -> None:
-        """Nothing to wait for: the host computes before it goes on."""
+        """Does nothing: the host finishes its work before it goes on."""
 
 
 class DeviceTimer:
-    """Stamps with the device's events: right where the host runs ahead of an accelerator.
+    """Stamps with device events: correct on an accelerator, which runs behind the host.
 
     Not yet run on hardware; written against the documentation of `torch.Event`.
 
     Args:
         device: The accelerator.
-        event: Makes an event that can be recorded and queried, and knows ``elapsed_time`` in milliseconds.
+        event: Makes an event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds.
         synchronize: Waits for the device.
         now: The host's clock, in seconds.
     """
@@ -102,28 +102,28 @@ class DeviceTimer:
         return event
 
     def is_over(self, stamp: Any) -> bool:
-        """Whether the device has come to an event."""
+        """Whether the device has reached an event."""
         return bool(stamp.query())
 
     def durations(self, stamps: Sequence[Any]) -> np.ndarray:
-        """Seconds from each event to the next on the device's own time line."""
+        """Seconds from each event to the next on the device's own timeline."""
         return np.array([start.elapsed_time(end) for start, end in pairwise(stamps)]) / 1e3
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked of it."""
+        """Wait until the device has finished all queued work."""
         self._synchronize(self._device)
 
 
 def timer_for(device: torch.device) -> Timer:
-    """The timer that tells the truth about a device."""
+    """The timer that is correct for a device."""
     return HostTimer() if device.type == "cpu" else DeviceTimer(device)
 
 
 class StepClock:
-    """Splits time into phases without a gap: what belongs to no phase in particular is ``OTHER``.
+    """Stamps where each phase of each step begins, without a gap; time outside of every other phase is ``OTHER``.
 
-    On the hot path it takes a stamp and appends it to a list; the arithmetic waits until many steps are taken, to whose
-    ends the device has come.
+    A stamp is only appended to a list, since this is the hot path. The seconds are computed for many steps at once,
+    when the device has finished them.
 
     Args:
         timer: What stamps the moments.
@@ -141,20 +141,20 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Begin anew; what came before is forgotten."""
+        """Start over and forget all earlier stamps."""
         # The marks of all steps that were not taken, and where among them the steps end. (Plain lists: the hot path.)
         self._phases = bytearray([Phase.OTHER])
         self._stamps = [self._stamp()]
         self._ends: list[int] = []
 
     def enter(self, phase: Phase) -> None:
-        """From now on the time belongs to this phase."""
+        """Begin a phase."""
         self._stamps.append(self._stamp())
         self._phases.append(phase)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
-        """Give the time of a block to a phase, and what follows to the phase before."""
+        """A context whose time belongs to a phase; afterwards the phase before it goes on."""
         before = Phase(self._phases[-1])
         self.enter(phase)
         try:
@@ -163,27 +163,27 @@ class StepClock:
             self.enter(before)
 
     def end_step(self) -> None:
-        """A step is over and the next one begins; does not wait."""
+        """End the step and begin the next one; never waits."""
         self._ends.append(len(self._stamps))
         self.enter(Phase.OTHER)
 
     def is_over(self, step: int) -> bool:
-        """Whether the device has come to the end of a step, counted from the first that was not taken; never waits."""
+        """Whether the device has finished a step, counted from the first that was not taken; never waits."""
         return self._timer.is_over(self._stamps[self._ends[step]])
 
     def take(self, steps: int) -> np.ndarray:
-        """Take the seconds of every phase in each of the first steps that were not taken; the device has ended them.
+        """Compute and remove the first steps that were not taken; the device must have finished them.
 
         Args:
-            steps: How many.
+            steps: Number of steps to take.
 
         Returns:
-            Of shape (steps, phases).
+            Seconds of each phase in each step, of shape (steps, phases).
         """
         ends = self._ends[:steps]
         last = ends[-1]
         durations = self._timer.durations(self._stamps[: last + 1])
-        # Every mark begins a stretch of its phase, and belongs to the step that ends next.
+        # Each mark begins its phase and belongs to the step that ends next.
         cells = np.repeat(np.arange(0, steps * len(Phase), len(Phase)), np.diff(ends, prepend=0))
         cells += np.frombuffer(self._phases[:last], dtype=np.uint8)
         del self._stamps[:last], self._phases[:last]

@@ -1,4 +1,4 @@
-"""By which conventions the FLOPs of a run are counted, and what follows from them."""
+"""The conventions by which the FLOPs of a run are counted."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Conventions:
 
     Attributes:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
-        backward_factor: FLOPs of a backward pass over those of its forward pass, or "measured".
+        backward_factor: FLOPs of the backward pass over those of the forward pass, or "measured".
         attention: The convention for attention, "full" or "causal".
-        tensor_parallel: How many devices share the work on every batch.
+        tensor_parallel: Number of devices that share the work on each batch.
     """
 
     flops: FlopsArgument = "thop"
@@ -43,7 +43,7 @@ class Conventions:
         return f"attention {self.attention}, backward {factor}"
 
     def counter(self, module: nn.Module) -> FlopCounter:
-        """A counter of the module's forward and backward, for a ``with`` block.
+        """A new counter of the module's forward and backward pass, to be used in a ``with`` block.
 
         Raises:
             ValueError: If FLOPs are given, so that there is nothing to count.
@@ -53,7 +53,7 @@ class Conventions:
         return FlopCounter(module, counter=self.flops, attention=self.attention, tensor_parallel=self.tensor_parallel)
 
     def training_flops(self, count: FlopCount) -> TrainingFlops | None:
-        """FLOPs of a forward and its backward; None where nothing was counted."""
+        """FLOPs of a forward and its backward pass; None if nothing was counted."""
         if not count.forward:
             return None
         recomputed = math.nan if count.recomputed is None else count.recomputed
@@ -62,7 +62,7 @@ class Conventions:
         return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
 
     def factor_error(self, count: FlopCount) -> float | None:
-        """By which share the training FLOPs are off by a constant factor; None where that is not known."""
+        """Relative error of the training FLOPs that a constant backward factor causes; None if it is unknown."""
         if isinstance(self.backward_factor, str) or not count.backward:
             return None
         return count.forward * (1 + self.backward_factor) / (count.forward + count.backward) - 1

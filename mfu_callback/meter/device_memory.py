@@ -1,4 +1,4 @@
-"""The memory that a device has held."""
+"""Peak memory of a device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def peak_memory_bytes(device: torch.device) -> float:
-    """The most bytes that the device's allocator has held; NaN where it keeps no statistics, as on a CPU."""
+    """The most bytes that the device's allocator has held; NaN if it keeps no statistics, as on a CPU."""
     if device.type == "cpu":
         return math.nan
     with suppress(RuntimeError):  # not every accelerator keeps statistics

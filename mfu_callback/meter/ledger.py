@@ -1,4 +1,4 @@
-"""Books every second of a run once the device has come to it: measured steps as totals, the rest by what it was."""
+"""Books every second of a run: measured steps as totals, all other time by its cause."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from mfu_callback.meter.clock import TRAINING_PHASES, Phase, StepClock
 from mfu_callback.meter.totals import Amounts, Totals, totals_of
 
 SYNCS = ("step", "events", "window")
-# What the wall time of a run is spent on, in the order in which a report lists it; "rest" is what no other part is.
+# The parts of a run's wall time in the order of the report; "rest" is the time that no other part has.
 PARTS = ("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint", "rest")
 
-# Enough for the median of a run's step time; the totals take every step.
+# Enough for the median of a run's step time; the totals contain every step.
 _STEP_TIMES_KEPT = 10_000
-# Beyond this many the device is waited for, so that memory does not grow with a run that logs nothing.
+# At this many unbooked steps the ledger waits for the device, so that memory stays bounded if nothing is logged.
 _MOST_PENDING = 1_000
 
 
 class Ledger:
-    """The seconds of one device's run, from the moment that this is made.
+    """Sorts the seconds of one device's run into training and all other uses, from the moment it is created.
 
-    Ending a step marks its end and, where that is asked for, waits for the device; the arithmetic is done for many
-    steps at once, where a window is read.
+    Ending a step stamps its end and, if ``sync`` asks for it, waits for the device. The arithmetic is done for many
+    steps at once, when a window is read.
 
     Args:
-        clock: What times the steps; they are ended and taken here alone.
-        sync: When the device is waited for: at both ends of every "step", only where a "window" is read, or never, its
-            "events" being read when it has come to them.
+        clock: The clock of the steps; only the ledger ends and takes them.
+        sync: When to wait for the device: at both ends of each "step", only when a "window" is read, or never, in
+            which case "events" are read once the device has reached them.
 
     Attributes:
         step_times: Seconds of the latest measured steps.
@@ -41,13 +41,13 @@ class Ledger:
         self._waits_in_windows = sync == "window"
         self._began = clock.now()
         self._wall = dict.fromkeys(PARTS, 0.0)
-        self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host is through with
+        self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host has finished
         self._window = Totals()
         self._run = Totals()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
 
     def begin_step(self) -> None:
-        """Start a step; what the device still does is not this step's, or is told apart by its events."""
+        """Start a step. With sync="step" wait first, so that earlier work on the device is not counted in it."""
         if self._waits_in_steps:
             self._clock.synchronize()
 
@@ -55,8 +55,9 @@ class Ledger:
         """End a step.
 
         Args:
-            amounts: What was done in it.
-            part: Of the wall time: "training" joins the totals; "warmup", "counting", "sampling" and "rest" do not.
+            amounts: Its tokens, samples and FLOPs.
+            part: The part of the wall time that it is: "training" joins the totals; "warmup", "counting", "sampling"
+                and "rest" do not.
         """
         self._clock.end_step()
         self._pending.append((part, amounts))
@@ -66,17 +67,17 @@ class Ledger:
             self._book(wait=True)
 
     def take_window(self) -> Totals:
-        """The totals of the steps that the device has ended since the last call."""
+        """Totals of the steps that the device has finished since the last call."""
         self._book(wait=self._waits_in_windows)
         window, self._window = self._window, Totals()
         self._run += window
         return window
 
     def run_totals(self, *, wait: bool) -> Totals:
-        """The totals of the whole run, once it is over.
+        """Totals of the whole run, once it is over.
 
         Args:
-            wait: Whether to wait for the device to end its last steps.
+            wait: Whether to wait until the device has finished its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
         self._clock.end_step()
@@ -85,11 +86,11 @@ class Ledger:
         return self._run + self._window
 
     def rest_is(self, part: str) -> None:
-        """Give to a part of `PARTS` all of the wall time so far that no part has."""
+        """Assign all unassigned wall time so far to one of `PARTS`."""
         self._wall[part] += self.wall_time_sec()["rest"]
 
     def wall_time_sec(self) -> dict[str, float]:
-        """Seconds so far by part; "rest" makes them sum to the wall time."""
+        """Wall time so far in seconds by part; "rest" makes the parts sum to it."""
         known = {part: seconds for part, seconds in self._wall.items() if part != "rest"}
         return known | {"rest": max(self._clock.now() - self._began - sum(known.values()), 0.0)}
 
@@ -97,7 +98,7 @@ class Ledger:
         if wait:
             self._clock.synchronize()
         over = len(self._pending)
-        while over and not self._clock.is_over(over - 1):  # whoever is at the end of one has passed those before it
+        while over and not self._clock.is_over(over - 1):  # a device that has finished one has finished those before it
             over -= 1
         if not over:
             return

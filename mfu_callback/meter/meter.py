@@ -1,4 +1,4 @@
-"""One run's measurements, joined: tokens, FLOPs, seconds and the peak. Knows no trainer."""
+"""Joins the measurements of one run: tokens, FLOPs, seconds and the peak. Knows no trainer."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from mfu_callback.peaks import Peak
 class MFUMeter:
     """Measures one training run on one device, step by step.
 
-    A step is begun, given its micro-batches, and ended; the first ones are warm-up and leave no trace in the totals.
-    A micro-batch is looked at first, counted if its FLOPs are not known yet (`flops`), and added once it runs.
+    Call `begin_step`, then `look_at` and `add_forward` for each micro-batch, then `end_step`. Between `look_at` and
+    `add_forward`, a micro-batch is counted if `flops.needs_count`. The first steps are warm-up and not in the totals.
 
     Args:
-        clock: What times the steps; its phases are entered by whoever drives the run.
-        device: Whose memory is reported.
+        clock: Times the steps; the caller enters its phases.
+        device: The device whose memory is reported.
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
-        backward_factor: FLOPs of a backward pass over those of its forward pass, or "measured".
+        backward_factor: FLOPs of the backward pass over those of the forward pass, or "measured".
         attention: The convention for attention, "full" or "causal".
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
-        peak: What MFU is measured against.
-        sync: When the device is waited for: one of `mfu_callback.meter.ledger.SYNCS`.
-        warmup_steps: How many steps to leave out.
-        tensor_parallel: How many devices share the work on every batch; this one is credited with its part.
+        peak: The peak for MFU.
+        sync: When to wait for the device: one of `mfu_callback.meter.ledger.SYNCS`.
+        warmup_steps: Number of steps to leave out at the start.
+        tensor_parallel: Number of devices that share the work on each batch; the totals are this device's part.
 
     Attributes:
-        clock: As given.
+        clock: The clock.
         conventions: How FLOPs are counted.
-        batches: Holds the micro-batch in hand.
-        flops: Knows its FLOPs, or takes its count.
-        ledger: Books the seconds.
-        peaks: What the run is measured against, from the next window on.
-        module_times: What times the modules, where that is asked for.
+        batches: Tokens, samples and shape of the micro-batch in hand.
+        flops: FLOPs of the micro-batch in hand, or whether it must be counted.
+        ledger: The seconds of the run.
+        peaks: The peaks from the next window on.
+        module_times: Times the modules; None unless asked for.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class MFUMeter:
         self.ledger.begin_step()
 
     def look_at(self, batch: Any) -> None:
-        """Take the micro-batch that is next; it is not kept."""
+        """Look at the micro-batch that runs next; no reference to it is kept."""
         self._is_new_batch = True
         self.batches.look_at(batch)
 
     def add_forward(self) -> None:
-        """Add a forward and backward of the micro-batch in hand; its tokens once, however often it runs."""
+        """Add a forward and backward pass of the micro-batch in hand; its tokens count once, even if it runs again."""
         step = self._step
         if self._is_new_batch:
             self._is_new_batch = False
@@ -108,7 +108,7 @@ class MFUMeter:
         """Leave the running step out of the totals.
 
         Args:
-            part: What it is instead, of the wall time: "counting", which goes before any other, or "sampling".
+            part: The part of the wall time that the step is instead: "counting", which overrides others, or "sampling".
         """
         if self._left_out_as != "counting":
             self._left_out_as = part
@@ -119,7 +119,7 @@ class MFUMeter:
         return not self._steps_to_skip
 
     def end_step(self) -> None:
-        """End the step: it joins the totals, unless it is warm-up or was left out."""
+        """End the step and add it to the totals, unless it is warm-up or left out."""
         part = self._left_out_as or ("warmup" if self._steps_to_skip else "training")
         self.ledger.end_step(self._step, part)
         if self._steps_to_skip:
@@ -127,14 +127,14 @@ class MFUMeter:
         self._left_out_as = None
 
     def take_window(self) -> Totals:
-        """The totals since the last call."""
+        """Totals of this device since the last call."""
         return self._own_part(self.ledger.take_window())
 
     def run_totals(self, *, wait: bool = True) -> Totals:
-        """The totals of the whole run.
+        """Totals of this device over the whole run.
 
         Args:
-            wait: Whether to wait for the device to end its last steps.
+            wait: Whether to wait until the device has finished its last steps.
         """
         return self._own_part(self.ledger.run_totals(wait=wait))
 
@@ -142,7 +142,7 @@ class MFUMeter:
         """The figures of the whole run.
 
         Args:
-            ranks: The run totals of all devices; without them it is what is known while the run goes on.
+            ranks: The run totals of all devices; without them, the summary has no step and only what is known by now.
         """
         known: dict[str, Any] = {
             "flops": self.flops.first,
@@ -164,6 +164,6 @@ class MFUMeter:
         return Summary.of(Window(ranks=tuple(ranks)), step_time_sec=step_time_sec, modules=modules, **known)
 
     def _own_part(self, totals: Totals) -> Totals:
-        """This device's part of the work, with the state that it is in."""
+        """This device's part of shared totals, with its memory and its peaks."""
         own = totals.shared_by(self.conventions.tensor_parallel)
         return replace(own, peak_memory_bytes=peak_memory_bytes(self._device), **self.peaks.rates())

@@ -1,4 +1,4 @@
-"""The arithmetic: MFU, the waterfall, and the values of what is logged. Pure functions of measured totals."""
+"""The arithmetic: MFU, the waterfall, and the logged values, as pure functions of measured totals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def model_flops_utilization(
         tokens_per_sec: Tokens per second over all devices.
         flops_per_token: Model FLOPs of forward and backward per token.
         peak_flops_per_sec: Dense peak of one device, in FLOP/s.
-        devices: How many devices reached this rate together.
+        devices: Number of devices that reached this rate together.
 
     Returns:
         A fraction, 0.41 and not 41.
@@ -43,33 +43,33 @@ def model_flops_utilization(
 
 @dataclass(frozen=True, kw_only=True)  # without slots: cached properties need a dictionary
 class Window:
-    """The totals of every device over the same steps.
+    """Rates and shares of all devices over the same steps. A figure is None if it is unknown.
 
     Attributes:
-        ranks: One row a device.
+        ranks: The totals of each device.
     """
 
     ranks: tuple[Totals, ...]
 
     @property
     def steps(self) -> int:
-        """Optimizer steps, which all devices make together."""
+        """Number of optimizer steps, the same on all devices."""
         return int(self.ranks[0].steps)
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of all devices; None where the batch has none."""
+        """Tokens of all devices; None if the batch has none."""
         tokens = sum(rank.tokens for rank in self.ranks)
         return None if math.isnan(tokens) else round(tokens)
 
     @cached_property
     def peak_flops_per_sec(self) -> float | None:
-        """The peak that MFU is measured against, in FLOP/s of one device (their mean); None where one is unknown."""
+        """The peak for MFU, in FLOP/s of one device: the mean of all devices; None if one is unknown."""
         return self._mean([rank.peak_flops_per_sec for rank in self.ranks])
 
     @property
     def achievable_flops_per_sec(self) -> float | None:
-        """The measured peak likewise."""
+        """The measured peak, in FLOP/s of one device: the mean of all devices; None if one is unknown."""
         return self._mean([rank.achievable_flops_per_sec for rank in self.ranks])
 
     @cached_property
@@ -89,7 +89,7 @@ class Window:
 
     @property
     def step_time_sec_max(self) -> float | None:
-        """The same on the slowest, which sets the pace."""
+        """Mean seconds of a step on the slowest of several devices, which sets the pace."""
         return max(self._step_times) if len(self.ranks) > 1 else None
 
     @property
@@ -111,7 +111,7 @@ class Window:
 
     @property
     def real_tokens_per_sec(self) -> float | None:
-        """Tokens per second that are not padding, all devices."""
+        """Tokens per second without padding, all devices."""
         return self._rate([rank.real_tokens for rank in self.ranks])
 
     @property
@@ -137,7 +137,7 @@ class Window:
 
     @property
     def hfu(self) -> float | None:
-        """Hardware FLOPs utilization: MFU with what was recomputed; None where nothing was."""
+        """Hardware FLOPs utilization: MFU with recomputed FLOPs added; None if nothing was recomputed."""
         recomputed = self._rate([rank.recomputed_flops for rank in self.ranks])
         if not recomputed or self.mfu is None or self.peak_flops_per_sec is None:
             return None
@@ -145,13 +145,13 @@ class Window:
 
     @property
     def peak_memory_gib(self) -> float | None:
-        """The most memory that any device has held, in GiB."""
+        """Peak memory of the device that used most, in GiB."""
         known = [rank.peak_memory_bytes for rank in self.ranks if not math.isnan(rank.peak_memory_bytes)]
         return max(known) / 2**30 if known else None
 
     @cached_property
     def waterfall(self) -> dict[str, float] | None:
-        """Where all of the machine went; None where MFU is unknown."""
+        """The share of the machine that each part used or lost; None if MFU is unknown."""
         if self.mfu is None or self.peak_flops_per_sec is None:
             return None
         achievable = self.achievable_flops_per_sec or self.peak_flops_per_sec
@@ -193,15 +193,15 @@ def waterfall(
     mfu: float,
     achievable_share: float = 1.0,
 ) -> dict[str, float]:
-    """Split the peak into what was used and where the rest went; the parts sum to 1.
+    """Split the peak into the used share and the losses by cause; the parts sum to 1.
 
     Args:
         data_sec: Training time spent waiting for data, in seconds.
-        forward_backward_sec: In forward and backward.
-        optimizer_sec: In clipping and the optimizer.
-        other_sec: On everything else.
-        mfu: The fraction of the peak that was used.
-        achievable_share: The best rate that a matmul reached on the device over its peak; 1 where not measured.
+        forward_backward_sec: Training time in the forward and backward pass, in seconds.
+        optimizer_sec: Training time in gradient clipping and the optimizer, in seconds.
+        other_sec: All other training time, in seconds.
+        mfu: Model FLOPs utilization, a fraction of the peak.
+        achievable_share: The achievable peak over the peak; 1 if it was not measured.
 
     Returns:
         ``mfu``, ``data``, ``optimizer``, ``other``; ``kernels``, forward and backward below the achievable rate; and
@@ -219,7 +219,7 @@ def waterfall(
 
 
 def logged_values(window: Window) -> dict[str, float]:
-    """The value of every tag that is known in this window, by name."""
+    """The known values of a window by tag name."""
     values = ((tag.name, _value(window, tag)) for tag in TAGS)
     return {name: value for name, value in values if value is not None}
 

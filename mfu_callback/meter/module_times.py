@@ -1,4 +1,4 @@
-"""How long each module's forward and backward take, in a few batches that are watched."""
+"""Times the forward and backward pass of each module in a few batches."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mfu_callback.tools.nested import tensors_in
 
 
 class Seconds(NamedTuple):
-    """Of a module itself, without the modules inside it."""
+    """Seconds of a module, without its submodules."""
 
     forward: float
     backward: float
 
 
 class _Mark(NamedTuple):
-    """From this stamp on the time is a module's; None is nobody's."""
+    """A stamp from which on the time belongs to a module; with the name None it belongs to no module."""
 
     name: str | None
     is_backward: bool
@@ -37,14 +37,14 @@ class _Mark(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """A batch that was watched."""
+    """A batch that was timed."""
 
     marks: list[_Mark]
     size: float
 
 
 class ModuleTimes:
-    """Splits the time of batches between the modules that run, the innermost ones.
+    """Assigns the time of batches to the innermost running module.
 
     Global hooks stamp where a module's forward begins and ends. For the backward, autograd's nodes are walked through
     once the forward is over: they are numbered in the order in which the forward made them, so each number belongs to
@@ -56,7 +56,7 @@ class ModuleTimes:
     (of a reentrant checkpoint) is its caller's.
 
     Args:
-        root: The module that trains; its parts have names.
+        root: The model; gives the modules their names.
         timer: Stamps the moments.
     """
 
@@ -72,10 +72,10 @@ class ModuleTimes:
 
     @contextmanager
     def watching(self, size: float = 1.0) -> Iterator[None]:
-        """Time the modules of one batch, whose forward and backward run in this block.
+        """A context that times the modules of one batch, whose forward and backward pass run inside it.
 
         Args:
-            size: Of the batch, in whatever unit; NaN where it is not known.
+            size: The size of the batch, in any unit; NaN if unknown.
         """
         self._size = size
         with ExitStack() as stack:
@@ -88,7 +88,7 @@ class ModuleTimes:
             yield
 
     def around_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap what runs the batch's forward and returns its loss."""
+        """Wrap the function that runs the forward pass of the batch and returns its loss."""
 
         @functools.wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -101,7 +101,7 @@ class ModuleTimes:
         return call
 
     def seconds(self) -> tuple[dict[str, Seconds], float]:
-        """Mean seconds by module of the faster half of the batches, and the mean size of these.
+        """Mean seconds by module over the faster half of the batches, and the mean size of these batches.
 
         The others may have met something that is not the model's: hooks and kernels that run for the first time,
         another process. The device has come to the end of all watched batches.
@@ -118,7 +118,7 @@ class ModuleTimes:
         return means, sum(batch.size for batch in faster) / len(faster)
 
     def is_over(self) -> bool:
-        """Whether the device has come to the end of all watched batches; never waits."""
+        """Whether the device has finished all timed batches; never waits."""
         return all(self._timer.is_over(batch.marks[-1].stamp) for batch in self._seen)
 
     def _seconds_per_size(self, batch: _Batch) -> float:
@@ -127,7 +127,7 @@ class ModuleTimes:
 
     def _durations(self, batch: _Batch) -> list[tuple[_Mark, float]]:
         durations = self._timer.durations([mark.stamp for mark in batch.marks]).tolist()
-        # Nothing follows the last mark.
+        # The last mark only ends the one before.
         return [pair for pair in zip(batch.marks, durations, strict=False) if pair[0].name is not None]
 
     def _mark(self, name: str | None, *, is_backward: bool = False) -> None:
@@ -148,12 +148,12 @@ class ModuleTimes:
         self._forget_graph()
 
     def _forget_graph(self) -> None:
-        self._nodes: set[Any] = set()  # walked through already
+        self._nodes: set[Any] = set()  # visited already
         self._made_from: list[int] = []  # the first node's number
         self._made_by: list[str | None] = []
-        self._in_backward: str | None = None  # whose backward is running
+        self._in_backward: str | None = None  # the module whose backward runs
 
-    # The forward, and what a checkpoint runs again in the backward
+    # The forward pass, and the forward that a checkpoint runs again in the backward pass
 
     def _enter(self, frame: Frame) -> None:
         self._mark(frame.name, is_backward=in_backward())
@@ -179,10 +179,10 @@ class ModuleTimes:
         name = self._in_backward if in_backward() else self._modules.name
         self._mark(name, is_backward=in_backward())
 
-    # The backward
+    # The backward pass
 
     def _watch_backward_of(self, output: Any) -> None:
-        """Have the nodes that lead to an output tell where the backward goes over to another module."""
+        """Hook the autograd nodes of an output at which the backward pass moves on to another module."""
         if not self._is_on:
             return
         self._mark(None)
@@ -213,5 +213,5 @@ class ModuleTimes:
             return
         self._in_backward = name
         self._mark(name, is_backward=True)
-        if is_first:  # once this backward is over, the time is nobody's
+        if is_first:  # after this backward pass the time belongs to no module
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._mark(None))

@@ -1,4 +1,4 @@
-"""Which part of a model is slow: FLOPs, time and MFU of every module."""
+"""FLOPs, time and MFU of each module, which show the slow part of a model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mfu_callback.meter.module_times import ModuleTimes, Seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleFigures:
-    """What modules of like names do in the forward and backward of one batch, the modules inside them included.
+    """Figures of like modules, with their submodules, in the forward and backward pass of one batch.
 
     Attributes:
-        name: Their name, with ``*`` for each number in it; "" is the whole.
-        modules: How many there are.
-        flops: Model FLOPs of forward and backward; None where they are not known by module.
-        forward_sec: Seconds of their forward.
-        backward_sec: Seconds of their backward.
-        share: Of the time of the whole.
-        mfu: Model FLOPs utilization while they run, a fraction of the peak; None where that or FLOPs are unknown.
+        name: Their common name, with ``*`` for each number in it; "" is the whole model.
+        modules: Number of modules.
+        flops: Model FLOPs of the forward and backward pass; None if they are unknown by module.
+        forward_sec: Seconds of the forward pass.
+        backward_sec: Seconds of the backward pass.
+        share: Share of the time of the whole model.
+        mfu: Model FLOPs utilization while they run, a fraction of the peak; None if FLOPs or the peak are unknown.
     """
 
     name: str
@@ -39,13 +39,13 @@ class ModuleFigures:
 def figures_of_run(
     times: ModuleTimes | None, count: FlopCount | None, training: TrainingFlops | None, peak_flops_per_sec: float | None
 ) -> tuple[ModuleFigures, ...] | None:
-    """The figures of the batches that were timed; None where none was, or the device has not ended them.
+    """Figures by module over the timed batches; None if there are none, or if the device has not finished them.
 
     Args:
-        times: What timed them.
-        count: The FLOPs of a batch.
-        training: The same with its backward.
-        peak_flops_per_sec: Of all devices that shared the batch.
+        times: The times of the modules.
+        count: The FLOP count of a batch.
+        training: FLOPs of its forward and backward pass.
+        peak_flops_per_sec: Sum of the peaks of the devices that share a batch; None if unknown.
     """
     if times is None or not times.batches or not times.is_over():
         return None
@@ -67,13 +67,13 @@ def figures_per_module(
     flops_factor: float,
     peak_flops_per_sec: float | None,
 ) -> tuple[ModuleFigures, ...]:
-    """Join the time and the FLOPs of modules, like ones together, outer ones before those inside them.
+    """Join the time and the FLOPs of like modules; outer modules come before their submodules.
 
     Args:
-        seconds: Of each module itself in one batch.
-        forward_flops: Model FLOPs of each module itself in the forward of one batch; empty where they are unknown.
-        flops_factor: FLOPs of forward and backward over those of the forward, for a batch of the size that was timed.
-        peak_flops_per_sec: Of the device, if it is known.
+        seconds: Seconds of each module in one batch, without its submodules.
+        forward_flops: Model FLOPs of each module in the forward pass, without its submodules; empty if unknown.
+        flops_factor: FLOPs of forward and backward pass in a timed batch over FLOPs of the forward pass in `count`.
+        peak_flops_per_sec: The peak in FLOP/s; None if unknown.
     """
     names: dict[str, set[str]] = defaultdict(set)  # in the order of the run
     forward: dict[str, float] = defaultdict(float)
@@ -88,7 +88,7 @@ def figures_per_module(
         for outer in _with_outer(name):
             flops[group_of(outer)] += number * flops_factor
     whole = forward[""] + backward[""]
-    ran = {group_of(name) for name in seconds}  # lists of modules and the like do not run themselves
+    ran = {group_of(name) for name in seconds}  # containers such as ModuleList do not run
 
     def figures(group: str) -> ModuleFigures:
         took = forward[group] + backward[group]
@@ -107,7 +107,7 @@ def figures_per_module(
 
 
 def _with_outer(name: str) -> Iterator[str]:
-    """The names of the modules that a module is inside of, the outermost first, and its own."""
+    """The names of all modules around a module, outermost first, and its own name."""
     yield ""
     parts = name.split(".") if name else []
     for count in range(1, len(parts) + 1):

@@ -1,4 +1,4 @@
-"""What a run is measured against."""
+"""The peaks that a run is measured against."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mfu_callback.peaks import Peak
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPeaks:
-    """The peaks that a run is measured against; None where one is unknown.
+    """The peaks that a run is measured against; None if unknown.
 
     Attributes:
-        peak: For MFU: from a datasheet, given, or measured.
-        achievable: What large matmuls reached on this device.
+        peak: The peak for MFU: from a datasheet, given, or measured.
+        achievable: The best rate that large matmuls have reached on this device.
     """
 
     peak: Peak | None = None
@@ -22,12 +22,12 @@ class RunPeaks:
 
     @classmethod
     def of(cls, peak: Peak | None, achievable: Peak | None = None) -> RunPeaks:
-        """Both peaks; a peak that was measured is the achievable one as well, unless another is given."""
+        """Both peaks. A measured peak is also the achievable one, unless another is given."""
         is_both = achievable is None and peak is not None and peak.is_measured
         return cls(peak=peak, achievable=peak if is_both else achievable)
 
     def rates(self) -> dict[str, float]:
-        """Their rates by the names of `Totals`; NaN where one is unknown."""
+        """Their rates under the field names of `Totals`; NaN if unknown."""
         return {
             "peak_flops_per_sec": math.nan if self.peak is None else self.peak.flops_per_sec,
             "achievable_flops_per_sec": math.nan if self.achievable is None else self.achievable.flops_per_sec,

@@ -1,4 +1,4 @@
-"""What a whole run came to."""
+"""The figures of a whole run, kept after fit."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from mfu_callback.peaks.peak import dtype_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a whole run came to, warm-up and the counting step left out. Unknown is None.
+    """The figures of a whole run, without warm-up and counting steps. A figure is None if it is unknown.
 
     Attributes:
         steps: Measured optimizer steps.
-        tokens: Tokens in them, all devices.
-        tokens_per_sec: All devices.
-        real_tokens_per_sec: Without the padding, where attention masks tell.
-        samples_per_sec: All devices.
+        tokens: Tokens in these steps, all devices.
+        tokens_per_sec: Tokens per second, all devices.
+        real_tokens_per_sec: Tokens per second without padding, all devices; needs attention masks.
+        samples_per_sec: Samples per second, all devices.
         step_time_sec: Median seconds of a step.
-        step_time_sec_min: Mean seconds of a step on the fastest of several devices; None on one.
-        step_time_sec_max: The same on the slowest.
+        step_time_sec_min: Mean seconds of a step on the fastest of several devices.
+        step_time_sec_max: Mean seconds of a step on the slowest of several devices.
         phases_sec: Mean seconds of a step by phase: data, forward, backward, optimizer, other.
         mfu: Model FLOPs utilization, a fraction of the peak.
-        mfu_achievable: The same against the measured peak.
-        hfu: The same with recomputed FLOPs; None where nothing was recomputed.
-        flops: The count of the first batch.
-        conventions: How attention and the backward are counted; None where FLOPs are given.
-        peak: What MFU is measured against.
-        achievable: The measured peak of the device, where one is known.
-        waterfall: Where the machine went; sums to 1.
-        wall_time_sec: Seconds since fit began by what they were spent on (`mfu_callback.meter.ledger.PARTS`).
-        modules: FLOPs, time and MFU by module, of this process; None unless ``modules=True`` asked for them.
+        mfu_achievable: Model FLOPs utilization, a fraction of the measured peak.
+        hfu: MFU with recomputed FLOPs added; None if nothing was recomputed.
+        flops: The FLOP count of the first batch.
+        conventions: How attention and the backward pass are counted; None if FLOPs are given.
+        peak: The peak for MFU.
+        achievable: The measured peak of the device.
+        waterfall: The share of the machine that each part used or lost; sums to 1.
+        wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
     """
 
     steps: int
@@ -64,26 +64,26 @@ class Summary:
         """The summary of a whole run.
 
         Args:
-            window: The run's totals; every figure that it has a field for here is taken from it.
-            known: The other fields. One of the window's names goes before the window's own figure.
+            window: The run's totals; fields of the same name are filled from it.
+            known: The other fields; these override the window's figures.
         """
         figures = {field.name: getattr(window, field.name) for field in fields(cls) if hasattr(Window, field.name)}
         return cls(**figures | known)
 
     @property
     def goodput(self) -> float | None:
-        """The share of the wall time since fit began that was measured training; None before that is known."""
+        """The share of the wall time since fit began that was measured training; None if unknown."""
         if self.wall_time_sec is None or not sum(self.wall_time_sec.values()):
             return None
         return self.wall_time_sec["training"] / sum(self.wall_time_sec.values())
 
     @property
     def advice(self) -> str | None:
-        """One sentence about the largest loss; None where it is small or unknown."""
+        """One sentence about the largest loss; None if it is small or unknown."""
         return None if self.waterfall is None else advice_for(self.waterfall)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data, for JSON; FLOPs per module and per dtype too."""
+        """All figures as plain data for JSON, with FLOPs per module and per dtype."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         nested: dict[str, Any] = {
             name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None

@@ -1,4 +1,4 @@
-"""The table of what is logged: every tag with its unit, when it is logged, where its value is, and its chart.
+"""The table of tags: unit, when it is logged, where its value is, and its chart.
 
 The README and the docstring of `MFUCallback` show this table; a test compares them.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-# Of the machine: what was used, and where the rest went. They sum to 1.
+# The used share of the machine and the losses by cause; they sum to 1.
 WATERFALL_PARTS = ("mfu", "data", "optimizer", "other", "kernels", "unreachable")
 
 
@@ -16,14 +16,14 @@ class Tag:
     """One logged value.
 
     Attributes:
-        name: The name under which every logger gets it.
-        unit: Its unit, and of which devices it is.
-        when: When it is logged; of a part of the waterfall, what it is.
+        name: Its name in every logger.
+        unit: Its unit, and which devices it covers.
+        when: When it is logged; for a part of the waterfall, what it means.
         attribute: The attribute of `mfu_callback.meter.metrics.Window` that is its value; None leaves it out.
         part: Which part of that value, if it has parts.
         category: The category of TensorBoard's custom scalars that shows it.
         chart: The title of its chart there, which it may share.
-        in_progress_bar: The name under which the progress bar shows it; None for none.
+        in_progress_bar: Its name in the progress bar; None if it is not shown there.
     """
 
     name: str

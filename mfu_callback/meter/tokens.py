@@ -1,4 +1,4 @@
-"""How much: the tokens and the samples of a batch."""
+"""Counts the tokens and the samples of a batch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _MASK_KEY = "attention_mask"
 
 
 def count_tokens(batch: Any) -> int | None:
-    """Count the tokens of a batch, padding included.
+    """Count the tokens of a batch, with padding.
 
     Token ids are the elements of ``input_ids`` (or ``tokens``, ``token_ids``) in a mapping or a dataclass, of an
     integer tensor of shape (B, T), or of a packed sequence of integers. In a tuple or list, the first item is the
-    model's input; the others (targets, masks) are not looked at. The values of a mapping without token ids are batches
+    model's input; the others (targets, masks) are ignored. The values of a mapping without token ids are batches
     of their own, as several loaders give them.
 
     Args:
-        batch: What the dataloader yields.
+        batch: A batch as the dataloader yields it.
 
     Returns:
-        The number of token ids, or None where the batch has none that is recognised, such as images.
+        The number of token ids; None if none are found, as in a batch of images.
 
     Example:
         >>> count_tokens((torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, 16, dtype=torch.long)))
@@ -38,14 +38,14 @@ def count_tokens(batch: Any) -> int | None:
 
 
 def count_real_tokens(batch: Any) -> torch.Tensor | None:
-    """Count the tokens of a batch that are not padding, by the attention masks beside the token ids.
+    """Count the tokens of a batch without padding, from the attention masks next to the token ids.
 
     Args:
-        batch: What the dataloader yields.
+        batch: A batch as the dataloader yields it.
 
     Returns:
-        The number on the device of the masks, which is not waited for; None where token ids have no mask of their
-        shape.
+        The number, as a tensor on the device of the masks so that nothing waits for it; None if a tensor of token ids
+        has no mask of its shape.
     """
     found = list(_token_ids(batch))
     if not found or any(getattr(mask, "shape", None) != ids.shape for ids, mask in found):
@@ -56,7 +56,7 @@ def count_real_tokens(batch: Any) -> torch.Tensor | None:
 
 
 def _token_ids(batch: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Every tensor of token ids in a batch, with its attention mask."""
+    """All tensors of token ids in a batch, each with its attention mask or None."""
     if isinstance(batch, PackedSequence):
         batch = batch.data.unsqueeze(0)
     if isinstance(batch, torch.Tensor):
@@ -81,10 +81,10 @@ def count_samples(batch: Any) -> int | None:
     """Count the samples of a batch: the first dimension of the first tensor in it.
 
     Args:
-        batch: What the dataloader yields.
+        batch: A batch as the dataloader yields it.
 
     Returns:
-        The batch size, or None where no tensor with a dimension is found.
+        The batch size, or None if it has no tensor with a dimension.
     """
     if isinstance(batch, PackedSequence):
         return int(batch.batch_sizes[0])

@@ -1,4 +1,4 @@
-"""What one device did over some steps, as a row of numbers."""
+"""Sums over the steps of one device, as a row of numbers."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import torch
 
 from mfu_callback.meter.clock import TRAINING_PHASES
 
-# What is done, in whatever time.
+# Amounts of work; devices that share a batch divide them.
 _AMOUNTS = ("samples", "tokens", "real_tokens", "flops", "recomputed_flops")
-# What does not add up over time: the latest value is that of the whole.
+# States, which do not add up over time: a sum takes the latest value.
 _LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What one device did over some steps, and what it could have done. Unknown is NaN: a row of these is a tensor's.
+    """Sums of work and seconds over some steps of one device; a row that ranks exchange as a tensor. Unknown is NaN.
 
     Attributes:
         steps: Optimizer steps.
-        samples: Samples of all their micro-batches.
-        tokens: Tokens likewise; NaN where the batch has none.
-        real_tokens: Tokens without the padding; NaN where no attention mask says it.
-        flops: Model FLOPs of forward and backward; NaN where they were not counted.
-        recomputed_flops: FLOPs that ran a second time; NaN where they were not counted.
+        samples: Samples of all micro-batches.
+        tokens: Tokens of all micro-batches; NaN if the batch has none.
+        real_tokens: Tokens without padding; NaN without attention masks.
+        flops: Model FLOPs of the forward and backward passes; NaN if they were not counted.
+        recomputed_flops: FLOPs that ran a second time; NaN if they were not counted.
         data_sec: Seconds of training time spent waiting for data.
-        forward_sec: In the forward; with manual optimization, in all that the training step does beside the backward.
-        backward_sec: In the backward.
-        optimizer_sec: In clipping and the optimizer.
-        other_sec: On everything else in the training loop.
-        peak_memory_bytes: The most memory that the device's allocator has held; NaN where it does not say.
-        peak_flops_per_sec: The device's peak that MFU is measured against, in FLOP/s.
-        achievable_flops_per_sec: Its measured peak likewise.
+        forward_sec: Seconds in the forward pass; with manual optimization, in the training step outside the backward.
+        backward_sec: Seconds in the backward pass.
+        optimizer_sec: Seconds in gradient clipping and the optimizer.
+        other_sec: All other seconds of training time.
+        peak_memory_bytes: Peak memory of the device's allocator; NaN if it keeps no statistics.
+        peak_flops_per_sec: The device's peak for MFU, in FLOP/s.
+        achievable_flops_per_sec: The device's measured peak, in FLOP/s.
     """
 
     steps: float = 0
@@ -59,18 +59,18 @@ class Totals:
         return self.data_sec + self.forward_sec + self.backward_sec + self.optimizer_sec + self.other_sec
 
     def __add__(self, other: Totals) -> Totals:
-        """Totals of both stretches of one device."""
+        """Totals of two consecutive stretches of one device."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return Totals(**sums | {name: getattr(other, name) for name in _LATEST})
 
     def shared_by(self, devices: int) -> Totals:
-        """The part of one of several devices that did all of this together, in the same time."""
+        """One device's part, if several devices share this work in the same time."""
         if devices == 1:
             return self
         return replace(self, **{name: getattr(self, name) / devices for name in _AMOUNTS})
 
     def as_row(self) -> tuple[float, ...]:
-        """The values in the order of the fields."""
+        """The values as a row, in the order of the fields."""
         return astuple(self)
 
     @classmethod
@@ -81,14 +81,14 @@ class Totals:
 
 @dataclass(slots=True)
 class Amounts:
-    """What one step does, added up while it runs; NaN where it is unknown.
+    """The work of one step, added up while it runs; unknown is NaN. Holds no seconds.
 
     Attributes:
-        samples: Of all its micro-batches.
-        tokens: Likewise.
-        flops: Model FLOPs of forward and backward.
+        samples: Samples of all its micro-batches.
+        tokens: Tokens of all its micro-batches.
+        flops: Model FLOPs of the forward and backward passes.
         recomputed_flops: FLOPs that run a second time.
-        real_tokens: Tokens that are not padding, of each micro-batch: numbers on the device, which is not waited for.
+        real_tokens: Tokens without padding of each micro-batch, as numbers on the device; None without a mask.
     """
 
     samples: float = 0.0
@@ -99,11 +99,11 @@ class Amounts:
 
 
 def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
-    """The totals of some steps; waits for the numbers on the device.
+    """The totals of some steps; waits for numbers on the device.
 
     Args:
-        steps: What was done in each.
-        seconds: Of every phase in each, of shape (steps, phases).
+        steps: The work of each step.
+        seconds: Seconds of each phase in each step, of shape (steps, phases).
     """
     if not steps:
         return Totals()

@@ -1,4 +1,4 @@
-"""Calling functions of the user's without letting them end the user's run."""
+"""Calls functions of the user, whose errors must not end the run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 
 class UserFunctions:
-    """Calls them and warns once of each that fails."""
+    """Calls functions and warns once about each that fails."""
 
     def __init__(self) -> None:
         self._failed: set[str] = set()
 
     def ask(self, name: str, function: Callable[[Any], Any], batch: Any) -> float | None:
-        """What a function says of a batch; None where it fails or says nothing.
+        """The value of a function for a batch; None if it fails or returns None.
 
         Args:
-            name: The argument that it was given as: "tokens=".
+            name: The argument that it was given as, such as "tokens=".
             function: The function.
-            batch: What `training_step` gets.
+            batch: The batch that `training_step` gets.
         """
         try:
             value = function(batch)
@@ -33,10 +33,10 @@ class UserFunctions:
             return None
 
     def warn_once(self, subject: str, message: str) -> None:
-        """Warn, unless that was done already.
+        """Warn about a subject, unless that was done before.
 
         Args:
-            subject: What the warning is about.
+            subject: Subject of the warning.
             message: The warning.
         """
         if subject not in self._failed:
