@@ -12,11 +12,11 @@ import torch
 from torch.nn.functional import ScalingType, scaled_mm
 
 from mfu_callback.peaks.cache import CacheKey, keep_best
+from mfu_callback.peaks.call_timers import CallTimer, call_timer_for
 from mfu_callback.peaks.peak import Peak
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
-from mfu_callback.peaks.timers import Timer, timer_of
 
 _WHOLE_SWEEP_SEC = 1.0  # a shorter one is kept, but not relied on
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -28,7 +28,7 @@ def measure_peak(
     *,
     time_limit_sec: float = 3.0,
     use_cache: bool = True,
-    timer: Timer | None = None,
+    timer: CallTimer | None = None,
     now: Callable[[], float] = perf_counter,
 ) -> Peak:
     """Measure the best rate of large matmuls on this very device, within this process's own threads and cores.
@@ -78,13 +78,13 @@ def measure_peak(
 
 
 def _sweep(
-    device: torch.device, dtype: torch.dtype, timer: Timer | None, time_limit_sec: float, now: Callable[[], float]
+    device: torch.device, dtype: torch.dtype, timer: CallTimer | None, time_limit_sec: float, now: Callable[[], float]
 ) -> Sweep:
     with _current(device):
         return sweep_shapes(
             shapes_for(device.type, multiprocessors(device)),
             lambda shape: matmul_of(shape, device, dtype),
-            timer or timer_of(device),
+            timer or call_timer_for(device),
             time_limit_sec=time_limit_sec,
             now=now,
         )

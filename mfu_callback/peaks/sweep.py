@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfu_callback.peaks.timers import Timer
+from mfu_callback.peaks.call_timers import CallTimer
 
 CALLS = 20  # at the winning shape, at least
 _WARM_UP_CALLS, _TRIAL_CALLS = 2, 3
@@ -81,7 +81,7 @@ class Sweep:
 def sweep_shapes(
     shapes: Iterable[Shape],
     matmul_of: Callable[[Shape], Callable[[], Any]],
-    timer: Timer,
+    timer: CallTimer,
     *,
     time_limit_sec: float,
     now: Callable[[], float] = perf_counter,
@@ -135,11 +135,11 @@ def _fits(shape: Shape, best: _Trial, time_limit_sec: float) -> bool:
     return CALLS * shape.flops / best.rate <= time_limit_sec / 2
 
 
-def _again(trial: _Trial, timer: Timer) -> _Trial:
+def _again(trial: _Trial, timer: CallTimer) -> _Trial:
     rate = trial.shape.flops / min(timer.seconds_of(trial.matmul, _TRIAL_CALLS))
     return trial._replace(rate=max(rate, trial.rate))
 
 
-def _try(shape: Shape, matmul: Callable[[], Any], timer: Timer) -> _Trial:
+def _try(shape: Shape, matmul: Callable[[], Any], timer: CallTimer) -> _Trial:
     timer.seconds_of(matmul, _WARM_UP_CALLS)
     return _Trial(shape, matmul, rate=shape.flops / min(timer.seconds_of(matmul, _TRIAL_CALLS)))

@@ -21,9 +21,9 @@ import torch
 
 from mfu_callback import Peak, measure_peak
 from mfu_callback.peaks.cache import DIRECTORY_VARIABLE, CacheKey, keep_best
+from mfu_callback.peaks.call_timers import call_timer_for
 from mfu_callback.peaks.measure import matmul_of
 from mfu_callback.peaks.sweep import Shape
-from mfu_callback.peaks.timers import timer_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def compare_with_loop(shape: Shape, device: torch.device, dtype: torch.dtype, *, pairs: int) -> None:
     """Time a call of ours and one of a straight loop by turns and print the ratio of their rates."""
-    ours, timer = matmul_of(shape, device, dtype), timer_of(device)
+    ours, timer = matmul_of(shape, device, dtype), call_timer_for(device)
     left = torch.randn(shape.m, shape.k, device=device).to(dtype)
     right = torch.randn(shape.k, shape.n, device=device).to(dtype)
     right = right.t().contiguous().t() if shape.transposed else right

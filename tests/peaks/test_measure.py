@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from mfu_callback import find_peak, measure_peak
+from mfu_callback.peaks.call_timers import EventCallTimer, HostCallTimer, call_timer_for
 from mfu_callback.peaks.measure import matmul_of
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import CALLS, Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
-from mfu_callback.peaks.timers import EventTimer, HostTimer, timer_of
 
 SMALL, LARGE, LARGER = Shape(256, 256, 256), Shape(1024, 1024, 1024), Shape(2048, 2048, 2048)
 
@@ -39,7 +39,7 @@ class FakeDevice:
         return call
 
     def sweep(self, time_limit_sec=3.0):
-        timer = HostTimer(synchronize=lambda: None, now=self.now)
+        timer = HostCallTimer(synchronize=lambda: None, now=self.now)
         return sweep_shapes(list(self.rates), self.matmul_of, timer, time_limit_sec=time_limit_sec, now=self.now)
 
 
@@ -162,7 +162,7 @@ class FakeQueue:
 def test_events_time_each_call_and_the_host_waits_once():
     device = FakeQueue()
     seconds = iter([0.5, 0.25, 0.125])
-    timer = EventTimer(make_event=lambda: FakeEvent(device.queue), synchronize=device.synchronize)
+    timer = EventCallTimer(make_event=lambda: FakeEvent(device.queue), synchronize=device.synchronize)
     assert timer.seconds_of(lambda: device.queue.append(next(seconds)), 3) == [0.5, 0.25, 0.125]
     assert device.synchronized == 1
 
@@ -170,15 +170,15 @@ def test_events_time_each_call_and_the_host_waits_once():
 def test_the_host_waits_for_the_device_at_both_ends_of_a_call():
     seen = []
     clock = iter(np.arange(0, 4, 0.5))
-    timer = HostTimer(synchronize=lambda: seen.append("wait"), now=lambda: next(clock))
+    timer = HostCallTimer(synchronize=lambda: seen.append("wait"), now=lambda: next(clock))
     assert timer.seconds_of(lambda: seen.append("call"), 2) == [0.5, 0.5]
     assert seen == ["wait", "call", "wait"] * 2
 
 
 def test_cuda_is_timed_by_its_events_and_others_by_the_host():
-    assert isinstance(timer_of(torch.device("cuda", 0)), EventTimer)
-    assert isinstance(timer_of(torch.device("mps")), HostTimer)
-    assert isinstance(timer_of(torch.device("cpu")), HostTimer)
+    assert isinstance(call_timer_for(torch.device("cuda", 0)), EventCallTimer)
+    assert isinstance(call_timer_for(torch.device("mps")), HostCallTimer)
+    assert isinstance(call_timer_for(torch.device("cpu")), HostCallTimer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float8_e4m3fn])

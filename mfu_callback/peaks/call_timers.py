@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 
-class Timer(Protocol):
+class CallTimer(Protocol):
     """Anything that times calls."""
 
     def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
@@ -19,7 +19,7 @@ class Timer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostTimer:
+class HostCallTimer:
     """Reads the host's clock around each call, with the device idle at both readings.
 
     Attributes:
@@ -43,7 +43,7 @@ class HostTimer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventTimer:
+class EventCallTimer:
     """Puts an event before and after each call into the device's queue and waits only at the end of all.
 
     The host's own work (launching a kernel, some microseconds) is thus not in the times.
@@ -67,14 +67,14 @@ class EventTimer:
         return [start.elapsed_time(end) / 1e3 for start, end in events]
 
 
-def timer_of(device: torch.device) -> Timer:
+def call_timer_for(device: torch.device) -> CallTimer:
     """The timer that suits a device: events on CUDA (and ROCm), the host's clock elsewhere."""
     if device.type == "cpu":
-        return HostTimer(synchronize=lambda: None)
+        return HostCallTimer(synchronize=lambda: None)
 
     def synchronize() -> None:
         torch.accelerator.synchronize(device)
 
     if device.type == "cuda":
-        return EventTimer(make_event=lambda: torch.Event(device, enable_timing=True), synchronize=synchronize)
-    return HostTimer(synchronize=synchronize)
+        return EventCallTimer(make_event=lambda: torch.Event(device, enable_timing=True), synchronize=synchronize)
+    return HostCallTimer(synchronize=synchronize)
