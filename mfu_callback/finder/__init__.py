@@ -1,4 +1,4 @@
-"""The largest batch that fits, found before a run."""
+"""Finds the largest batch that fits into memory, before a run."""
 
 from mfu_callback.finder.callback import BatchSizeFinder
 from mfu_callback.finder.find_batch_size import find_batch_size

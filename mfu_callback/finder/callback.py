@@ -1,4 +1,4 @@
-"""BatchSizeFinder: finds the largest, or fastest, batch before a run."""
+"""BatchSizeFinder: a callback that finds the largest or the fastest batch size before a run."""
 
 from __future__ import annotations
 
@@ -25,38 +25,40 @@ from mfu_callback.tools.brackets import Brackets
 class BatchSizeFinder(FindsBatchSize):
     """Sets the batch size to the largest that fits in memory, before the first step of ``fit``.
 
-    Every size is tried by two full training steps: forward, backward, gradient clipping and the optimizer, with the
-    largest of a sample of the data, and one step of the validation. The size that is set is one that ran, on every
+    Each trial of a size runs two full optimizer steps (forward pass, backward pass, gradient clipping, optimizer) with
+    a batch of the largest of a few samples of the data, then one validation step. The size that is set has run on every
     process. It is set on the ``batch_size`` of the model, its hparams and the datamodule, or on the loaders that were
-    given to the Trainer; optimizers, schedulers and loaders are then made anew. Model, optimizers, schedulers, random
-    state and data are put back afterwards; callbacks and loggers see nothing of the trials. In ``validate``, ``test``
-    and ``predict`` it does the same with two steps of these.
+    given to the Trainer. Optimizers, schedulers and loaders are then made anew. Model, optimizers, schedulers, random
+    state and data are restored afterwards. Callbacks and loggers see nothing of the trials. In ``validate``, ``test``
+    and ``predict``, a trial runs two steps of that method instead.
 
-    The limit is real on a CPU too: on Linux, RLIMIT_DATA is lowered around each trial, so that the run's own
-    allocations fail instead of the system ending it. From the search to the end of the run, glibc returns freed memory
-    at once, so that training takes what the trials took; this slows models of very small tensors.
+    The limit is real on a CPU too. On Linux, RLIMIT_DATA is lowered around each trial, so that an allocation of the
+    trial fails before the system kills the process. From the search to the end of the run, glibc returns freed memory
+    at once, so that training uses no more memory than the trials did. This slows down models of very small tensors.
 
     Args:
-        max_size: No size above this one is tried; by default 1,048,576, or what the data can fill where the loader
-            drops batches that it cannot.
-        margin: The share of the memory to keep free. Trials run without it.
+        max_size: The largest size to try. By default 1,048,576; if the loader drops a batch that it cannot fill, at
+            most the samples that the data set has for each process.
+        margin: The share of the memory to keep free. The trials may not use it.
         resolution: How exact the result is: the smallest size that failed is at most this share above it. 0 is exact.
-        objective: "memory" takes the largest size that fits; "throughput" the smallest within 2 % of the best
-            tokens/sec (samples/sec where the batch has no tokens), from a sweep over the sizes that fit.
-        budget: Bytes that model, gradients, optimizer state, activations and batch may take above the process's use
-            before them; by default what is free (on a CPU 80 % of it, shared by the processes of the machine).
-        init_size: The first size that is tried.
-        multiple_of: Only multiples of this are tried.
-        max_seconds: After this long, the largest size that has run by then is taken.
-        worst_case: A batch that takes as much memory as any of its size, repeated or cut to the size of each trial; or
-            a function from a size to such a batch. By default batches are made of the largest of 64 samples.
-        batch_arg_name: The name of the attribute to set; by default ``batch_size``, or ``train_batch_size`` for fit,
+        objective: "memory" chooses the largest size that fits. "throughput" runs a sweep over the sizes that fit and
+            chooses the smallest size within 2 % of the best tokens/sec (samples/sec if the batch has no tokens).
+        budget: Bytes that model, gradients, optimizer state, activations and batch may use together, on top of what the
+            process used before them. By default the free memory (on a CPU 80 % of it, shared by the processes of the
+            machine).
+        init_size: The first size to try.
+        multiple_of: Only multiples of this number are tried.
+        max_seconds: The search ends after this many seconds with the largest size that has run by then.
+        worst_case: A batch that needs as much memory as any batch of its size; it is repeated or cut to the size of
+            each trial. Or a function from a size to such a batch. By default batches are made of the largest of 64
+            samples.
+        batch_arg_name: The name of the attribute to set. By default ``batch_size``, or ``train_batch_size`` for fit,
             ``val_batch_size`` for validate, and so on.
 
     Raises:
         ValueError: If an argument is out of its range.
-        MisconfigurationException: When it runs, if there is nothing to set, no DataLoader to take samples from, a
-            strategy other than one device, DDP and FSDP2, or if not even the smallest size fits.
+        MisconfigurationException: When the search runs: if there is nothing to set, if there is no DataLoader to draw
+            samples from, if the strategy is not one device, DDP or FSDP2, or if not even the smallest size fits.
 
     Example:
         >>> trainer = Trainer(callbacks=[BatchSizeFinder()])  # doctest: +SKIP
@@ -94,7 +96,7 @@ class BatchSizeFinder(FindsBatchSize):
         self._limit: MemoryLimit | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """In an evaluation, search once the model is on its device, and before the loaders are made."""
+        """For an evaluation: search when the model is on its device and the loaders are not yet made."""
         if stage == "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
 
@@ -109,44 +111,44 @@ class BatchSizeFinder(FindsBatchSize):
         self._brackets.put(private_names.evaluation_loop(trainer, stage), "setup_data", searched)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Search, set what was found, and make anew what was built from another size."""
+        """Search, set the size found, and make anew what was built with another size."""
         if reason := _reason_to_skip(trainer):
-            rank_zero_info(f"BatchSizeFinder: skipped, {reason}.")
+            rank_zero_info(f"BatchSizeFinder: skipped because {reason}.")
             if self.result is None:
                 return
             setting = setting_of(trainer, pl_module, "fit", self._options.batch_arg_name)
             setting.put(self.result.batch_size)
         else:
             self._search(trainer, pl_module, "fit")
-        with random_state_kept():  # making a loader's iterator draws a seed, as it did the first time
+        with random_state_kept():  # creating a loader's iterator draws a seed, as the first creation did
             private_names.set_up_anew(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that training uses what was found."""
+        """Check that the training loaders use the size found."""
         if self.result is None:
             return
         for used in map(batch_size_of, flattened(trainer.train_dataloader)):
             if used not in (None, self.result.batch_size):
                 raise MisconfigurationException(
-                    f"BatchSizeFinder set a batch size of {self.result.batch_size}, but the loader of the run gives"
-                    f" batches of {used}. Make the DataLoader in train_dataloader() from that attribute, {REMEDY}."
+                    f"BatchSizeFinder set a batch size of {self.result.batch_size}, but the run's loader has a"
+                    f" batch size of {used}. Make the DataLoader in train_dataloader() with that attribute, {REMEDY}."
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The result, so that a run that goes on from a checkpoint keeps its size."""
+        """The result, so that a run resumed from a checkpoint keeps its batch size."""
         return {} if self.result is None else self.result.as_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the result of the run that wrote the checkpoint."""
+        """Restore the result of the run that wrote the checkpoint."""
         if state_dict:
             self.result = BatchSizeResult.from_state(state_dict)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the allocator work as before."""
+        """Remove the brackets and undo the allocator's settings."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let the allocator work as before."""
+        """Remove the brackets and undo the allocator's settings."""
         self._close()
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -165,7 +167,7 @@ class BatchSizeFinder(FindsBatchSize):
 
 def _reason_to_skip(trainer: Any) -> str | None:
     if trainer.fast_dev_run:
-        return "fast_dev_run trains too little for it to matter"
+        return "fast_dev_run trains too few batches for the batch size to matter"
     if trainer.ckpt_path is not None:
-        return "a run that goes on from a checkpoint keeps the batch_size that was found before, if any"
+        return "a run resumed from a checkpoint keeps the batch_size found before, if any"
     return None

@@ -1,4 +1,4 @@
-"""One search, from the loaders to the result."""
+"""One search for a batch size, from the loaders to the result."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from mfu_callback.finder.trials.ranks import Ranks
 from mfu_callback.finder.trials.trial import Trials
 from mfu_callback.meter.clock import timer_for
 
-_STEPS_PER_TURN = 3  # of a sweep
-_WORTH_A_GUESS = 64  # where the largest size allowed is no more, a guess saves nothing
-_GUESSED_FROM = 16  # samples: from fewer, what does not depend on them hides what does
+_STEPS_PER_TURN = 3  # timed steps of a size in each round of a sweep
+_WORTH_A_GUESS = 64  # a guess saves trials only if larger sizes than this are allowed
+_GUESSED_FROM = 16  # samples: with fewer, memory that does not depend on the size hides memory that does
 
 
 class Search:
     """A search for the batch size of one stage.
 
     Args:
-        trainer: A Trainer whose strategy is set up, and which has not yet made the loaders of the stage.
+        trainer: A Trainer whose strategy is set up and that has not yet created the loaders of the stage.
         pl_module: The model.
         stage: "fit", "validate", "test" or "predict".
-        options: What is asked for.
+        options: The options of the search.
         must_set: Whether it is an error if the batch size cannot be set.
     """
 
@@ -69,10 +69,10 @@ class Search:
         )
 
     def run(self) -> BatchSizeResult:
-        """Search, put everything back, and set what was found.
+        """Search, restore everything that the trials changed, and set the size found.
 
         Raises:
-            MisconfigurationException: If not even the smallest size fits, or there is nothing to set.
+            MisconfigurationException: If not even the smallest size fits, or there is no batch size to set.
         """
         with self._progress.shown(), self._trials.prepared() as data:
             most = self._most(data)
@@ -100,9 +100,10 @@ class Search:
     def _most(self, data: StageData) -> int:
         length = data.length
         most_in_data = None
-        if data.drops_last and length is not None:  # a larger batch would never come
+        if data.drops_last and length is not None:  # the loader would drop a larger batch
             most_in_data = max(1, length // self._trainer.world_size)
-        return -int(self._ranks.most_of(-self._options.largest(most_in_data)))  # each has its own part of the data
+        # The smallest of all processes: each has its own part of the data.
+        return -int(self._ranks.most_of(-self._options.largest(most_in_data)))
 
     def _largest(self, data: StageData, most: int) -> int:
         options = self._options
@@ -131,8 +132,8 @@ class Search:
             batch = data.batches(_GUESSED_FROM)[0]
             with self._trials.undisturbed():
                 guess = guess_batch_size(self._trainer, self._pl_module, batch, limit_bytes=limit_bytes, max_size=most)
-            self._trials.calibrate()  # what that has imported is not the trials'
-        return -int(self._ranks.most_of(-(guess or 0))) or None  # of the process with the least room
+            self._trials.calibrate()  # modules that the guess imported do not count as the trials' memory
+        return -int(self._ranks.most_of(-(guess or 0))) or None  # the smallest guess of all processes
 
     def _is_over(self) -> bool:
         return self._options.max_seconds is not None and self._trials.seconds >= self._options.max_seconds
@@ -140,11 +141,11 @@ class Search:
     def _sweep(self, largest: int) -> tuple[SweepPoint, ...]:
         self._progress.doing("timing the sizes that fit")
         timer = timer_for(self._trainer.strategy.root_device)
-        smallest = min(trial.size for trial in self._trials.done if trial.fits)  # a model may not run on a smaller one
+        smallest = min(trial.size for trial in self._trials.done if trial.fits)  # models may reject smaller ones
         sizes = sizes_between(smallest, largest)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
-        self._trials.calibrate()  # what a measurement of the peak has left behind is not the trials'
-        for size in sizes:  # their memory too, and never a size that did not run
+        self._trials.calibrate()  # memory left over from measuring the peak is not the trials'
+        for size in sizes:  # a size is timed only after a trial, which also gives its peak memory
             if size not in {trial.size for trial in self._trials.done}:
                 self._trials.attempt(size)
         peaks = {trial.size: trial.peak_bytes for trial in self._trials.done if trial.fits}
@@ -162,33 +163,34 @@ class Search:
 
     def _tell_start(self, data: StageData, most: int) -> None:
         rank_zero_info(
-            f"BatchSizeFinder: searching within {self.limit.describe()}, a margin of {self._options.margin:.0%} taken"
-            f" off, no more than {most:,} samples."
+            f"BatchSizeFinder: searching batch sizes up to {most:,} within {self.limit.describe()}. A margin of"
+            f" {self._options.margin:.0%} is already taken off."
         )
         if self._trials.lost:
             rank_zero_warn(
                 f"BatchSizeFinder took up to {MOST_SAMPLES} samples from {', '.join(self._trials.lost)}, which cannot"
-                " be rewound: the run does not see them. Give worst_case= a batch, or make the iterator in __iter__."
+                " be rewound. The run does not see these samples. Give worst_case= a batch, or make the iterator in"
+                " __iter__."
             )
 
     def _tell_end(self, data: StageData, result: BatchSizeResult, largest: int) -> None:
         chosen = "" if result.batch_size == largest else f"; the largest that fits is {largest:,}"
-        what = "the largest that fits" if not result.sweep else "the smallest that is as fast as any"
+        what = "the largest that fits" if not result.sweep else "the smallest within 2 % of the best throughput"
         rank_zero_info(
-            f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen}, after {len(result.trials)} trials."
-            + (" It was not set anywhere." if data.setting is None else "")
+            f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen} (trials run: {len(result.trials)})."
+            + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
         length = data.length
         if length is not None and result.batch_size * self._ranks.count > length:
             rank_zero_info(
-                f"BatchSizeFinder: the data set has {length:,} samples only; the trials repeated them, and the run's"
-                " batches will hold no more than there are."
+                f"BatchSizeFinder: the length of the data set is only {length:,}. The trials repeated its samples; the"
+                " run's batches will not be larger than the data set."
             )
         if result.sweep and self._trainer.is_global_zero:
             Console().print(result.sweep_table())
 
 
 def _console(trainer: Any) -> Console | None:
-    """Where to show progress: on the standard error of a run that shows progress itself."""
+    """The console for the progress: standard error if the run has a progress bar, else None."""
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     return Console(file=sys.stderr) if shown else None

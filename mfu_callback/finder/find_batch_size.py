@@ -1,4 +1,4 @@
-"""find_batch_size: the search as a function, before anything is built from the batch size."""
+"""find_batch_size: the search as a function, for use before anything is built from the batch size."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def find_batch_size(
     method: str = "fit",
     **options: Any,
 ) -> BatchSizeResult:
-    """Find the batch size that a run could take, without running it.
+    """Find the batch size for a run without starting the run.
 
-    The Trainer sets the model up as it would for the run, and every trial is put back. What is found is set wherever
-    it can be (`BatchSizeFinder`), and returned for whatever else is built from it. The Trainer's callbacks and loggers
-    see nothing of it. On a CPU, glibc's thresholds stay as the trials had them (see the log), so that the run takes
-    what they took.
+    The Trainer sets the model up as it would for the run, and the effects of every trial are undone. The size found is
+    set where `BatchSizeFinder` can set it, and returned for anything else that is built from it. The Trainer's
+    callbacks and loggers see nothing of the search. On a CPU, glibc's thresholds stay as they were in the trials (see
+    the log), so that the run uses no more memory than the trials did.
 
     Args:
         trainer: The Trainer of the run.
@@ -45,15 +45,15 @@ def find_batch_size(
         dataloaders: As for ``validate``, ``test`` and ``predict``.
         datamodule: As for the Trainer's methods.
         method: "fit", "validate", "test" or "predict".
-        options: Those of `BatchSizeFinder`.
+        options: The arguments of `BatchSizeFinder`.
 
     Returns:
-        The size and the trials.
+        The size found and the trials.
 
     Raises:
-        ValueError: If the method or an option is not one of these.
+        ValueError: If the method is unknown, or an option is out of its range.
         MisconfigurationException: If not even the smallest size fits, the Trainer is a fast_dev_run, or its strategy
-            starts processes whose memory this one does not see (ddp_spawn).
+            starts processes whose result this process cannot see (ddp_spawn).
 
     Example:
         >>> size = find_batch_size(trainer, model, datamodule=data).batch_size  # doctest: +SKIP
@@ -71,12 +71,12 @@ def find_batch_size(
         trainer.loggers = [DummyLogger() for _ in trainer.loggers]
         getattr(trainer, method)(model, **given, datamodule=datamodule)
     if finder.result is None:
-        raise MisconfigurationException(f"The Trainer did not come to the start of {method}; its log says why.")
+        raise MisconfigurationException(f"The Trainer did not reach the start of {method}. Its log says why.")
     return finder.result
 
 
 class _FindAndStop(BatchSizeFinder):
-    """Ends the run once the size is found."""
+    """A finder that ends the run once the size is found."""
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.result = Search(trainer, pl_module, stage, self._options, must_set=False).run()
@@ -85,17 +85,17 @@ class _FindAndStop(BatchSizeFinder):
 
 def _check(trainer: Any) -> None:
     if trainer.fast_dev_run:
-        raise MisconfigurationException("find_batch_size() finds nothing in a fast_dev_run. Leave one of them out.")
+        raise MisconfigurationException("find_batch_size() cannot search in a fast_dev_run. Leave one of the two out.")
     if private_names.spawns_processes(trainer):
         raise MisconfigurationException(
-            "find_batch_size() cannot see what the processes of this strategy find. Use strategy='ddp', or"
+            "find_batch_size() cannot see the result in the spawned processes of this strategy. Use strategy='ddp', or"
             " BatchSizeFinder() as a callback."
         )
 
 
 @contextmanager
 def _as_before(trainer: Any, model: LightningModule) -> Iterator[None]:
-    """Put back what attaching a run to a Trainer changes and the run's end does not."""
+    """Put back what a run changes on the Trainer and the model, and does not put back itself."""
     callbacks, loggers, datamodule = trainer.callbacks, trainer.loggers, trainer.datamodule
     state, loop, own_trainer = copy(trainer.state), trainer.fit_loop, model._trainer
     epochs, has_hparams = (loop.min_epochs, loop.max_epochs), hasattr(model, "_hparams")
@@ -105,5 +105,5 @@ def _as_before(trainer: Any, model: LightningModule) -> Iterator[None]:
         trainer.callbacks, trainer.loggers, trainer.datamodule = callbacks, loggers, datamodule
         trainer.state, model._trainer = state, own_trainer
         loop.min_epochs, loop.max_epochs = epochs
-        if not has_hparams:  # the Trainer gives them to any model by asking for them
+        if not has_hparams:  # reading model.hparams, as the Trainer does, creates them
             vars(model).pop("_hparams", None)

@@ -1,4 +1,4 @@
-"""What the finder is asked for."""
+"""The options of the batch size finder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 OBJECTIVES = ("memory", "throughput")
-MOST_SAMPLES = 2**20  # no larger batch is tried unless it is asked for: making one takes seconds
+MOST_SAMPLES = 2**20  # the default of max_size: making a larger batch takes seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The arguments of `BatchSizeFinder`, where they are described.
+    """The arguments of `BatchSizeFinder`; it describes them.
 
     Raises:
-        ValueError: If one is out of its range.
+        ValueError: If an argument is out of its range.
     """
 
     max_size: int | None = None
@@ -43,11 +43,11 @@ class Options:
             raise ValueError(f"objective={self.objective!r} is not known. Use one of {OBJECTIVES}.")
         if self.max_size is not None and self.max_size < self.multiple_of:
             raise ValueError(
-                f"max_size={self.max_size} is below multiple_of={self.multiple_of}, so that no size is left. Raise"
-                " max_size, or lower multiple_of."
+                f"max_size={self.max_size} is below multiple_of={self.multiple_of}, so no size is left to try."
+                " Raise max_size, or lower multiple_of."
             )
 
     def largest(self, most_in_data: int | None) -> int:
-        """The largest size to try, given the most samples that a batch of the data may hold."""
+        """The largest size to try; ``most_in_data`` is the largest batch that the data can fill, None for no limit."""
         sizes = [MOST_SAMPLES if self.max_size is None else self.max_size]
         return max(self.multiple_of, min([*sizes, *([] if most_in_data is None else [most_in_data])]))

@@ -1,4 +1,4 @@
-"""How far a search is, while it goes on."""
+"""The progress of a search."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mfu_callback.finder.trials.trial import Trial
 
 
 class SearchProgress:
-    """Tells every trial: in the log, and in a line that changes where there is a terminal.
+    """Reports every trial in the log and, on a terminal, in a status line.
 
     Args:
-        console: Where to show the line; None shows none.
+        console: Where to show the status line; None for no line.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -26,7 +26,7 @@ class SearchProgress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """A context in which the line is there."""
+        """A context that shows the status line."""
         if self._status is None:
             yield
         else:
@@ -34,7 +34,7 @@ class SearchProgress:
                 yield
 
     def tell(self, trial: Trial) -> None:
-        """Tell one trial."""
+        """Report one trial."""
         text = f"batch {trial.size:,} {'fits' if trial.fits else 'does not fit'}"
         peak = "" if trial.peak_bytes is None else f", {trial.peak_bytes / 2**20:,.1f} MiB"
         why = "" if trial.fits else f" ({trial.why})"
@@ -42,6 +42,6 @@ class SearchProgress:
         self.doing(text)
 
     def doing(self, text: str) -> None:
-        """Show what goes on."""
+        """Show what the search does now."""
         if self._status is not None:
             self._status.update(f"BatchSizeFinder: {text}")

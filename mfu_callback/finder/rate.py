@@ -1,4 +1,4 @@
-"""What a timed batch size comes to: tokens per second and MFU."""
+"""The throughput and MFU of a timed batch size."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mfu_callback.meter.metrics import model_flops_utilization
 from mfu_callback.meter.tokens import count_samples, count_tokens
 from mfu_callback.peaks import resolve_peak
 
-_FORWARD_AND_BACKWARD = 3  # times the forward's FLOPs
+_FORWARD_AND_BACKWARD = 3  # a step's FLOPs are this many times the forward pass's
 
 
 class Rates:
-    """Makes points of a sweep from measured step times.
+    """Makes the points of a sweep from measured step times.
 
     Args:
         trainer: The Trainer.
         pl_module: The model.
-        is_training: Whether a step has a backward pass.
+        is_training: Whether the steps have a backward pass.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, *, is_training: bool) -> None:
@@ -37,20 +37,20 @@ class Rates:
         self._peak = resolution.peak
 
     def counter(self) -> FlopCounter:
-        """Counts the forward FLOPs of what runs inside."""
+        """A new counter of the FLOPs of the forward pass that runs inside it."""
         return FlopCounter(self._pl_module, tensor_parallel=self._share)
 
     def point(
         self, size: int, *, batch: Any, step_time_sec: float, forward_flops: int | None, peak_bytes: int | None
     ) -> SweepPoint:
-        """What a size reaches.
+        """The point of one size.
 
         Args:
             size: Samples in the batch.
             batch: A batch of that size.
-            step_time_sec: Seconds of a step, with all of its micro-batches.
+            step_time_sec: Seconds of an optimizer step, with all of its micro-batches.
             forward_flops: Model FLOPs of the forward pass of one micro-batch.
-            peak_bytes: The most memory that its steps took.
+            peak_bytes: The peak memory of its steps; None if unknown.
         """
         batches_per_sec = self._micro_batches * self._processes / self._share / step_time_sec
         tokens, samples = count_tokens(batch), count_samples(batch)

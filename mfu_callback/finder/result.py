@@ -1,4 +1,4 @@
-"""What a search came to, and how it is shown."""
+"""The result of a search, and how it is shown."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizeResult:
-    """What the search came to.
+    """The result of a search.
 
     Attributes:
-        batch_size: The size that was found, in samples of one process: the largest that ran, or with
+        batch_size: The size found, in samples of one process: the largest that ran, or with
             ``objective="throughput"`` the smallest that is within 2 % of the fastest.
-        trials: Every size that was tried, in order.
-        sweep: With ``objective="throughput"`` what each size of the sweep reached, rising; else empty.
-        limit: What the trials had to keep to, in words.
+        trials: All trials, in the order in which they ran.
+        sweep: With ``objective="throughput"`` the measurements of each size of the sweep, by rising size; else empty.
+        limit: The memory limit of the trials, in words.
     """
 
     batch_size: int
@@ -37,13 +37,13 @@ class BatchSizeResult:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> BatchSizeResult:
-        """The result as a checkpoint holds it (:meth:`as_dict`)."""
+        """The result from a checkpoint's state (made by :meth:`as_dict`)."""
         trials = tuple(Trial(**trial) for trial in state["trials"])
         sweep = tuple(SweepPoint(**point) for point in state.get("sweep", ()))
         return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, limit=state.get("limit", ""))
 
     def markdown(self) -> str:
-        """The trials as a text card."""
+        """The trials and the sweep as Markdown, for the text card in TensorBoard."""
         rows = ["| batch | fits | seconds | peak | why |", "|---:|---|---:|---:|---|"]
         for trial in self.trials:
             peak, fits = _mebibytes(trial.peak_bytes), "yes" if trial.fits else "no"
@@ -52,7 +52,7 @@ class BatchSizeResult:
         return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
 
     def sweep_table(self) -> Table:
-        """The sweep for the terminal."""
+        """The sweep as a table for the terminal."""
         table = Table(title=f"Throughput by batch size (chosen: {self.batch_size})", title_justify="left")
         for column in _SWEEP_COLUMNS:
             table.add_column(column, justify="right")

@@ -1,23 +1,26 @@
-"""The search for the largest size that fits: pure, and told by a function what fits."""
+"""The search for the largest size that fits: pure logic; the caller's function tries the sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_APPROACH = 0.85  # of the way to where a line points that is drawn out far: it may miss, and a failure tells little
-_LEAST_RISE = 0.02  # of what is left of the limit: peaks closer together than this are not told apart from noise
-_LEAP = 25  # times as far again while the peaks hardly rise: a line would rise by half of what is left at most
-_FIRST_LEAP = 4  # to the second size, whose peak makes the line
+# After a far extrapolation, go this share of the way: the line may point too high, and a failed size tells little.
+_APPROACH = 0.85
+_LEAST_RISE = 0.02  # share of what is left of the limit; a smaller difference between two peaks counts as noise
+# While peaks rise by less than that, the next distance is this many times the last: a line would then rise by at most
+# half of what is left.
+_LEAP = 25
+_FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one size.
+    """The outcome of one attempted size.
 
     Attributes:
         fits: Whether it ran within the limit.
-        used: The share of the limit that it took at its peak; None where that cannot be told.
+        used: The share of the limit that it used at its peak; None if unknown.
     """
 
     fits: bool
@@ -36,29 +39,31 @@ def find_largest(
     used_at_zero: float = 0.0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> int | None:
-    """Find the largest size that fits, from few attempts.
+    """Find the largest size that fits, with few attempts.
 
-    Memory is close to linear in the size, so a line through the peaks of two small sizes foretells the limit: a size
-    there and one above it end the search. Where the line was wrong, or no peak is told, the bracket is halved. No size
-    is asked for twice, and what is returned was asked for and fitted.
+    Memory is close to linear in the size, so a line through the peaks of two small sizes predicts the largest size that
+    fits. One attempt there and one just above it end the search. If the line was wrong, or no peaks are known, the
+    search bisects between the largest size that fitted and the smallest that failed. No size is attempted twice. The
+    size that is returned was attempted and fitted.
 
     Args:
-        attempt: Runs a size and says what came of it; larger sizes than one that failed are never asked for.
+        attempt: Runs a size and returns its outcome; never called with a larger size than one that failed.
         init_size: The first size.
-        guess: About how large the result may be, if something foretells it.
-        max_size: No size above this one is asked for.
-        multiple_of: Only multiples of this are asked for.
-        resolution: The search ends when the smallest size that failed is no more than this share above the largest
-            that fitted; below ``1 / resolution`` the result is exact, and with 0 it always is.
-        foretold_only: Ask only for sizes that the peaks foretell to fit. The search then ends where none is left.
-        used_at_zero: The share of the limit that any size takes at least; it helps to foretell from one peak.
-        is_over: Whether to end with the largest size that fitted so far; asked once one has.
+        guess: A rough prediction of the result; None if there is none.
+        max_size: The largest size to attempt.
+        multiple_of: Only multiples of this number are attempted.
+        resolution: The search ends when the smallest size that failed is at most this share above the largest that
+            fitted. Below ``1 / resolution`` the result is exact, and with 0 it is always exact.
+        foretold_only: Whether to attempt only sizes that the peaks predict to fit. The search then ends when none is
+            left.
+        used_at_zero: The share of the limit that every size uses at least; it improves predictions from a single peak.
+        is_over: Whether to end with the largest size that fitted so far; called only after a size has fitted.
 
     Returns:
         The largest size known to fit, or None if not even the smallest does.
 
     Raises:
-        ValueError: If ``foretold_only`` meets a size that fits and whose peak is not told.
+        ValueError: If ``foretold_only`` is set and a size fits whose peak is unknown.
 
     Example:
         >>> find_largest(lambda size: Outcome(fits=size <= 37))
@@ -80,7 +85,10 @@ def find_largest(
 
 
 class _Search:
-    """The bracket, the peaks seen, and what to ask for next; sizes are in multiples."""
+    """The bracket, the peaks seen and the next size; sizes are counted in units of ``multiple_of``.
+
+    The bracket lies between the largest size that fitted and the smallest that failed.
+    """
 
     def __init__(
         self,
@@ -99,10 +107,10 @@ class _Search:
         self._resolution = resolution
         self._foretold_only = foretold_only
         self._used_at_zero = used_at_zero
-        self._peaks: list[tuple[int, float]] = []  # of the sizes that fitted, rising
+        self._peaks: list[tuple[int, float]] = []  # sizes that fitted and their peaks, rising
         self._has_failed = False
-        self._failures = 0  # since the last that fitted
-        self._steps_up = 0  # that fitted one after the other beyond where the line points: it points too low
+        self._failures = 0  # sizes that failed since the last one that fitted
+        self._steps_up = 0  # consecutive sizes that fitted above the line's limit, which is then too low
         self._is_stepping = False
 
     def add(self, size: int, outcome: Outcome) -> None:
@@ -113,7 +121,7 @@ class _Search:
         if outcome.used is not None:
             self._peaks.append((size, outcome.used))
         elif self._foretold_only:
-            raise ValueError(f"The peak at size {size} is not known, so that no larger one can be foretold to fit.")
+            raise ValueError(f"The peak at size {size} is not known, so no larger size can be predicted to fit.")
         self._steps_up = self._steps_up + 1 if self._is_stepping else 0
         self.fitted, self._failures = size, 0
 
@@ -132,7 +140,7 @@ class _Search:
         return max(1, int(self._resolution * self.fitted))
 
     def _wanted(self) -> int:
-        """The size that promises to narrow the bracket most; it may lie outside of it."""
+        """The size that should narrow the bracket most; it may lie outside the bracket."""
         line = self._limit()
         if line is None:
             return self._middle() if self._has_failed else self._leap()
@@ -143,14 +151,14 @@ class _Search:
             return self.fitted + max(1, int(_APPROACH * (limit - self.fitted)))
         if self._failures and self._failed is not None:
             return max(self._failed - self._step(), self.fitted + 1)
-        # A bracket of one step around the limit is what ends the search.
+        # The search ends with a bracket of one step around the limit: aim half a step below it.
         aim = int(limit) - self._step() // 2
         step_up = self.fitted + (self._step() << self._steps_up)
         self._is_stepping = step_up > aim
         return max(aim, step_up)
 
     def _leap(self) -> int:
-        """A larger size, where nothing tells the limit."""
+        """A larger size, for when the peaks do not yet predict the limit."""
         if not self._peaks:
             return 2 * self.fitted
         if len(self._peaks) > 1:
@@ -166,7 +174,7 @@ class _Search:
         return (self.fitted + self._failed) // 2
 
     def _foretold(self) -> int:
-        """The largest size that the peaks foretell to fit, approached from below."""
+        """The largest size that the peaks predict to fit, approached from below."""
         if self._failures:
             return self._middle()
         line = self._limit()
@@ -181,7 +189,10 @@ class _Search:
         return min(size + int((1 - used) / per_size), _LEAP * size) if per_size > 0 else _LEAP * size
 
     def _limit(self) -> tuple[float, bool] | None:
-        """Where a line through two peaks meets the limit, and whether that is near: no further than they are apart."""
+        """The size at which a line through two peaks reaches the limit, and whether that is near.
+
+        Near is no further above the larger of the two sizes than they are apart. None if no two peaks differ enough.
+        """
         if not self._peaks:
             return None
         size, used = self._peaks[-1]

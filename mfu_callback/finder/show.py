@@ -1,4 +1,4 @@
-"""The result where people look: TensorBoard, and a picture of the sweep beside the logs."""
+"""Writes the result to TensorBoard, and a picture of the sweep to the log directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SWEEP_FILE = "batch_size_sweep.png"
 
 
 def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
-    """Write the result to TensorBoard as text and the sweep as an image, and the image to the log directory."""
+    """Write the result to TensorBoard as text, and the sweep as an image to TensorBoard and the log directory."""
     if not trainer.is_global_zero:
         return
     writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
@@ -33,13 +33,13 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
         writer.add_figure(f"{TAG}/sweep", figure, global_step=0, close=False)
     directory = private_names.log_directory(trainer)
     if directory is not None:
-        with suppress(OSError):  # a full disk, or a directory that is not ours
+        with suppress(OSError):  # a full disk, or a directory that cannot be written to
             directory.mkdir(parents=True, exist_ok=True)
             figure.savefig(directory / SWEEP_FILE, dpi=120)
 
 
 def _draw(result: BatchSizeResult) -> Any:
-    """Throughput, MFU and memory against the batch size; None without matplotlib."""
+    """A figure of throughput, MFU and memory over the batch size; None without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

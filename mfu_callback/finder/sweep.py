@@ -1,4 +1,4 @@
-"""The smallest batch that is as fast as the fastest: a sweep over sizes that fit."""
+"""A sweep over sizes that fit, for the smallest batch that is about as fast as the fastest."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ROUNDS = 3  # the sizes take turns: a machine that changes its speed changes it for all of them
+_ROUNDS = 3  # the sizes take turns, so that a change of the machine's speed affects all of them
 _AS_FAST = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPoint:
-    """What one batch size reaches.
+    """The measurements of one batch size.
 
     Attributes:
         size: Samples in the batch of one process.
         step_time_sec: Median seconds of an optimizer step, on the slowest process.
-        samples_per_sec: Samples per second of all processes.
-        tokens_per_sec: Tokens likewise; None where the batch has none.
-        mfu: Model FLOPs utilization as a fraction; None where FLOPs or the peak are unknown.
-        peak_bytes: The most memory that its steps took on this process; None where it cannot be told.
+        samples_per_sec: Samples per second of all processes together.
+        tokens_per_sec: Tokens per second of all processes together; None if the batch has no tokens.
+        mfu: Model FLOPs utilization as a fraction; None if the FLOPs or the peak are unknown.
+        peak_bytes: The peak memory of its steps on this process; None if unknown.
     """
 
     size: int
@@ -43,12 +43,12 @@ def sizes_between(smallest: int, largest: int) -> list[int]:
 def step_times(
     time_steps: Callable[[int], Sequence[float]], sizes: Sequence[int], *, is_over: Callable[[], bool]
 ) -> dict[int, float]:
-    """The median seconds of a step at each size, taken by turns.
+    """The median seconds of a step at each size; the sizes are timed in turns.
 
     Args:
-        time_steps: Runs a few steps at a size and tells the seconds of each.
-        sizes: What to time.
-        is_over: Whether to end after this round.
+        time_steps: Runs a few steps at a size and returns the seconds of each.
+        sizes: The sizes to time.
+        is_over: Whether to stop after the current round.
     """
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(_ROUNDS):
@@ -60,7 +60,7 @@ def step_times(
 
 
 def smallest_as_fast(points: Sequence[SweepPoint]) -> int:
-    """The smallest size within 2 % of the best rate, in tokens where they are known, else in samples."""
+    """The smallest size within 2 % of the best rate, in tokens/sec if they are known, else in samples/sec."""
     rates = {p.size: p.samples_per_sec if p.tokens_per_sec is None else p.tokens_per_sec for p in points}
     best = max(rates.values())
     return min(size for size, rate in rates.items() if rate >= _AS_FAST * best)

@@ -1,4 +1,4 @@
-"""What the device could do: its peak from a datasheet, or measured."""
+"""The peak of a device, from a datasheet or measured."""
 
 from mfu_callback.peaks.find import find_peak
 from mfu_callback.peaks.measure import measure_peak

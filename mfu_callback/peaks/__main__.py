@@ -1,4 +1,4 @@
-"""The command `python -m mfu_callback.peaks`: what this machine's devices should reach, and what they do reach."""
+"""The command `python -m mfu_callback.peaks`: the datasheet and measured peaks of this machine's devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfu_callback.peaks.survey import DTYPES, Surveyed, devices_here, survey, us
 from mfu_callback.peaks.tables.devices import DEVICES
 from mfu_callback.tools.command import Output, run_command
 
-# Wide enough for the sources where there is no terminal to ask for its width.
+# Wide enough for the sources if the output is not a terminal.
 _WIDTH_OF_A_FILE = 300
 _WIDTH_OF_THE_TABLE = 130
 
@@ -31,27 +31,30 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m mfu_callback.peaks",
-        description="Look this machine's devices up in the table of datasheet peaks, measure what they reach with large"
-        " matmuls, and keep the best of it for MFUCallback.",
+        description="Look up this machine's devices in the table of datasheet peaks, measure their peaks with large"
+        " matmuls, and store the best measured peaks for MFUCallback.",
     )
     parser.add_argument(
-        "--device", type=_device, help="measure this one ('cpu', 'cuda:1') instead of every accelerator"
+        "--device", type=_device, help="measure this device ('cpu', 'cuda:1') instead of every accelerator"
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, action="append", help="may be repeated; by default what models are trained in"
+        "--dtype",
+        choices=DTYPES,
+        action="append",
+        help="measure this dtype; may be repeated (default: those that models are trained in)",
     )
     parser.add_argument(
-        "--time-limit", type=_seconds, default=3.0, metavar="SECONDS", help="of one measurement (default: %(default)s)"
+        "--time-limit", type=_seconds, default=3.0, metavar="SECONDS", help="of each measurement (default: %(default)s)"
     )
-    parser.add_argument("--no-measure", action="store_true", help="show what was measured earlier, measure nothing")
-    parser.add_argument("--all", action="store_true", help="print the whole table of datasheets instead")
+    parser.add_argument("--no-measure", action="store_true", help="measure nothing, show earlier measurements")
+    parser.add_argument("--all", action="store_true", help="print the whole table of datasheet peaks instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--clear", action="store_true", help="forget all measured peaks and exit")
+    parser.add_argument("--clear", action="store_true", help="delete all measured peaks and exit")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 1 where nothing at all could be looked up or measured."""
+    """Run the command and return the exit status: 1 if no peak at all could be looked up or measured."""
     options = make_parser().parse_args(arguments)
     return run_command("python -m mfu_callback.peaks", lambda: _run(options), (OSError, RuntimeError))
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     console = Output(_WIDTH_OF_A_FILE)
     if options.clear:
-        print(f"{clear_cache()} measured peaks removed from {cache_directory()}")
+        print(f"Measured peaks removed: {clear_cache()}, from {cache_directory()}")
         return 0
     if options.all and options.json:
         print(json.dumps(whole_json(DEVICES), indent=2))
@@ -91,7 +94,7 @@ def _survey_all(options: argparse.Namespace) -> list[Surveyed]:
 def _device(text: str) -> torch.device:
     try:
         device = torch.device(text)
-        torch.ones(1, device=device).item()  # of the meta device it has none
+        torch.ones(1, device=device).item()  # fails on the meta device, which holds no values
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:200]
         raise argparse.ArgumentTypeError(f"this machine has no device {text!r} for torch ({reason})") from None

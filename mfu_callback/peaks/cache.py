@@ -1,7 +1,7 @@
-"""The measured peaks of this machine, kept on disk: the best so far for each device, dtype and setting.
+"""The measured peaks of this machine on disk: the best so far for each device, dtype and setting.
 
-They lie in the user's cache directory, or in the directory that the variable MFU_CALLBACK_CACHE names, one file each.
-What cannot be read or written is measured anew.
+Each peak is one file in the user's cache directory, or in the directory that the environment variable
+MFU_CALLBACK_CACHE names. A peak that cannot be read or written is measured again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mfu_callback.peaks.this_machine import cores, device_name, multiprocessors
 
 DIRECTORY_VARIABLE = "MFU_CALLBACK_CACHE"
 _MOST_APART = 1.1
-_CONFIRMED = 2  # sweeps that agree
+_CONFIRMED = 2  # sweeps that must agree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +33,12 @@ class CacheKey:
     """What a measured peak depends on.
 
     Attributes:
-        device: The name of the device; for a CPU with the number of torch's threads.
-        multiprocessors: Of the device, where the driver says it: a slice has the name of others.
-        cores: That the process may run on, for a CPU.
-        dtype: Of the matmuls' inputs.
-        precision: Inside of matmuls of fp32 matrices.
+        device: The name of the device; for a CPU it includes the number of torch's threads.
+        multiprocessors: The device's number of multiprocessors, since slices of different sizes may share a name; None
+            if the driver does not report it.
+        cores: For a CPU, the number of cores that the process may run on; otherwise None.
+        dtype: The dtype of the matmuls' inputs.
+        precision: The precision inside matmuls of fp32 matrices; None for other dtypes.
         torch_version: The version of torch.
     """
 
@@ -50,7 +51,7 @@ class CacheKey:
 
     @classmethod
     def of(cls, device: torch.device, dtype: torch.dtype) -> CacheKey:
-        """The key of a device and a dtype under the settings of now."""
+        """The key of a device and a dtype under the current settings."""
         return cls(
             device=device_name(device),
             multiprocessors=multiprocessors(device),
@@ -62,42 +63,42 @@ class CacheKey:
 
     @property
     def path(self) -> Path:
-        """Where its peak is kept."""
+        """The file of this key's peak."""
         return cache_directory() / f"peak-{sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]}.json"
 
 
 def cache_directory() -> Path:
-    """Where the measured peaks are kept.
+    """The directory of the measured peaks.
 
     Raises:
-        RuntimeError: If the user has no home directory, and the variable is not set.
+        RuntimeError: If the user has no home directory and MFU_CALLBACK_CACHE is not set.
     """
     named = os.environ.get(DIRECTORY_VARIABLE)
     return Path(named).expanduser() if named else user_cache_path("mfu-callback", appauthor=False)
 
 
 def cached_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
-    """The best peak that was measured under the settings of now, or None."""
+    """The best peak that was measured under the current settings; None if there is none."""
     kept = _load(CacheKey.of(device, dtype))
     return None if kept is None else kept.peak
 
 
 def confirmed_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
-    """The same, if a second whole sweep has come within 10 % of it: one alone may have met a busy machine."""
+    """The cached peak if two whole sweeps agree within 10 %, else None: a single one may have met a busy machine."""
     kept = _load(CacheKey.of(device, dtype))
     return kept.peak if kept is not None and kept.agreeing >= _CONFIRMED else None
 
 
 def keep_best(peak: Peak, key: CacheKey, *, is_whole: bool = True) -> Peak:
-    """Keep a peak unless a higher one is kept already.
+    """Store a peak, unless a higher one is stored already.
 
     Args:
         peak: The result of a sweep.
-        key: What it depends on.
+        key: The key to store it under.
         is_whole: Whether the sweep was long enough to be relied on.
 
     Returns:
-        The higher one; it is noisy where the two differ by over 10 %.
+        The higher peak of the two, marked as noisy if they differ by more than 10 %.
     """
     kept = _load(key)
     best, agreeing = peak, int(is_whole)
@@ -113,11 +114,11 @@ def keep_best(peak: Peak, key: CacheKey, *, is_whole: bool = True) -> Peak:
 
 
 def clear_cache() -> int:
-    """Forget all measured peaks; returns how many there were.
+    """Delete all measured peaks and return their number.
 
     Raises:
-        OSError: If they cannot be removed.
-        RuntimeError: If there is no directory for them.
+        OSError: If a file cannot be removed.
+        RuntimeError: If there is no cache directory; see `cache_directory`.
     """
     files = list(cache_directory().glob("peak-*"))
     for file in files:
@@ -126,7 +127,7 @@ def clear_cache() -> int:
 
 
 class _Kept(NamedTuple):
-    """A peak, and how many whole sweeps came within 10 % of it, its own included."""
+    """A peak, and how many whole sweeps agree with it within 10 %, including the one that measured it."""
 
     peak: Peak
     agreeing: int
@@ -141,12 +142,12 @@ def _load(key: CacheKey) -> _Kept | None:
         if content["key"] != asdict(key) or not is_sound:
             return None
         return _Kept(peak, int(content["agreeing"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # RecursionError is of the last
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # includes RecursionError
         return None
 
 
 def _store(kept: _Kept, key: CacheKey) -> None:
-    # Written beside and moved in one piece: another process reads the old one or the new one.
+    # Written to a temporary file and then renamed: another process reads either the old file or the new one.
     peak = asdict(kept.peak) | {"dtype": dtype_name(kept.peak.dtype)}
     path = key.path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How long calls take on a device: by the host's clock, or by the device's own events."""
+"""Timers for calls on a device, by the host's clock or by the device's events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CallTimer(Protocol):
     """Anything that times calls."""
 
     def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
-        """Call it `count` times; the seconds of each call in order."""
+        """Run the call `count` times and return the seconds of each run, in order."""
         ...
 
 
@@ -23,7 +23,7 @@ class HostCallTimer:
     """Reads the host's clock around each call, with the device idle at both readings.
 
     Attributes:
-        synchronize: Waits until the device is idle; does nothing on a CPU.
+        synchronize: Waits until the device is idle; on a CPU it does nothing.
         now: The clock, in seconds.
     """
 
@@ -31,7 +31,7 @@ class HostCallTimer:
     now: Callable[[], float] = perf_counter
 
     def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
-        """Call it `count` times; the seconds of each call in order."""
+        """Run the call `count` times and return the seconds of each run, in order."""
         return [self._seconds_of(call) for _ in range(count)]
 
     def _seconds_of(self, call: Callable[[], Any]) -> float:
@@ -44,12 +44,12 @@ class HostCallTimer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCallTimer:
-    """Puts an event before and after each call into the device's queue and waits only at the end of all.
+    """Puts an event before and after each call into the device's queue and waits only once, after the last call.
 
-    The host's own work (launching a kernel, some microseconds) is thus not in the times.
+    The times thus exclude the host's work, which is some microseconds to launch a kernel.
 
     Attributes:
-        make_event: Makes an event with `record()` and `elapsed_time(end)` in milliseconds, as `torch.cuda.Event`.
+        make_event: Makes an event with `record()` and `elapsed_time(end)` in milliseconds, like `torch.cuda.Event`.
         synchronize: Waits until the device is idle.
     """
 
@@ -57,7 +57,7 @@ class EventCallTimer:
     synchronize: Callable[[], Any]
 
     def seconds_of(self, call: Callable[[], Any], count: int) -> list[float]:
-        """Call it `count` times; the seconds of each call in order."""
+        """Run the call `count` times and return the seconds of each run, in order."""
         events = [(self.make_event(), self.make_event()) for _ in range(count)]
         for start, end in events:
             start.record()

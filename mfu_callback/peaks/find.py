@@ -1,4 +1,4 @@
-"""From the name that a driver reports to a row of the device table, and to a rate."""
+"""Finds the row of the device table, and the rate, for the name that a driver reports."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ def find_peak(
 ) -> Peak | None:
     """Look up the dense peak of a device.
 
-    A row matches when the words of the name, those of vendor and brand aside, are exactly those of a name in the row:
-    "RTX 3080 Ti", a "Laptop" card and an "L40S" are none of "RTX 3080" and "L4". Where several devices report one
-    name, the number of multiprocessors decides; one that no row has is of another device (a rare variant). A slice of
-    a device (MIG, a partition) gets its share of them.
+    A row matches if the words of the name, without vendor and brand, are exactly the words of a name in the row:
+    "RTX 3080 Ti" and a "Laptop" card do not match "RTX 3080", and "L40S" does not match "L4". If several devices
+    report one name, the number of multiprocessors decides between them; a number that no row has belongs to a rare
+    variant, which has no peak here. A slice of a device (MIG, a partition) gets the rate of its share of the
+    multiprocessors.
 
     Args:
-        device_name: The name as the driver reports it, such as `torch.cuda.get_device_name()`.
+        device_name: The name that the driver reports, for example through `torch.cuda.get_device_name()`.
         dtype: The dtype of the matmuls' inputs.
         tf32: Whether fp32 matmuls run on the tensor cores (`torch.set_float32_matmul_precision("high")`).
-        multiprocessors: How many the driver reports: `torch.cuda.get_device_properties().multi_processor_count`.
+        multiprocessors: The number of multiprocessors that the driver reports, for example
+            `torch.cuda.get_device_properties().multi_processor_count`; None if unknown.
 
     Returns:
-        The peak, or None where no source gives one or the name does not tell which device it is.
+        The peak, or None if no source gives one or if the name fits no device or more than one.
 
     Example:
         >>> find_peak("NVIDIA A100-SXM4-40GB", torch.bfloat16).flops_per_sec
@@ -52,7 +54,7 @@ def find_peak(
 
 
 def find_device(device_name: str, multiprocessors: int | None = None) -> Device | None:
-    """The row of a device, or of the whole device that a slice is of; see `find_peak`."""
+    """The row of a device; for a slice, the row of the whole device. See `find_peak`."""
     rows = rows_of(_MIG_SLICE.sub("", device_name))
     if multiprocessors is None:
         fitting = [row for row in rows if not row.is_variant]
@@ -62,13 +64,13 @@ def find_device(device_name: str, multiprocessors: int | None = None) -> Device 
 
 
 def _is_part(row: Device, device_name: str) -> bool:
-    """Whether a name may be that of a part of a device."""
+    """Whether a device with this name may be only a part of the row's device."""
     is_divisible = row.architecture is not None and row.architecture.is_divisible
     return is_divisible or _MIG_SLICE.search(device_name) is not None
 
 
 def _share(row: Device, device_name: str, multiprocessors: int | None) -> float | None:
-    """How much of the device a name stands for; None where that cannot be told."""
+    """The share of the row's device that a name stands for; 1 for the whole device, None if it is unknown."""
     if _is_part(row, device_name) and multiprocessors is not None and row.units is not None:
         most = 1 if row.architecture is None else row.architecture.most_together
         share = multiprocessors / row.units
@@ -88,5 +90,5 @@ def _rate(device: Device, dtype: torch.dtype, tf32: bool) -> Rate | None:
 
 
 def _giga(amount: float | None, share: float) -> float | None:
-    # A slice's memory is cut in other proportions than its multiprocessors.
+    # None for a slice: its share of the memory differs from its share of the multiprocessors.
     return amount * 1e9 if amount is not None and share == 1 else None

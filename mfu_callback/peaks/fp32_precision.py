@@ -1,4 +1,4 @@
-"""How torch multiplies fp32 matrices on a device, by its settings."""
+"""The precision in which torch multiplies fp32 matrices on a device, read from its settings."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 
 
 def fp32_precision(device: torch.device | str) -> str:
-    """The precision inside of a matmul of fp32 matrices: "ieee", "tf32" (10 bits of mantissa) or "bf16" (7).
+    """The precision inside a matmul of fp32 matrices: "ieee", "tf32" (10 bits of mantissa) or "bf16" (7).
 
-    ``torch.set_float32_matmul_precision``, ``allow_tf32``, ``torch.backends.fp32_precision`` and the same of each
-    backend, old settings and new ones, end in the flag that is read here; asking for the old ones raises where new
-    ones were used (https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
+    Torch has old settings (``torch.set_float32_matmul_precision``, ``allow_tf32``) and new ones
+    (``torch.backends.fp32_precision`` and the ``fp32_precision`` of each backend). All of them set the flag that is
+    read here. Reading an old setting raises an error once a new one was used
+    (https://docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
 
     Args:
         device: The device of the matrices.

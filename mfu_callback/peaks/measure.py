@@ -1,4 +1,4 @@
-"""The peak that a device really reaches, from a short sweep of large matmuls."""
+"""Measures the peak that a device really reaches, with a short sweep of large matmuls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 
-_WHOLE_SWEEP_SEC = 1.0  # a shorter one is kept, but not relied on
+_WHOLE_SWEEP_SEC = 1.0  # a shorter one is stored, but does not confirm a peak
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 
@@ -31,40 +31,40 @@ def measure_peak(
     timer: CallTimer | None = None,
     now: Callable[[], float] = perf_counter,
 ) -> Peak:
-    """Measure the best rate of large matmuls on this very device, within this process's own threads and cores.
+    """Measure the best rate of large matmuls on a device, with the threads and cores of this process.
 
-    Shapes of growing size are tried, then the fastest is repeated until the time is up, at least 20 times. fp32
-    runs as torch's settings say (TF32 or not), float8 through `torch.nn.functional.scaled_mm`. Takes no random number
-    from torch's global generators and keeps no memory.
+    Shapes of growing size are tried, then the fastest is repeated until the time is up, at least 20 times. fp32 runs
+    with or without TF32 according to torch's settings, and float8 through `torch.nn.functional.scaled_mm`. Draws no
+    random numbers from torch's global generators and keeps no memory afterwards.
 
     Args:
         device: The device to measure.
         dtype: The dtype of the matmuls' inputs.
         time_limit_sec: About how long to measure, in seconds.
-        use_cache: Whether the result is kept on disk, where a higher one of an earlier call is returned instead; see
-            `mfu_callback.peaks.cache`.
-        timer: Times the matmuls; by default the device's events on CUDA, elsewhere the host's clock.
-        now: The clock that the time limit is read from, in seconds.
+        use_cache: Whether to store the result on disk. If an earlier call stored a higher peak, that one is returned
+            instead; see `mfu_callback.peaks.cache`.
+        timer: Times the matmuls; by default with device events on CUDA and with the host's clock elsewhere.
+        now: The clock for the time limit, in seconds.
 
     Returns:
-        The peak. Its source says "measured", the shape of the matmul, the calls and the best over their median. It is
-        noisy where these two differ by over 15 %, two halves of the time by over 10 %, or it and an earlier one by
-        over 10 %.
+        The peak. Its source gives "measured", the number of calls, the shape of the matmul, and the best rate divided
+        by the median. The peak is noisy if the best rate exceeds the median by more than 15 %, if the medians of the
+        two halves of the calls differ by more than 10 %, or if it differs from an earlier peak by more than 10 %.
 
     Raises:
         RuntimeError: If the device cannot multiply matrices of this dtype.
-        ValueError: If the time limit is not above 0.
+        ValueError: If the time limit is not above 0 or is infinite.
 
     Example:
         >>> measure_peak("cpu", torch.float32, time_limit_sec=0.1, use_cache=False).is_measured
         True
     """
     if not 0 < time_limit_sec < float("inf"):
-        raise ValueError(f"time_limit_sec={time_limit_sec!r} must be above 0: the seconds that a sweep may take.")
+        raise ValueError(f"time_limit_sec={time_limit_sec!r} must be above 0 and finite: the seconds of a sweep.")
     device = torch.device(device)
     try:
         sweep = _sweep(device, dtype, timer, time_limit_sec, now)
-    except (ValueError, AssertionError) as error:  # what a build without the device or the kernel says
+    except (ValueError, AssertionError) as error:  # a build of torch without the device or the kernel
         raise RuntimeError(str(error)) from error
     peak = Peak(
         flops_per_sec=sweep.best,
@@ -91,15 +91,15 @@ def _sweep(
 
 
 def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
-    """A matmul of one shape, as a call without arguments.
+    """A function without arguments that computes a matmul of one shape.
 
     Args:
-        shape: (m, k) times (k, n); fp8 is always transposed.
-        device: Where it runs.
-        dtype: Of both matrices.
+        shape: The shape, (m, k) times (k, n). With fp8 the right matrix is always transposed.
+        device: The device to run on.
+        dtype: The dtype of both matrices.
     """
     left, right = _random_matrix(shape.m, shape.k, device, dtype), _random_matrix(shape.n, shape.k, device, dtype).t()
-    if dtype in _FLOAT8:  # its kernels take no other layout
+    if dtype in _FLOAT8:  # its kernels support no other layout
         one = torch.ones((), device=device, dtype=torch.float32)
         scales = (one, ScalingType.TensorWise, one, ScalingType.TensorWise)
         return lambda: scaled_mm(left, right, *scales, output_dtype=torch.bfloat16)
@@ -114,13 +114,13 @@ def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callabl
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device the current one, on whose stream events are recorded."""
+    """Make a device the current one, since events are recorded on the stream of the current device."""
     is_one_of_several = device.type != "cpu" and device.index is not None
     return torch.accelerator.device_index(device.index) if is_one_of_several else nullcontext()
 
 
 def _random_matrix(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    # Random values: matrices of zeros draw less power and let a GPU clock higher than training ever does.
+    # Random values, since matrices of zeros draw less power and let a GPU clock higher than it ever does in training.
     generator = torch.Generator(device).manual_seed(0)
     return torch.randn(rows, columns, generator=generator, dtype=torch.float32, device=device).to(dtype)
 
@@ -129,5 +129,5 @@ def _source(sweep: Sweep) -> str:
     text = f"measured: best of {len(sweep.rates)} matmuls of {sweep.shape} on {date.today()}"
     text += f", {sweep.best_over_median:.2f} times their median"
     if sweep.is_noisy:
-        text += f", one half of the time {sweep.half_over_half:.2f} times as fast as the other"
+        text += f", one half of the calls {sweep.half_over_half:.2f} times as fast as the other"
     return text

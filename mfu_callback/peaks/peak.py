@@ -1,4 +1,4 @@
-"""What a look-up or a measurement of a device's peak results in."""
+"""The result of looking up or measuring a device's peak."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class Peak:
 
     Attributes:
         flops_per_sec: FLOP/s of one device, dense (never "with sparsity").
-        name: The device, as the table or the system names it.
+        name: The name of the device, from the table or from the system.
         dtype: The dtype of the matmuls' inputs.
-        source: The datasheet's URL, "derived: ..." with the product that it is, "measured: ..." with what was measured,
-            or "given: ...".
-        memory_bytes: The device's memory, where the datasheet says it.
-        bandwidth_bytes_per_sec: The memory's bandwidth likewise.
-        is_noisy: Whether it was measured while the device's speed varied, so that its best may lie higher.
+        source: The datasheet's URL, "derived: ..." with the factors of the product, "measured: ..." with a description
+            of the measurement, or "given: ...".
+        memory_bytes: The size of the device's memory; None if the datasheet does not give it.
+        bandwidth_bytes_per_sec: The bandwidth of that memory; None if the datasheet does not give it.
+        is_noisy: Whether the device's speed varied during the measurement, so that its real peak may be higher.
     """
 
     flops_per_sec: float
@@ -32,21 +32,21 @@ class Peak:
 
     @property
     def kind(self) -> str:
-        """Where it is from: "datasheet", "derived", "measured" or "given"."""
+        """The kind of source: "datasheet", "derived", "measured" or "given"."""
         return "datasheet" if self.source.startswith("https://") else self.source.split(":")[0]
 
     @property
     def is_measured(self) -> bool:
-        """Whether this is what the device reached rather than what a datasheet promises."""
+        """Whether this rate was reached in a measurement, rather than promised by a datasheet."""
         return self.kind == "measured"
 
     @property
     def description(self) -> str:
-        """The rate, the device, the dtype and the source, for people."""
+        """The rate, the device, the dtype and the source, as readable text."""
         return f"{self}, {self.name} in {dtype_name(self.dtype)} ({self.source})"
 
     def __str__(self) -> str:
-        """The rate alone, for people."""
+        """The rate alone, as readable text."""
         return f"{self.flops_per_sec / 1e12:.4g} TFLOP/s{' (noisy)' if self.is_noisy else ''}"
 
 

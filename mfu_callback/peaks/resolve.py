@@ -1,4 +1,4 @@
-"""What a run is measured against: what the user gave, the datasheet, or a measurement, and what to say about it."""
+"""Chooses the peak of a run: the user's value, the datasheet's or a measured one, with a message for the log."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PeakArgument = Peak | float | str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """The peaks of a run and the sentence that goes into the log.
+    """The peaks of a run and the message for the log.
 
     Attributes:
-        peak: What MFU is measured against; None where there is nothing.
-        achievable: The measured peak, where one is known.
-        message: What it is and where it comes from, or why it is missing and what to do.
+        peak: The peak that MFU is measured against; None if there is none.
+        achievable: The measured peak; None if there is none.
+        message: The peak and its source, or why it is missing and the remedy.
         unexpected: Whether the message is a warning.
     """
 
@@ -39,9 +39,10 @@ def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) 
     """Find the peak for a run.
 
     Args:
-        asked: A peak, FLOP/s, "measured", or None to look the device up and measure it where it is unknown.
-        device: Where the run's matmuls are computed.
-        dtype: The dtype of their inputs.
+        asked: A `Peak`, a rate in FLOP/s, "measured" to measure the device, or None to look it up and measure it only
+            if it is not found.
+        device: The device that computes the run's matmuls.
+        dtype: The dtype of the matmuls' inputs.
     """
     if isinstance(asked, Peak):
         return _known(asked, asked if asked.is_measured else cached_peak(device, dtype))
@@ -54,7 +55,7 @@ def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) 
 
 
 def datasheet_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
-    """The table's peak of a device of this machine under torch's settings of now.
+    """The table's peak of one of this machine's devices, under torch's current fp32 settings.
 
     Args:
         device: The device.
@@ -69,7 +70,7 @@ def _known(peak: Peak, achievable: Peak | None) -> Resolution:
     if achievable is not None and achievable is not peak:
         message += f" This device has reached {achievable} ({achievable.source})."
     if achievable is not None and achievable.is_noisy:
-        message += " Noisy: the machine's speed varied, it may reach more when it is quiet."
+        message += " The measurement is noisy: the machine's speed varied, so it may reach more when it is quiet."
     return Resolution(peak=peak, achievable=achievable, message=message)
 
 
@@ -89,7 +90,7 @@ def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Re
         f" measured against this device's own best matmul ({peak}). Pass peak="
     )
     is_unknown = reason is None and not has_row
-    remedy = " in FLOP/s for another one."
+    remedy = " in FLOP/s to use another peak."
     if is_unknown:
-        remedy = ", or add a row to the tables in mfu_callback/peaks/tables."
+        remedy = " in FLOP/s, or add a row to the tables in mfu_callback/peaks/tables."
     return Resolution(peak=peak, achievable=peak, message=message + remedy, unexpected=reason is None)

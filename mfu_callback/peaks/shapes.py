@@ -1,4 +1,4 @@
-"""The matmuls that are tried on a device."""
+"""The shapes of the matmuls that a sweep tries on a device."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mfu_callback.peaks.sweep import Shape
 
 _CPU_SIZES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
 _ACCELERATOR_SIZES = (1024, 2048, 4096, 6144, 8192)
-# A tensor-core kernel's tile of the result; what multiplies it evenly over the multiprocessors leaves none idle.
+# A tensor-core kernel's tile of the result. If the tiles divide evenly among the multiprocessors, none is idle.
 _TILE_M, _TILE_N = 128, 256
 _DEPTHS = (4096, 8192)
 
 
 def shapes_for(device_type: str, multiprocessors: int | None = None) -> list[Shape]:
-    """Matmuls of growing size for a device: squares, and tiles that fill its multiprocessors a whole number of times.
+    """Matmuls of growing size for a device: squares, and results whose tiles divide evenly among its multiprocessors.
 
-    Each is there twice, the right matrix as it is and transposed.
+    Each shape occurs twice, with and without a transposed right matrix.
 
     Args:
         device_type: "cpu", "cuda", ...
-        multiprocessors: How many the device has, where the driver says it.
+        multiprocessors: The device's number of multiprocessors; None if the driver does not report it.
     """
     sizes = _CPU_SIZES if device_type == "cpu" else _ACCELERATOR_SIZES
     shapes = [Shape(size, size, size) for size in sizes]
@@ -33,5 +33,5 @@ def shapes_for(device_type: str, multiprocessors: int | None = None) -> list[Sha
 def _whole_waves(multiprocessors: int) -> list[Shape]:
     rows = next(i for i in range(isqrt(multiprocessors), 0, -1) if multiprocessors % i == 0)
     columns = multiprocessors // rows
-    # The tiles are twice as wide as high, so the larger factor counts those on top of each other.
+    # A tile is twice as wide as high, so the larger factor is the number of tiles stacked vertically.
     return [Shape(_TILE_M * columns * waves, depth, _TILE_N * rows * waves) for waves in (1, 2, 4) for depth in _DEPTHS]

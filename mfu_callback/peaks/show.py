@@ -1,4 +1,4 @@
-"""The tables that the command prints."""
+"""The tables and the JSON that the command prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DERIVED = "* derived: units x boost clock x FLOPs per clock of the architecture'
 
 
 def this_machine_table(found: Sequence[Surveyed]) -> Table:
-    """This machine's devices: what the datasheet promises, what was measured, and their ratio."""
+    """This machine's devices: the datasheet peak, the measured peak, and their ratio."""
     table = Table(title="TFLOP/s of this machine's devices", title_justify="left")
     for head in ("device", "dtype"):
         table.add_column(head)
@@ -32,12 +32,12 @@ def this_machine_table(found: Sequence[Surveyed]) -> Table:
 
 
 def sources(found: Sequence[Surveyed]) -> list[str]:
-    """Where each figure is from, or why it is missing: a line each."""
+    """One line for each figure: its source, or why it is missing."""
     return [f"{one.device} {one.dtype}: {source}" for one in found for source in _sources(one)]
 
 
 def whole_table(devices: Sequence[Device]) -> Table:
-    """All rows of the table with their rates; the last column is the number of the source."""
+    """All rows of the table with their rates. The last column is the number of the source in `whole_sources`."""
     table = Table(title="Dense peaks in TFLOP/s (int8: TOPS)", caption=DERIVED, padding=(0, 0, 0, 1))
     table.title_justify = table.caption_justify = "left"
     table.add_column("device", no_wrap=True)
@@ -53,7 +53,7 @@ def whole_table(devices: Sequence[Device]) -> Table:
 
 
 def whole_sources(devices: Sequence[Device]) -> list[str]:
-    """The sources of the table by their numbers, then those of the architectures: a line each."""
+    """One line for each source: first the numbered sources of the rows, then those of the architectures."""
     lines = [f"[{number}] {source}" for source, number in _numbers_of_sources(devices).items()]
     architectures = {device.architecture.name: device.architecture for device in devices if device.architecture}
     return lines + [f"{name}: {one.source}" for name, one in architectures.items()]
@@ -65,7 +65,7 @@ def _numbers_of_sources(devices: Sequence[Device]) -> dict[str, int]:
 
 
 def this_machine_json(found: Sequence[Surveyed]) -> list[dict[str, Any]]:
-    """The same as plain data; rates in FLOP/s."""
+    """The content of `this_machine_table` and `sources` as plain data; rates in FLOP/s."""
     return [
         {
             "device": one.device,

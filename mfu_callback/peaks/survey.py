@@ -1,4 +1,4 @@
-"""What this machine's devices should reach and do reach, and what the table says of all devices: as plain data."""
+"""The datasheet and measured peaks of this machine's devices, and the rates of all table rows, as plain data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mfu_callback.peaks.tables.device import Device, Rate
 from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 
-# What the table calls a rate, and the dtype of the matrices that are multiplied at it.
+# The table's name of a rate, and the dtype of the matrices that it applies to.
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -26,7 +26,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float8_e4m3fn,
 }
-# A CPU multiplies fp16 up to a hundred times slower than fp32: nobody trains in it there.
+# No fp16: a CPU multiplies it up to a hundred times slower than fp32, so nobody trains in it there.
 _USUAL = {"cpu": ("float32", "bfloat16")}
 _USUAL_ELSEWHERE = ("float32", "tf32", "float16", "bfloat16")
 
@@ -36,14 +36,14 @@ class Surveyed:
     """One device of this machine at one dtype.
 
     Attributes:
-        device: As torch counts it: "cpu", "cuda:0".
+        device: Torch's name of the device: "cpu", "cuda:0".
         name: The name that the driver reports.
-        row: The device of the table that it is; None where the table does not have it.
-        why_no_row: Why no table can have it, where that is known.
-        dtype: "bfloat16", "tf32", ...
-        datasheet: The peak by the table, or None.
-        measured: The best that was measured, or None.
-        error: Why it could not be measured, or None.
+        row: The device's row of the table; None if it has no row.
+        why_no_row: The reason why no table can have a row for it; None if there is a row or no known reason.
+        dtype: A key of `DTYPES`: "bfloat16", "tf32", ...
+        datasheet: The table's peak; None if there is none.
+        measured: The best measured peak; None if there is none.
+        error: Why the measurement failed; None if it did not fail.
     """
 
     device: str
@@ -57,14 +57,14 @@ class Surveyed:
 
     @property
     def ratio(self) -> float | None:
-        """Measured over datasheet."""
+        """The measured peak divided by the datasheet's; None if either is missing."""
         if self.datasheet is None or self.measured is None:
             return None
         return self.measured.flops_per_sec / self.datasheet.flops_per_sec
 
 
 def devices_here() -> list[torch.device]:
-    """The accelerators of this machine, or its CPU where there are none."""
+    """The accelerators of this machine, or its CPU if there are none."""
     if not torch.accelerator.is_available():
         return [torch.device("cpu")]
     accelerator = torch.accelerator.current_accelerator()
@@ -73,17 +73,17 @@ def devices_here() -> list[torch.device]:
 
 
 def usual_dtypes(device: torch.device) -> Sequence[str]:
-    """The dtypes that models are trained in on a kind of device."""
+    """The dtypes that models are usually trained in on this kind of device."""
     return _USUAL.get(device.type, _USUAL_ELSEWHERE)
 
 
 def survey(device: torch.device, dtype: str, *, time_limit_sec: float | None) -> Surveyed:
-    """Look one device up and measure it.
+    """Look up and measure one device at one dtype.
 
     Args:
         device: The device.
         dtype: One of `DTYPES`.
-        time_limit_sec: About how long to measure; None takes what was measured earlier.
+        time_limit_sec: About how long to measure, in seconds; None to use an earlier measurement instead.
     """
     name, error, measured = device_name(device), None, None
     row = find_device(name, multiprocessors(device))
@@ -108,7 +108,7 @@ def survey(device: torch.device, dtype: str, *, time_limit_sec: float | None) ->
 
 
 def table_rates(device: Device) -> dict[str, Rate]:
-    """The rates of a row of the table, by dtype."""
+    """The rates of a row of the table by dtype, without the unknown ones."""
     rates = {name: device.rate(name) for name in (*DTYPES, "int8")}
     return {name: rate for name, rate in rates.items() if rate is not None}
 

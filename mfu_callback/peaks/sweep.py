@@ -1,4 +1,4 @@
-"""A short search for the matmul that a device computes fastest, and the rates that it reached."""
+"""A short search for the matmul that a device computes fastest, and the rates that it reaches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 
 from mfu_callback.peaks.call_timers import CallTimer
 
-CALLS = 20  # at the winning shape, at least
+CALLS = 20  # the least number of calls at the winning shape
 _WARM_UP_CALLS, _TRIAL_CALLS = 2, 3
 _LARGE = 1024
-# Above these a sweep is called noisy: a quiet CPU or GPU stays well below both.
+# A sweep above either of these is noisy; a quiet CPU or GPU stays well below both.
 _MOST_BEST_OVER_MEDIAN, _MOST_HALF_OVER_HALF = 1.15, 1.1
 
 
 class Shape(NamedTuple):
-    """Of a matmul: (m, k) times (k, n), the right matrix as it is or the transpose of one that lies in memory (n, k).
+    """The shape of a matmul: (m, k) times (k, n), and the memory layout of the right matrix.
 
-    The second is what a linear layer multiplies; kernels for the two can differ in speed by ten times.
+    If transposed, the right matrix is the transpose of an (n, k) matrix in memory, as in a linear layer. The speeds of
+    the kernels for the two layouts can differ by a factor of ten.
     """
 
     m: int
@@ -31,12 +32,12 @@ class Shape(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Its FLOPs, 2 for each multiply-accumulate."""
+        """The FLOPs of the matmul, 2 for each multiply-accumulate."""
         return 2 * self.m * self.k * self.n
 
     @property
     def is_large(self) -> bool:
-        """Whether it is of the size that large models multiply."""
+        """Whether the matrices are as large as those of large models."""
         return min(self.m, self.k, self.n) >= _LARGE
 
     def __str__(self) -> str:
@@ -45,7 +46,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What a sweep found.
+    """The result of a sweep.
 
     Attributes:
         shape: The shape that was fastest.
@@ -62,19 +63,19 @@ class Sweep:
 
     @property
     def best_over_median(self) -> float:
-        """The highest rate over the median one."""
+        """The highest rate divided by the median rate."""
         return self.best / float(np.median(self.rates))
 
     @property
     def half_over_half(self) -> float:
-        """The median of the faster half of the time over that of the slower half."""
+        """The median rates of the first and the second half of the calls, the higher divided by the lower."""
         middle = len(self.rates) // 2
         first, second = np.median(self.rates[:middle]), np.median(self.rates[middle:])
         return float(max(first, second) / min(first, second))
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the device's speed varied, so that its best may lie higher."""
+        """Whether the device's speed varied, so that its real peak may be higher."""
         return self.best_over_median > _MOST_BEST_OVER_MEDIAN or self.half_over_half > _MOST_HALF_OVER_HALF
 
 
@@ -86,16 +87,17 @@ def sweep_shapes(
     time_limit_sec: float,
     now: Callable[[], float] = perf_counter,
 ) -> Sweep:
-    """Try the shapes, then call the fastest large one until the time is up, 20 times at least.
+    """Try the shapes, then call the fastest large one until the time is up, at least 20 times.
 
-    A shape of which 20 calls would take more than half of the time, by the best rate so far, is not tried. Small
-    shapes, whose calls are short and whose matrices stay in the caches, win only where no large one can be tried.
+    A shape is skipped if 20 calls of it, at the best rate so far, would take more than half of the time. Small shapes
+    have short calls and matrices that stay in the caches, so they win only if no large shape can be tried.
 
     Args:
-        shapes: Small to large. The first is always tried.
-        matmul_of: Makes the matmul of a shape. May raise RuntimeError where a later shape does not fit.
-        timer: Times its calls.
-        time_limit_sec: About how long, in seconds.
+        shapes: The shapes in order of size, the smallest first. The first is always tried.
+        matmul_of: Makes the matmul of a shape. May raise RuntimeError for a shape that does not fit into memory, except
+            for the first.
+        timer: Times the calls of the matmuls.
+        time_limit_sec: About how long the whole sweep takes, in seconds.
         now: The clock, in seconds.
 
     Raises:
@@ -104,7 +106,7 @@ def sweep_shapes(
     end, best = now() + time_limit_sec, None
     for shape in shapes:
         if best is not None and not _fits(shape, best, time_limit_sec):
-            best = _again(best, timer)  # it may have been slow for a moment
+            best = _again(best, timer)  # the best may have been slow for a moment
             if not _fits(shape, best, time_limit_sec):
                 continue
         try:

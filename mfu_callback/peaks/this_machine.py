@@ -1,4 +1,4 @@
-"""What the drivers of this machine say of its devices."""
+"""Names and sizes of this machine's devices, as their drivers report them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 
 
 def device_name(device: torch.device | str) -> str:
-    """The name that the driver reports, or the machine's name of its processor with the threads that torch uses.
+    """The name that the driver reports; for a CPU the processor's name and the number of torch's threads.
 
     Args:
         device: The device.
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return f"{_processor_name()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{_processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
     if device.type == "mps":
         return str(torch.backends.mps.get_name())
     if device.type == "xla":
@@ -30,7 +31,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def multiprocessors(device: torch.device | str) -> int | None:
-    """How many streaming multiprocessors, compute units or cores the driver reports; None where it does not.
+    """The number of streaming multiprocessors, compute units or cores; None if the driver does not report it.
 
     Args:
         device: The device.
@@ -44,13 +45,13 @@ def multiprocessors(device: torch.device | str) -> int | None:
 
 
 def cores() -> int:
-    """How many cores this process may run on."""
+    """The number of cores that this process may run on."""
     process = psutil.Process()
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
 def _tpu_name() -> str | None:
-    """Which TPU it is, as the machine's metadata has it: "TPU v5litepod"."""
+    """The TPU's name from the machine's metadata, such as "TPU v5litepod"; None if it cannot be read."""
     try:
         from torch_xla._internal import tpu
 
@@ -62,7 +63,7 @@ def _tpu_name() -> str | None:
 
 @cache
 def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() says only "x86_64" there
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux, where platform.processor() returns only "x86_64"
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(models, None) or platform.processor() or platform.machine()

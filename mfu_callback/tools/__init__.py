@@ -1,1 +1,1 @@
-"""Small tools that know nothing of what is measured: values within values, brackets around methods, commands."""
+"""Small tools that are independent of what is measured: walking nested values, brackets around methods, commands."""

@@ -1,4 +1,4 @@
-"""Wrappers that are put around methods of single objects for a while, and taken off again."""
+"""Brackets: wrappers that are put on a method of one object for a while and then removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Function = Callable[..., Any]
 
 
 class Brackets:
-    """Keeps account of wrapped methods, so that all of them can be unwrapped whatever happens."""
+    """Records every wrapped method, so that all of them can be unwrapped, even after an error."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -20,17 +20,17 @@ class Brackets:
         Args:
             owner: The object; its class is not touched.
             method: The method's name.
-            wrap: Makes the wrapper from what is there now.
+            wrap: Makes the wrapper from the current method.
 
         Returns:
-            What takes this one off again.
+            A function that removes this bracket.
         """
         namespace = vars(owner)
         was_own, original = method in namespace, getattr(owner, method)
         wrapper = namespace[method] = wrap(original)
 
         def undo() -> None:
-            if namespace.get(method) is not wrapper:  # taken off already, or wrapped once more by someone else
+            if namespace.get(method) is not wrapper:  # removed already, or wrapped again by other code
                 return
             if was_own:
                 namespace[method] = original
@@ -41,10 +41,10 @@ class Brackets:
         return undo
 
     def call_at_removal(self, undo: Callable[[], None]) -> None:
-        """Have something else undone with the brackets."""
+        """Register another function for `remove` to call."""
         self._undo.append(undo)
 
     def remove(self) -> None:
-        """Take everything off, the last first."""
+        """Remove all brackets, the latest first."""
         while self._undo:
             self._undo.pop()()

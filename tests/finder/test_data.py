@@ -119,7 +119,7 @@ def test_a_loader_that_does_not_follow_is_named_with_the_function_to_call() -> N
         def train_dataloader(self) -> Any:
             return DataLoader(self.dataset, batch_size=7)
 
-    with pytest.raises(MisconfigurationException, match=r"batch size is 7 whatever.*find_batch_size\(trainer, model"):
+    with pytest.raises(MisconfigurationException, match=r"batch size stays 7\..*find_batch_size\(trainer, model"):
         fitted(Model(), BatchSizeFinder())
 
 

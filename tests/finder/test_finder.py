@@ -114,7 +114,7 @@ def test_a_batch_may_be_larger_than_the_data_set_and_the_log_says_so(caplog: pyt
     assert model.batch_size == finder.result.batch_size == 1000
     assert model.sizes == [64, 64, 64]
     assert run.global_step == 3
-    assert "has 64 samples only" in caplog.text
+    assert "data set is only 64" in caplog.text
 
 
 def test_a_loader_that_drops_what_it_cannot_fill_still_gives_a_batch() -> None:

@@ -141,7 +141,7 @@ def test_a_step_that_reads_values_says_so() -> None:
             loss = self.loss(batch)
             return loss if loss.item() > 0 else None
 
-    with pytest.raises(PredictionError, match=r"fake tensors: DataDependent.*trials do not need it"):
+    with pytest.raises(PredictionError, match=r"fake tensors: DataDependent.*runs real trials instead"):
         predict_memory(Model(), [torch.ones(4, 8), torch.ones(4, 1)])
 
 

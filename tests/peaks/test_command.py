@@ -33,7 +33,7 @@ def test_the_command_measures_this_machine_and_keeps_it():
     again = run("--dtype", "float32", "--no-measure", "--json", "--device", "cpu")
     assert json.loads(again.stdout)[0]["measured"] == row["measured"]
     cleared = run("--clear")
-    assert cleared.stdout.startswith("1 measured peaks removed from ")
+    assert cleared.stdout.startswith("Measured peaks removed: 1, from ")
     nothing = run("--dtype", "float32", "--no-measure", "--json", "--device", "cpu")
     assert (nothing.returncode, json.loads(nothing.stdout)[0]["measured"]) == (1, None)
 

@@ -204,7 +204,7 @@ def test_a_default_device_and_a_default_dtype_of_the_users_change_nothing():
 
 @pytest.mark.parametrize("time_limit_sec", [0, -1, float("nan"), float("inf")])
 def test_a_time_limit_that_is_none_is_an_error(time_limit_sec):
-    with pytest.raises(ValueError, match=r"time_limit_sec=.* must be above 0"):
+    with pytest.raises(ValueError, match=r"time_limit_sec=.* must be above 0 and finite"):
         measure_peak("cpu", torch.float32, time_limit_sec=time_limit_sec)
 
 

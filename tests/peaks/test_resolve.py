@@ -75,7 +75,7 @@ def test_an_unknown_device_is_measured_and_a_warning_says_so(machine):
     assert (found.peak, found.achievable, found.unexpected) == (MEASURED, MEASURED, True)
     assert found.message == (
         "No peak is known for 'X' in bfloat16, so MFU is measured against this device's own best matmul"
-        " (1.2 TFLOP/s). Pass peak=, or add a row to the tables in mfu_callback/peaks/tables."
+        " (1.2 TFLOP/s). Pass peak= in FLOP/s, or add a row to the tables in mfu_callback/peaks/tables."
     )
 
 
@@ -85,7 +85,7 @@ def test_a_dtype_that_the_datasheet_does_not_have_is_measured(machine):
     assert (found.peak, found.unexpected) == (MEASURED, True)
     assert found.message == (
         "No peak is known for 'Tesla T4' in bfloat16, so MFU is measured against this device's own best matmul"
-        " (1.2 TFLOP/s). Pass peak= in FLOP/s for another one."
+        " (1.2 TFLOP/s). Pass peak= in FLOP/s to use another peak."
     )
 
 
@@ -103,7 +103,7 @@ def test_a_name_that_no_table_can_rate_is_measured_without_a_warning(machine, na
     assert (found.peak, found.unexpected) == (MEASURED, False)
     assert found.message == (
         f"No peak is known for '{name}' in bfloat16 ({reason}), so MFU is measured against this device's own best"
-        " matmul (1.2 TFLOP/s). Pass peak= in FLOP/s for another one."
+        " matmul (1.2 TFLOP/s). Pass peak= in FLOP/s to use another peak."
     )
 
 
@@ -126,7 +126,7 @@ def test_a_machine_is_measured_until_two_sweeps_agree(machine):
     assert machine.sweeps == 3
     assert found.peak.flops_per_sec == 1.5e12
     assert found.message.startswith("MFU is measured against 1.5 TFLOP/s (noisy), ")
-    assert found.message.endswith("Noisy: the machine's speed varied, it may reach more when it is quiet.")
+    assert found.message.endswith("is noisy: the machine's speed varied, so it may reach more when it is quiet.")
 
 
 def test_fp32_matmuls_on_tensor_cores_have_their_own_peak(machine):

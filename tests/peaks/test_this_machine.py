@@ -8,8 +8,10 @@ from mfu_callback import find_peak
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 
 
-def test_the_threads_of_the_process_are_in_the_name():
-    assert device_name("cpu").endswith(f", {torch.get_num_threads()} threads")
+@pytest.mark.parametrize(("threads", "ending"), [(1, ", 1 thread"), (2, ", 2 threads"), (12, ", 12 threads")])
+def test_the_threads_of_the_process_are_in_the_name(monkeypatch, threads, ending):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert device_name("cpu").endswith(ending)
     assert multiprocessors("cpu") is None
 
 

@@ -1,4 +1,4 @@
-"""Batches of any size, made from a few samples of a loader's data set without iterating the loader."""
+"""Makes batches of any size from a few samples of a loader's data set, without iterating the loader."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mfu_callback.tools.nested import parts_of, tensors_in
 
-MOST_SAMPLES = 64  # that are looked at for the largest
+MOST_SAMPLES = 64  # number of samples among which the largest are chosen
 
 
 class Samples:
     """A few samples of a loader's data set, drawn once; the loader and its samplers are not touched.
 
-    Where samples differ in size, batches are made of the largest one alone, so that a trial takes what the worst batch
-    of training may take; else of all of them, repeated where they are too few.
+    Batches are made of the largest of these samples only, so that a trial needs as much memory as the worst batch of
+    training may need. These samples are repeated to fill a batch.
 
     Args:
-        loader: Makes batches from single samples.
+        loader: The loader; its ``collate_fn`` makes batches from single samples.
 
     Raises:
-        MisconfigurationException: If the data set is empty.
+        MisconfigurationException: If the data set is empty, or is not an IterableDataset and has no length.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -47,37 +47,38 @@ class Samples:
 
 
 class WorstCase:
-    """The user's own worst batch, brought to any size by repeating and cutting it.
+    """The user's own worst batch, repeated or cut to any size.
 
     Args:
-        batch: A batch, every tensor and list of which that is as long as the batch is brought to the size; or a
-            function from a size to a batch.
-
-    Raises:
-        MisconfigurationException: If the batch has no tensor whose first dimension is its size.
+        batch: A batch, or a function from a size to a batch. Of a batch, the tensors and lists that are as long as it
+            are repeated or cut to the size.
     """
 
     def __init__(self, batch: Any) -> None:
         self._make: Callable[[int], Any] = batch if callable(batch) else lambda size: resized(batch, size)
 
     def batch(self, size: int) -> Any:
-        """The batch at a size."""
+        """A batch of ``size`` samples.
+
+        Raises:
+            MisconfigurationException: If the user's batch has no tensor whose first dimension is its size.
+        """
         return self._make(size)
 
 
 def resized(batch: Any, size: int) -> Any:
-    """A batch with every tensor and list that is as long as the batch repeated or cut to ``size``.
+    """A copy of a batch at another size: tensors and lists as long as the batch are repeated or cut to ``size``.
 
-    The batch is as long as the first dimension of its first tensor that has one.
+    The length of a batch is the first dimension of its first tensor that has a dimension.
 
     Raises:
-        MisconfigurationException: If it has no such tensor.
+        MisconfigurationException: If the batch has no such tensor.
     """
     length = batch_length(batch)
     if not length:
         raise MisconfigurationException(
-            "worst_case= is a batch without a tensor whose first dimension tells its size. Give a function from a size"
-            " to a batch instead."
+            "The batch given as worst_case has no tensor whose first dimension is its size, so it cannot be resized."
+            " Give worst_case a function from a size to a batch instead."
         )
     indices = torch.arange(size) % length
     return with_tensors(
@@ -88,12 +89,12 @@ def resized(batch: Any, size: int) -> Any:
 
 
 def batch_length(batch: Any) -> int:
-    """The first dimension of a batch's first tensor that has one; 0 without such a tensor."""
+    """The first dimension of the batch's first tensor that has a dimension; 0 if there is no such tensor."""
     return next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0)
 
 
 def with_tensors(value: Any, tensor: Callable[[Tensor], Tensor], plain: Callable[[list[Any]], list[Any]]) -> Any:
-    """A copy of a batch with other tensors, and with other lists of plain values."""
+    """A copy of a batch with ``tensor`` applied to its tensors and ``plain`` to its lists of plain values."""
     if isinstance(value, Tensor):
         return tensor(value)
     if isinstance(value, Mapping):
@@ -118,19 +119,19 @@ def _draw(loader: DataLoader[Any]) -> Iterator[Any]:
         return
     if not hasattr(dataset, "__len__"):
         raise MisconfigurationException(
-            f"BatchSizeFinder cannot choose samples of a {type(dataset).__name__}, which has no length. Give it one, or"
-            " give worst_case= a batch."
+            f"BatchSizeFinder cannot choose samples from a {type(dataset).__name__}, which has no length. Give the"
+            " data set a __len__, or pass a batch as worst_case."
         )
     count = min(len(dataset), MOST_SAMPLES)
-    indices = [len(dataset) * i // count for i in range(count)]  # from all over it: it may be sorted by length
-    if getattr(dataset, "__getitems__", None):  # what torch's own fetcher calls where there is one
+    indices = [len(dataset) * i // count for i in range(count)]  # spread over all of it: it may be sorted by length
+    if getattr(dataset, "__getitems__", None):  # torch's own fetcher also prefers it
         yield from dataset.__getitems__(indices)
     else:
         yield from (dataset[index] for index in indices)
 
 
 def _elements(sample: Any) -> int:
-    """How large a sample is: numbers in tensors and arrays, characters in texts, pixels of images, one for the rest."""
+    """The size of a sample: elements of tensors and arrays, characters of texts, pixels of images, 1 for others."""
     if isinstance(sample, Tensor):
         return sample.numel()
     if isinstance(sample, np.ndarray):

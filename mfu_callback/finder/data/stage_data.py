@@ -1,4 +1,4 @@
-"""The batches of trials, by what the Trainer was asked to do."""
+"""The loaders and batches of one stage, for trials."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mfu_callback.lightning import private_names
 
 
 class StageData:
-    """The loaders of one stage, the setting of their batch size, and batches of any size like theirs.
+    """The loaders of one stage, the place where their batch size is set, and batches of any size like theirs.
 
     Args:
-        trainer: A Trainer that has not yet made its loaders.
+        trainer: A Trainer that has not yet created its loaders.
         pl_module: The model.
         stage: "fit", "validate", "test" or "predict".
-        attribute: The name of the attribute to set; None finds it.
+        attribute: The name of the attribute to set; None to find it.
         worst_case: The user's own worst batch, or a function from a size to a batch.
-        must_set: Whether loaders that do not follow the setting are an error.
+        must_set: Whether it is an error if the batch size cannot be set, or the loaders do not follow the setting.
 
     Raises:
-        MisconfigurationException: If there is nothing to set, or no loader to take samples from.
+        MisconfigurationException: If there is no batch size to set, or no loader to draw samples from.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class StageData:
         self._must_set = must_set
         self._worst_case = None if worst_case is None else WorstCase(worst_case)
         self._sources: dict[int, Samples] = {}
-        self.iterables: list[Any] = []  # the data sets that gave samples and are no sequences
+        self.iterables: list[Any] = []  # the iterable data sets that samples were drawn from
         self.setting: Setting | None = None
         try:
             self.setting = setting_of(trainer, pl_module, stage, attribute)
@@ -57,7 +57,7 @@ class StageData:
 
     @property
     def asked(self) -> list[Any]:
-        """The objects that are asked for samples, whose attributes may change by it."""
+        """The objects that samples are drawn from; drawing may change their attributes."""
         all_loaders = [*flattened(self._loaders), *self._evaluation]
         return [
             part for loader in all_loaders for part in (loader, loader.dataset, loader.sampler, loader.batch_sampler)
@@ -65,17 +65,17 @@ class StageData:
 
     @property
     def length(self) -> int | None:
-        """Samples in the shortest data set that the batches are made of; None where one has no length."""
+        """Samples in the shortest data set that the batches are made of; None if any has no length."""
         lengths = [of_loaders.dataset_length(loader) for loader in flattened(self._loaders)]
         return None if None in lengths else min(length for length in lengths if length is not None)
 
     @property
     def drops_last(self) -> bool:
-        """Whether a batch larger than the data set would not come at all."""
+        """Whether a loader drops incomplete batches, so that it never yields a batch larger than its data set."""
         return any(of_loaders.drops_last(loader) for loader in flattened(self._loaders))
 
     def show(self, trainer: Trainer) -> None:
-        """Let hooks of the model find the training loaders on the Trainer."""
+        """Put the training loaders on the Trainer, where the model's hooks may look for them."""
         if self.stage == "fit":
             lengths = [len(loader) if self.length is not None else math.inf for loader in flattened(self._loaders)]
             private_names.show_training_loaders(trainer, self._loaders, max(lengths))
@@ -86,7 +86,7 @@ class StageData:
             self.setting.put(size)
 
     def draw(self) -> None:
-        """Take the samples that batches are made of."""
+        """Draw the samples that batches are made of."""
         loaders = [] if self._worst_case is not None else flattened(self._loaders)
         for loader in [*loaders, *self._evaluation]:
             self._sources[id(loader)] = Samples(loader)
@@ -94,7 +94,7 @@ class StageData:
                 self.iterables.append(loader.dataset)
 
     def batches(self, size: int) -> list[Any]:
-        """The batches that steps of the stage are given: one for training, one of each loader for evaluation."""
+        """The batches for the steps of the stage: one for training, one per loader for evaluation."""
         if self._worst_case is not None:
             return [self._worst_case.batch(size)]
         if self.stage != "fit":
@@ -103,7 +103,7 @@ class StageData:
         return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].batch(size))]
 
     def validation_batches(self, size: int) -> list[Any]:
-        """The batches of the validation inside fit; loaders that do not follow the setting keep their size."""
+        """The batches for validation inside fit; loaders that do not follow the setting keep their size."""
         sizes = [size if self._follows[id(loader)] else of_loaders.batch_size_of(loader) for loader in self._evaluation]
         return [self._sources[id(one)].batch(n or 1) for one, n in zip(self._evaluation, sizes, strict=True)]
 
@@ -128,8 +128,8 @@ class StageData:
             return
         if self._must_set:
             raise MisconfigurationException(
-                f"BatchSizeFinder sets `{self.setting}`, but the loaders' batch size is {sizes[0]} whatever it is. Make"
-                f" them in the *_dataloader() method with batch_size=self.{self.setting}, {of_loaders.REMEDY}."
+                f"BatchSizeFinder sets `{self.setting}`, but the loaders' batch size stays {sizes[0]}. Create them"
+                f" in the *_dataloader() method with batch_size=self.{self.setting}, {of_loaders.REMEDY}."
             )
         self.setting = None
 
@@ -138,7 +138,7 @@ def setting_of(trainer: Trainer, pl_module: LightningModule, stage: str, attribu
     """Where the batch size of a stage is set.
 
     Raises:
-        MisconfigurationException: If it is nowhere.
+        MisconfigurationException: If there is no place to set it.
     """
     source = private_names.data_source(trainer, stage)
     if source.is_module():

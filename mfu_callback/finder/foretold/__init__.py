@@ -1,1 +1,1 @@
-"""What a step would take, from fake tensors: memory and batch size without a trial."""
+"""Predictions from fake tensors: the memory of a step, and the batch size, without a trial."""

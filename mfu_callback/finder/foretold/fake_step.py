@@ -1,4 +1,4 @@
-"""A training step of a fake copy of a model: what it would take, without the memory that it takes."""
+"""A training step of a fake copy of a model: measures the memory of the step without using it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ MakeOptimizer = Callable[[Any], Optimizer]
 
 
 class FakeStep:
-    """Runs training steps of a module on fake tensors, on a CPU's operators.
+    """Runs training steps of a module on fake tensors, with a CPU's operators.
 
-    The second step counts: the optimizers' state is there, and the last step's gradients until its forward is over.
+    The second step is measured. By then the optimizers' state exists, and the gradients of the first step stay until
+    the forward pass is over.
 
     Args:
-        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used, or any other module,
-            whose forward pass gives the loss: the sum of its floating-point outputs.
-        batch: A batch, of which the shapes are used.
-        make_optimizer: From parameters to their optimizer; AdamW where neither it nor the module says.
-        optimizers: The module's own, where they exist; copies of them step.
-        trainer: What the copy takes for its Trainer.
-        context: Makes the context of the forward pass, such as autocast.
+        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used; or any other module,
+            whose loss is the sum of the floating-point outputs of its forward pass.
+        batch: A batch. Of its tensors only shapes and dtypes are used.
+        make_optimizer: A function from parameters to their optimizer. None for those of the LightningModule, or AdamW
+            for any other module.
+        optimizers: The module's optimizers, if they exist already. Copies of them are stepped.
+        trainer: The Trainer that the copy of the module refers to.
+        context: Returns the context of the forward pass, such as autocast.
     """
 
     def __init__(
@@ -62,10 +64,10 @@ class FakeStep:
                     parameter.register_post_accumulate_grad_hook(self._hold_gradient)  # type: ignore[no-untyped-call]
             if not self._optimizers:
                 self._optimizers = _optimizers(self._module, make_optimizer)
-        self.peak(max(1, self.own_size))  # makes the optimizers' state
+        self.peak(max(1, self.own_size))  # the first step, which creates the optimizers' state
 
     def peak(self, size: int) -> MemoryPrediction:
-        """The memory of a step with a batch of ``size`` samples."""
+        """The peak memory of a step with a batch of ``size`` samples."""
         with self._faked(), self._mode:
             self._mode.begin()
             self._step(self._at(size))
@@ -119,14 +121,14 @@ class FakeStep:
 def _fake_copy(
     module: nn.Module, optimizers: Sequence[Optimizer], trainer: Trainer | None, fake: FakeTensorMode
 ) -> tuple[nn.Module, list[Optimizer]]:
-    """Copies with fake tensors, on the CPU; data sets are those of the module itself."""
+    """Copies with fake tensors on the CPU. Data sets, loaders and arrays are shared with the module, not copied."""
     shared = [part for part in vars(module).values() if isinstance(part, Dataset | DataLoader | np.ndarray)]
     memo: dict[int, Any] = {id(part): part for part in shared}
     memo |= {id(own): trainer for own in (vars(module).get("_trainer"),) if own is not None}
     with FakeCopyMode(fake):
         copied, its_optimizers = copy.deepcopy((module, list(optimizers)), memo)
     for tensor in (*copied.parameters(), *copied.buffers()):
-        # A build without the module's device has no operators for it.
+        # A torch build without support for the module's device has no operators for it.
         tensor.fake_device = torch.device("cpu")  # type: ignore[attr-defined]
     if isinstance(copied, LightningModule):
         for name in ("log", "log_dict"):

@@ -1,4 +1,4 @@
-"""The memory of a training step, followed on fake tensors: shapes without data."""
+"""Tracks the memory of a training step on fake tensors, which have shapes but no data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Part(Enum):
-    """What memory is held for."""
+    """What memory is used for."""
 
     PARAMETERS = "parameters"
     GRADIENTS = "gradients"
@@ -26,14 +26,15 @@ class Part(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPrediction:
-    """Bytes in use at the moment of a training step at which most are.
+    """Bytes in use at the memory peak of a training step.
 
     Attributes:
-        parameters: Of parameters and buffers.
-        gradients: Of the parameters' gradients.
-        optimizer: Of the optimizers' state.
-        activations: Of what the forward pass made.
-        temporary: Of all else: the batch, and what the backward pass and the optimizers make and free again.
+        parameters: Bytes of parameters and buffers.
+        gradients: Bytes of the parameters' gradients.
+        optimizer: Bytes of the optimizers' state.
+        activations: Bytes of what the forward pass created.
+        temporary: Bytes of everything else: the batch, and what the backward pass and the optimizers create and free
+            again.
     """
 
     parameters: int
@@ -44,7 +45,7 @@ class MemoryPrediction:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all parts."""
         return self.parameters + self.gradients + self.optimizer + self.activations + self.temporary
 
 
@@ -55,14 +56,14 @@ class _Held:
 
 
 class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every storage that operators make, from its first tensor to its last.
+    """A dispatch mode that tracks every storage that operators create, from its first tensor to its last.
 
-    What an operator allocates and frees again inside is not seen.
+    Memory that an operator allocates and frees internally is not seen.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.making = Part.TEMPORARY  # what operators make from here on
+        self.making = Part.TEMPORARY  # the part that new storages count for
         self._bytes: Counter[Part] = Counter()
         self._peak: Counter[Part] = Counter()
         self._held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
@@ -75,7 +76,7 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def hold(self, tensors: Iterable[Tensor], part: Part) -> None:
-        """Take the memory of tensors to be held for something from here on."""
+        """Count the memory of tensors for ``part`` from now on."""
         for tensor in tensors:
             held = self._see(tensor, part)
             self._bytes[held.part] -= held.size
@@ -83,11 +84,11 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             held.part = part
 
     def begin(self) -> None:
-        """Look for a new peak from here on."""
+        """Start a new measurement of the peak."""
         self._peak = self._bytes.copy()
 
     def peak(self) -> MemoryPrediction:
-        """What was in use when most was."""
+        """The memory in use at the peak since :meth:`begin`."""
         return MemoryPrediction(**{part.value: self._peak[part] for part in Part})
 
     def _see(self, tensor: Tensor, part: Part) -> _Held:

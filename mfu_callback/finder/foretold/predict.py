@@ -1,4 +1,4 @@
-"""Memory and batch size foretold, without the device and before any trial."""
+"""Predicts memory and batch size, without the device and before any trial."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mfu_callback.finder.foretold.memory import MemoryPrediction
 from mfu_callback.finder.options import MOST_SAMPLES
 from mfu_callback.finder.search import Outcome, find_largest
 
-# What a device's memory is taken to hold beside the step's tensors: its context and the libraries' workspaces, and what
-# an allocator loses by rounding. Assumptions, not measurements.
+# Memory of a device that is assumed to be used besides the step's tensors: its context and the libraries' workspaces,
+# and what the allocator loses by rounding. Assumptions, not measurements.
 CONTEXT_BYTES = 2**30
 ROUNDING_SHARE = 0.05
 _T = TypeVar("_T")
@@ -31,13 +31,13 @@ class PredictionError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizePrediction:
-    """The batch that a memory would hold.
+    """The largest batch that is predicted to fit in a given memory.
 
     Attributes:
-        batch_size: Samples; 0 if not even one fits.
-        memory_bytes: The memory.
-        reserve_bytes: What of it was left for other things than the step's tensors.
-        peak: The memory of a step with that batch, by parts; with a batch of 1 where not even that fits.
+        batch_size: Samples in the batch; 0 if not even one fits.
+        memory_bytes: The given memory.
+        reserve_bytes: The part of it that was reserved for other things than the step's tensors.
+        peak: The peak memory of a step with that batch, by part; with a batch of 1 if not even that fits.
     """
 
     batch_size: int
@@ -54,23 +54,24 @@ def predict_memory(
     optimizer: MakeOptimizer | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> MemoryPrediction:
-    """The peak memory of a training step, from fake tensors: no memory is taken, and nothing is computed.
+    """Predicts the peak memory of a training step with fake tensors: no memory is used, and nothing is computed.
 
-    What is followed is every tensor of forward, backward and optimizer of the second step, as a CPU's operators make
-    them. What an operator allocates inside is not seen. Module, batch and random state stay as they are.
+    Every tensor of the second step (forward pass, backward pass and optimizer) is tracked, as a CPU's operators create
+    it. Memory that an operator allocates internally is not seen. Module, batch and random state stay as they are.
 
     Args:
-        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used, or any other module,
-            whose forward pass is called with the batch (a mapping as keywords, a list or tuple as arguments) and gives
-            the loss: the sum of its floating-point outputs. It may be on the meta device.
-        batch: A batch; of every tensor whose first dimension is the batch's, that is changed to the size.
-        batch_size: Samples; None takes the batch's own.
-        optimizer: From a list of parameters to their optimizer; by default the module's own, or AdamW.
-        context: Makes the context of the forward pass, such as ``lambda: torch.autocast("cpu", torch.bfloat16)``.
+        module: A LightningModule, whose ``training_step`` and ``configure_optimizers`` are used; or any other module,
+            whose forward pass is called with the batch (a mapping as keywords, a list or tuple as arguments) and whose
+            loss is the sum of its floating-point outputs. It may be on the meta device.
+        batch: A batch. Tensors and lists that are as long as the batch are changed to ``batch_size``.
+        batch_size: Samples in the batch; None for the batch's own size.
+        optimizer: A function from a list of parameters to their optimizer. By default the optimizers of a
+            LightningModule, and AdamW for any other module.
+        context: Returns the context of the forward pass, such as ``lambda: torch.autocast("cpu", torch.bfloat16)``.
 
     Raises:
-        PredictionError: If the step cannot be run on fake tensors: where it reads values (``.item()``), needs a
-            Trainer, or drives its own optimizers.
+        PredictionError: If the step cannot be run on fake tensors: because it reads values (``.item()``), needs a
+            Trainer, or steps its optimizers itself.
 
     Example:
         >>> predict_memory(nn.Linear(1000, 1000), torch.zeros(10, 1000)).parameters
@@ -90,22 +91,23 @@ def predict_batch_size(
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     max_size: int = MOST_SAMPLES,
 ) -> BatchSizePrediction:
-    """The largest batch that a device's memory would hold, from fake tensors (`predict_memory`).
+    """Predicts the largest batch that fits in a device's memory, with fake tensors (`predict_memory`).
 
-    For a CPU's budget it is close to what is measured. For another device it is an estimate: its attention kernels keep
-    other things, its allocator rounds, and its libraries take workspaces; for these a reserve is taken off.
+    For a CPU's budget the prediction is close to what is measured. For another device it is an estimate: its attention
+    kernels keep other tensors, its allocator rounds sizes, and its libraries need workspaces. A reserve is subtracted
+    for these.
 
     Args:
         module: As for `predict_memory`.
         batch: As for `predict_memory`.
         memory: Bytes, or text such as "80GiB", "24 GB".
-        reserve: Bytes to leave; by default 1 GiB and 5 % of the memory. 0 for a CPU's budget.
+        reserve: Bytes to subtract; by default 1 GiB plus 5 % of the memory. Use 0 for a CPU's budget.
         optimizer: As for `predict_memory`.
         context: As for `predict_memory`.
-        max_size: No larger size is looked at.
+        max_size: The largest size to consider.
 
     Raises:
-        ValueError: If ``memory`` is not a size, or the reserve leaves nothing of it.
+        ValueError: If ``memory`` is not a size, or is not larger than the reserve.
         PredictionError: If the step cannot be run on fake tensors.
     """
     memory_bytes = bytes_of(memory)
@@ -113,7 +115,7 @@ def predict_batch_size(
     usable = memory_bytes - reserve_bytes
     if usable <= 0:
         raise ValueError(
-            f"memory={memory!r} is no more than the reserve of {reserve_bytes:,} bytes. Give more memory, or reserve=0."
+            f"memory={memory!r} is not above the reserve of {reserve_bytes:,} bytes. Give more memory, or reserve=0."
         )
     step = fake_step(module, batch, make_optimizer=optimizer, context=context)
     found = largest_within(lambda size: _peak(step, size).total, usable, max_size=max_size)
@@ -123,20 +125,20 @@ def predict_batch_size(
 
 
 def reserve_of(memory_bytes: int) -> int:
-    """What is left of a device's memory for other things than the step's tensors: 1 GiB and 5 %."""
+    """Bytes of a device's memory to reserve for other things than the step's tensors: 1 GiB plus 5 %."""
     return CONTEXT_BYTES + int(ROUNDING_SHARE * memory_bytes)
 
 
 def largest_within(
     peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, guess: int | None = None
 ) -> int:
-    """The largest size whose peak stays within some bytes; 0 if not even one does.
+    """The largest size whose peak is at most ``usable_bytes``; 0 if not even one sample fits.
 
     Args:
-        peak_bytes: Tells a size's peak.
-        usable_bytes: What it may be.
-        max_size: No larger size is looked at.
-        guess: About what it will be.
+        peak_bytes: Returns the peak of a size.
+        usable_bytes: The limit of the peak.
+        max_size: The largest size to consider.
+        guess: An estimate of the result; None if there is none.
     """
 
     def attempt(size: int) -> Outcome:
@@ -149,14 +151,14 @@ def largest_within(
 def guess_batch_size(
     trainer: Any, pl_module: LightningModule, batch: Any, *, limit_bytes: int, max_size: int
 ) -> int | None:
-    """About the largest batch whose training step stays within a limit, from three fake steps; None where that fails.
+    """Estimates the largest batch whose training step stays within a limit, from three fake steps; None on failure.
 
     Args:
         trainer: A Trainer about to fit.
         pl_module: The model.
-        batch: A batch of two samples at least.
-        limit_bytes: What the step may take, the model included.
-        max_size: No larger size is looked at.
+        batch: A batch of at least two samples.
+        limit_bytes: Bytes that the step may use, including the model.
+        max_size: The largest size to consider.
     """
     plugin = trainer.precision_plugin
     try:
@@ -176,10 +178,10 @@ def guess_batch_size(
 
 
 def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:
-    """A `FakeStep`, whose errors tell what could not be done.
+    """Create a `FakeStep`; every error is raised as a `PredictionError`.
 
     Raises:
-        PredictionError: If the module drives its own optimizers, or the step cannot be run on fake tensors.
+        PredictionError: If the module steps its optimizers itself, or the step cannot be run on fake tensors.
     """
     if isinstance(module, LightningModule) and not module.automatic_optimization:
         raise PredictionError(_failed("it steps its optimizers itself (manual optimization)"))
@@ -205,9 +207,9 @@ def _peak(step: FakeStep, size: int) -> MemoryPrediction:
 def _told(run: Callable[[], _T]) -> _T:
     try:
         return run()
-    except Exception as error:  # whatever the user's code says of tensors without data
+    except Exception as error:  # the user's code may raise any error on tensors without data
         raise PredictionError(_failed(f"{type(error).__name__}: {error}")) from error
 
 
 def _failed(why: str) -> str:
-    return f"The training step could not be run on fake tensors: {why}. BatchSizeFinder's trials do not need it."
+    return f"The training step could not be run on fake tensors: {why}. BatchSizeFinder runs real trials instead."

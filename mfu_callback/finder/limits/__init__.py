@@ -1,1 +1,1 @@
-"""How much memory a trial may take, and how it is told that it took more."""
+"""Limits on the memory that a trial may use, and how exceeding them is detected."""

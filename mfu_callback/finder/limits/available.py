@@ -1,4 +1,4 @@
-"""Memory that this process could still get."""
+"""The memory that this process can still allocate."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-_FREE_SHARE = 0.8  # of what is available: the default budget where no device has a memory of its own
+_FREE_SHARE = 0.8  # of the available memory: the default budget of runs on a CPU
 _ROOT = Path("/sys/fs/cgroup")
-# A control group's limit and use: version 2, then version 1.
+# The files of a control group's limit and current use: version 2, then version 1.
 _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
 def default_budget_bytes(processes: int = 1) -> int:
-    """A process's share of 80 % of what is available.
+    """The default budget of a process: its share of 80 % of the available memory.
 
     Args:
-        processes: Those of this machine that share its memory.
+        processes: The number of processes on this machine that share its memory.
     """
     return int(_FREE_SHARE * available_bytes()) // processes
 
 
 def available_bytes() -> int:
-    """The system's available memory, or that of a control group which this process is in where that is less."""
+    """The available memory of the system, or of a control group of this process if that is less."""
     return min([int(psutil.virtual_memory().available), *_cgroup_available()])
 
 
 def _cgroup_available(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What every group from the process's own up to the root may still take."""
+    """The bytes left in every control group, from the process's own up to the root."""
     available = []
     for directory in _cgroup_directories(root, own):
         for limit, use in _FILES:
@@ -38,7 +38,7 @@ def _cgroup_available(root: Path = _ROOT, own: Path = Path("/proc/self/cgroup"))
 
 
 def _cgroup_directories(root: Path, own: Path) -> set[Path]:
-    # A line is "hierarchy:controllers:path" (cgroups(7)); version 2 has no controllers there.
+    # A line is "hierarchy:controllers:path" (cgroups(7)); version 2 leaves the controllers empty.
     directories = {root, root / "memory"}
     with suppress(OSError):
         for line in own.read_text().splitlines():

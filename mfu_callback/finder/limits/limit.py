@@ -1,4 +1,4 @@
-"""How much memory a trial may take: a real limit, so that what passes under it passes in training too."""
+"""Limits on the memory of trials. A real limit makes sure that a size that passes a trial also passes in training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MemoryLimit(Protocol):
     """A limit on the memory of trials.
 
     Attributes:
-        is_enforced: Whether a trial beyond it fails before it does harm; else only sizes that are foretold to fit
-            may be run.
+        is_enforced: Whether a trial that exceeds it fails before it does harm. If not, only sizes that are predicted to
+            fit may be run.
     """
 
     is_enforced: bool
@@ -29,44 +29,45 @@ class MemoryLimit(Protocol):
         """The limit in words."""
 
     def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
-        """Take the use of now as what a budget comes on top of.
+        """Set the limit relative to the memory in use now.
 
         Args:
-            own_bytes: Bytes in use that are the trials' own already: the model.
-            held_bytes: Bytes in use that training needs and trials do not: the buckets of its gradients.
+            own_bytes: Bytes in use that count towards the limit already: the model.
+            held_bytes: Bytes in use that training needs and trials do not: DDP's gradient buckets.
         """
 
     def enforced(self) -> AbstractContextManager[None]:
         """A context in which allocations beyond the limit fail.
 
         Raises:
-            LimitExceededError: At its end, if it was exceeded all the same, or kept only because the system made room.
+            LimitExceededError: At its end, if the limit was exceeded nevertheless, or kept only because the system made
+                room.
         """
 
     def limit_bytes(self) -> int | None:
-        """What a trial may take, the model included, where that can be told."""
+        """The bytes that a trial may use, including the model; None if unknown."""
 
     def peak_bytes(self) -> int | None:
-        """The most that the last trial took, the model included, where that can be told."""
+        """The peak bytes of the last trial, including the model; None if unknown."""
 
     def free(self) -> None:
-        """Give back what allocators hold on to."""
+        """Return the memory that allocators cache."""
 
     def close(self) -> None:
-        """Undo what was set for the length of the run."""
+        """Undo the settings that were made for the time of the run."""
 
 
 def limit_for(
     device: torch.device, *, budget: int | None, margin: float, processes: int = 1, may_fail: bool = True
 ) -> MemoryLimit:
-    """The limit that suits a device.
+    """The limit for a device.
 
     Args:
         device: Where the trials run.
-        budget: Bytes that model, gradients, optimizer state, activations and batch may take; None takes what is free.
-        margin: The share of it to keep free.
-        processes: Those of this machine that share its memory, where the device has none of its own.
-        may_fail: Whether a trial may run out of memory; if not, the limit is watched and not enforced.
+        budget: Bytes that model, gradients, optimizer state, activations and batch may use; None for the free memory.
+        margin: The share of the budget to keep free.
+        processes: The number of processes on this machine that share its memory; used only for a CPU.
+        may_fail: Whether a trial may run out of memory. If not, the limit is watched but not enforced.
     """
     if device.type == "cuda":
         return CudaLimit(device, budget=budget, margin=margin, is_enforced=may_fail)
@@ -78,14 +79,14 @@ def limit_for(
 
 
 class CudaLimit:
-    """Limits what torch's allocator may take of a GPU's memory. Not yet run on hardware.
+    """Limits the memory that torch's allocator may use on a GPU. Not yet run on hardware.
 
     Args:
         device: The GPU.
-        budget: Bytes for this process; None takes what is free and what it holds already.
-        margin: The share of it to keep free.
-        is_enforced: Whether allocations beyond it fail; else a trial beyond it is told at its end.
-        cuda: What is asked; the tests give another.
+        budget: Bytes for this process; None for the free memory and what the allocator has already reserved.
+        margin: The share of the budget to keep free.
+        is_enforced: Whether allocations beyond the limit fail. If not, exceeding it is reported at the end of a trial.
+        cuda: The module to query; tests pass a substitute.
     """
 
     def __init__(
@@ -109,14 +110,14 @@ class CudaLimit:
         return f"{self._limit_bytes / 2**20:,.0f} MiB of the GPU's memory"
 
     def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
-        """Nothing to do: the allocator's own count starts at zero, and what training holds is in it."""
+        """Nothing to do: the allocator counts from zero, and its count includes what training holds."""
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Lower the allocator's share; its peak statistics start anew.
+        """Lower the allocator's share of the GPU's memory, and reset its peak statistics.
 
         Raises:
-            LimitExceededError: If the allocator had to empty its cache and try again.
+            LimitExceededError: If the allocator had to empty its cache and try again, or the peak exceeds the limit.
         """
         self._cuda.reset_peak_memory_stats(self._device)
         retries = self._count_retries()
@@ -138,11 +139,11 @@ class CudaLimit:
             self._cuda.set_per_process_memory_fraction(before, self._device)
 
     def limit_bytes(self) -> int | None:
-        """What the allocator may take."""
+        """The bytes that the allocator may use."""
         return self._limit_bytes
 
     def peak_bytes(self) -> int:
-        """The allocator's peak."""
+        """The allocator's peak in bytes."""
         return int(self._cuda.max_memory_allocated(self._device))
 
     def free(self) -> None:
@@ -158,7 +159,7 @@ class CudaLimit:
 
 
 class DeviceLimit:
-    """Leaves the limit to an accelerator whose own out-of-memory error ends a trial. Not yet run on hardware.
+    """No limit: a trial ends with the accelerator's own out-of-memory error. Not yet run on hardware.
 
     Args:
         device: The accelerator.
@@ -178,18 +179,18 @@ class DeviceLimit:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Wait for the device, so that its errors come up inside."""
+        """Wait for the device at the end, so that its errors are raised inside the context."""
         with suppress(RuntimeError):  # not every device keeps statistics
             torch.accelerator.reset_peak_memory_stats(self._device)
         yield
         torch.accelerator.synchronize()
 
     def limit_bytes(self) -> int | None:
-        """Unknown."""
+        """None: the limit is unknown."""
         return None
 
     def peak_bytes(self) -> int | None:
-        """The allocator's peak, where the device keeps one."""
+        """The allocator's peak; None if the device keeps no statistics."""
         with suppress(RuntimeError):
             return int(torch.accelerator.max_memory_allocated(self._device)) or None
         return None

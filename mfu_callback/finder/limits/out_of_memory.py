@@ -1,4 +1,4 @@
-"""Telling an error that says that memory ran out from any other."""
+"""Tells out-of-memory errors from all others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-# What libraries raise as a plain RuntimeError, or an error of the accelerator at large, when memory runs out.
+# Texts of out-of-memory errors that libraries raise as a plain RuntimeError or as a general accelerator error.
 _SAYINGS = (
     "DefaultCPUAllocator: can't allocate memory",  # torch on Linux and macOS
     "DefaultCPUAllocator: not enough memory",  # torch on Windows
@@ -26,15 +26,15 @@ _SAYINGS = (
 
 
 class LimitExceededError(MemoryError):
-    """A trial ran to its end, yet took more than it may, or ran only because the system made room for it."""
+    """A trial ran to its end, but used more than the limit, or ran only because the system made room for it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or the one that it was raised from, says that memory ran out.
+    """Whether an error, or the error that it was raised from, means that memory ran out.
 
     Args:
-        error: Told by its type (`torch.OutOfMemoryError`, `MemoryError`, `OSError` with ENOMEM), or, where a library
-            raises a plain RuntimeError, by what that library says.
+        error: Judged by its type (`torch.OutOfMemoryError`, `MemoryError`, `OSError` with ENOMEM), or by its text if a
+            library raised a plain RuntimeError.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

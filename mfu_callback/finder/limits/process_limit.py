@@ -1,4 +1,4 @@
-"""A real limit on a process's private memory (Linux)."""
+"""An enforced limit on a process's private memory (Linux)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SWAP_NOISE_BYTES = 2**20
 
 
 class ProcessLimit:
-    """Limits this process's private memory by the soft RLIMIT_DATA.
+    """Limits this process's private memory with the soft limit RLIMIT_DATA.
 
-    Until it is closed, glibc hands every freed block of 128 KiB or more back to the system. Otherwise it keeps what
-    lies below 32 MiB in a heap that hardly shrinks: the same limit would hold ever less, and training would go on to
-    take up to half as much again as the trials did.
+    Until it is closed, glibc returns every freed block of 128 KiB or more to the system. Without this, glibc keeps
+    blocks below 32 MiB in a heap that hardly shrinks: less and less would fit under the same limit, and training would
+    use up to half as much again as the trials did.
 
     Args:
-        budget: Bytes above the use before the model; None takes a share of what is available.
-        margin: The share of it to keep free.
-        processes: Those of this machine that share its memory.
-        is_enforced: Whether allocations beyond it fail; else a trial beyond it is told at its end.
+        budget: Bytes on top of the use before the model; None for a share of the available memory.
+        margin: The share of the budget to keep free.
+        processes: The number of processes on this machine that share its memory.
+        is_enforced: Whether allocations beyond the limit fail. If not, exceeding it is reported at the end of a trial.
     """
 
     def __init__(self, *, budget: int | None, margin: float, processes: int = 1, is_enforced: bool = True) -> None:
@@ -50,19 +50,19 @@ class ProcessLimit:
         )
 
     def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
-        """Set the limit on top of the use of now, less what is the trials' own.
+        """Set the limit on top of the memory in use now, without the model's ``own_bytes``.
 
         Raises:
-            RuntimeError: If the model alone takes more.
+            RuntimeError: If the model alone exceeds the limit.
         """
         self.free()
         self._held_bytes = held_bytes
         self._budget = self._budget or default_budget_bytes(self._processes) + own_bytes + held_bytes
         if self.limit_bytes() <= own_bytes:
             raise RuntimeError(
-                f"BatchSizeFinder may take {self._allowance() / 2**20:,.1f} MiB, and the model alone takes"
-                f" {(own_bytes + held_bytes) / 2**20:,.1f}, so that not even a batch of 1 fits. Give it a larger"
-                " budget."
+                f"BatchSizeFinder may use {self._allowance() / 2**20:,.1f} MiB, but the model alone needs"
+                f" {(own_bytes + held_bytes) / 2**20:,.1f} MiB. Not even a batch of 1 fits. Give BatchSizeFinder a"
+                " larger budget."
             )
         self._data_limit = _status_bytes("VmData") - own_bytes + self.limit_bytes()
         self._resident_before = _status_bytes("RssAnon") - own_bytes
@@ -70,11 +70,11 @@ class ProcessLimit:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Lower the soft limit; the hard limit stays, so that it can be raised again.
+        """Lower the soft limit. The hard limit stays, so that the soft limit can be raised again.
 
         Raises:
-            LimitExceededError: If the trial took more than it may from the heap's free memory, which the kernel's limit
-                does not see taken, or if the system had to swap.
+            LimitExceededError: If the trial exceeded the limit, or if the system had to swap. A trial can exceed it by
+                reusing free memory of the heap, which the kernel's limit does not notice.
         """
         import resource
 
@@ -93,11 +93,11 @@ class ProcessLimit:
             raise LimitExceededError("the system swapped")
 
     def limit_bytes(self) -> int:
-        """What a trial may take, the model included."""
+        """The bytes that a trial may use, including the model."""
         return self._allowance() - self._held_bytes
 
     def peak_bytes(self) -> int | None:
-        """The most private memory that was taken above the use before the model, the heap's unused parts included."""
+        """The peak of private memory on top of the use before the model, including unused parts of the heap."""
         return self._peak_bytes
 
     def free(self) -> None:
@@ -107,14 +107,14 @@ class ProcessLimit:
             ctypes.CDLL(None).malloc_trim(0)
 
     def close(self) -> None:
-        """Set glibc's thresholds to where its own rule ends up in a process that frees large tensors.
+        """Set glibc's thresholds to the values that its dynamic rule reaches in a process that frees large tensors.
 
         The rule itself cannot be switched on again (mallopt(3), M_MMAP_THRESHOLD).
         """
         _set_heap_thresholds(mmap=32 * 2**20, trim=64 * 2**20)
 
     def _high_water_bytes(self) -> int:
-        # VmHWM counts mapped files too, which are not private: libraries, and data sets that are mapped.
+        # VmHWM also counts mapped files, such as libraries and data sets. They are not private.
         shared = _status_bytes("RssFile") + _status_bytes("RssShmem")
         resident = _status_bytes("VmHWM") - shared - self._resident_before
         return max(0, resident + max(0, _slack_bytes() - self._slack_before))
@@ -133,13 +133,13 @@ def _status_bytes(field: str) -> int:
 
 
 def _slack_bytes() -> int:
-    """What is reserved and not resident: it counts against the limit, and the kernel keeps no high-water mark of it."""
+    """The bytes reserved but not resident; the kernel counts them in its limit, but not in a high-water mark."""
     return _status_bytes("VmData") - _status_bytes("RssAnon")
 
 
 def _reset_high_water_mark() -> bool:
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high-water mark
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""A limit on a process's memory that is watched and not enforced (macOS, Windows)."""
+"""A limit on a process's memory that is watched but not enforced (macOS, Windows)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PERIOD_SEC = 0.005
 
 
 class WatchedLimit:
-    """Looks at this process's resident memory every 5 ms. Not yet run on macOS or Windows.
+    """Watches this process's resident memory every 5 ms. Not yet run on macOS or Windows.
 
-    Nothing keeps a trial from taking more, so only sizes that are foretold to fit are run.
+    Nothing keeps a trial from using more, so only sizes that are predicted to fit are run.
 
     Args:
-        budget: Bytes above the use before the model; None takes a share of what is available.
-        margin: The share of it to keep free.
-        processes: Those of this machine that share its memory.
-        resident_bytes: Tells the process's resident memory.
+        budget: Bytes on top of the use before the model; None for a share of the available memory.
+        margin: The share of the budget to keep free.
+        processes: The number of processes on this machine that share its memory.
+        resident_bytes: Returns the process's resident memory.
     """
 
     is_enforced = False
@@ -49,11 +49,11 @@ class WatchedLimit:
         """The limit in words."""
         return (
             f"{self._allowance() / 2**20:,.0f} MiB of this process's resident memory (watched every 5 ms, not enforced:"
-            " this system has no limit that a process can set itself, so only sizes that are foretold to fit are run)"
+            " a process cannot limit itself on this system, so only sizes that are predicted to fit are run)"
         )
 
     def calibrate(self, *, own_bytes: int, held_bytes: int) -> None:
-        """Set the limit on top of the use of now, less what is the trials' own."""
+        """Set the limit on top of the memory in use now, without the model's ``own_bytes``."""
         self.free()
         self._held_bytes = held_bytes
         self._budget = self._budget or default_budget_bytes(self._processes) + own_bytes + held_bytes
@@ -61,10 +61,10 @@ class WatchedLimit:
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
-        """Watch.
+        """A context in which memory is watched.
 
         Raises:
-            LimitExceededError: At its end, if more was taken.
+            LimitExceededError: At its end, if the peak exceeds the limit.
         """
         over, seen = Event(), [self._resident_bytes()]
 
@@ -84,11 +84,11 @@ class WatchedLimit:
             raise LimitExceededError(f"it took {self._peak_bytes:,} bytes of {self.limit_bytes():,}")
 
     def limit_bytes(self) -> int:
-        """What a trial may take, the model included."""
+        """The bytes that a trial may use, including the model."""
         return self._allowance() - self._held_bytes
 
     def peak_bytes(self) -> int | None:
-        """The most resident memory that was seen above the use before the model."""
+        """The highest resident memory seen, on top of the use before the model."""
         return self._peak_bytes
 
     def free(self) -> None:

@@ -1,1 +1,1 @@
-"""Steps at one batch size, after which everything is as before."""
+"""Trials: steps at one batch size, after which everything is restored."""

@@ -1,4 +1,4 @@
-"""What keeps trials from being seen, and from being felt in the random numbers that come after them."""
+"""Contexts that hide trials from callbacks and loggers, and keep the random state unchanged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 @contextmanager
 def unseen(trainer: Any) -> Iterator[None]:
-    """Take callbacks, loggers and the profiler away from a Trainer."""
+    """A context in which a Trainer has no callbacks, loggers and profiler."""
     callbacks, loggers, profiler = trainer.callbacks, trainer.loggers, trainer.profiler
     trainer.callbacks, trainer.profiler = [], PassThroughProfiler()
     trainer.loggers = [DummyLogger() for _ in loggers]
@@ -28,8 +28,8 @@ def unseen(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Put the global random states of Python, numpy and torch back, those of all devices too."""
-    # Lightning's isolate_rng puts nothing back after an exception.
+    """A context that restores the global random states of Python, numpy and torch, including those of all devices."""
+    # Lightning's isolate_rng restores nothing after an exception.
     python, array = random.getstate(), np.random.get_state()
     accelerator = torch.accelerator.current_accelerator()
     kind = "cuda" if accelerator is None else accelerator.type
@@ -43,8 +43,8 @@ def random_state_kept() -> Iterator[None]:
 
 @contextmanager
 def quick_collections() -> Iterator[None]:
-    """Leave what is there already out of garbage collections."""
-    # Each trial ends with a full one, of which what was there before takes the most time: a fifth of a second.
+    """A context in which garbage collections skip the objects that existed before it."""
+    # Each trial ends with a full collection. Most of its time, a fifth of a second, goes to the objects from before.
     gc.freeze()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several processes that search together: every one tries the same sizes and comes to the same result."""
+"""Several processes that search together: each tries the same sizes and reaches the same result."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LOOK_EVERY_SEC = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What all processes together say of a trial.
+    """The outcome of a trial on all processes together.
 
     Attributes:
-        fits: Whether it fitted everywhere.
-        used: The largest share of its limit that it took of any process; None where one cannot tell.
-        seconds: How long it took; the longest of any process.
+        fits: Whether it fitted on every process.
+        used: The largest share of its limit that any process used; None if one of them does not know its share.
+        seconds: Seconds that it took on the slowest process.
     """
 
     fits: bool
@@ -38,7 +38,7 @@ class Verdict:
 
 
 class FailedTogetherError(MisconfigurationException):
-    """A trial failed in one process, and so in all that wait for it."""
+    """A trial failed in one process, and therefore in all that wait for it."""
 
 
 class Ranks:
@@ -49,7 +49,7 @@ class Ranks:
         pl_module: The model.
 
     Raises:
-        MisconfigurationException: If the strategy is one whose steps a trial cannot run.
+        MisconfigurationException: If a trial cannot run the steps of the strategy.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,27 +58,27 @@ class Ranks:
         self.count = trainer.world_size
         if not isinstance(self._strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
             raise MisconfigurationException(
-                f"BatchSizeFinder works with one device, DDP and ModelParallelStrategy (FSDP2), and this run has"
-                f" {type(self._strategy).__name__}. Find the size with one of these, then give it as batch_size."
+                f"BatchSizeFinder works with one device, DDP and ModelParallelStrategy (FSDP2), but this run uses"
+                f" {type(self._strategy).__name__}. Find the size with one of these, then set it as batch_size."
             )
         # Where a forward pass waits for the other processes, a process that runs out of memory leaves them waiting.
         self.step_together = isinstance(self._strategy, ModelParallelStrategy) or _has_collectives(pl_module)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the buckets that DDP's gradients are copied to, which trials do without."""
+        """Bytes of the buckets that DDP copies gradients to. Trials do not use them."""
         model = self._strategy.model
         if not isinstance(model, DistributedDataParallel) or model.gradient_as_bucket_view:
             return 0
         if self._strategy.root_device.type != "cpu":
-            return 0  # the device's allocator counts them, whoever holds them
+            return 0  # the device's allocator counts them in any case
         return sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """A context in which steps run on this process's own model, without the others.
+        """A context in which steps run on this process's own model, without the other processes.
 
-        Under the wrapper of DDP a backward pass waits for the other processes, of which one may have run out of memory.
+        In DDP's wrapper, a backward pass waits for the other processes, and one of them may have run out of memory.
         """
         if self.count == 1 or self.step_together:
             yield
@@ -86,14 +86,14 @@ class Ranks:
         wrapped, attributes = self._strategy.model, vars(self._pl_module)
         try:
             self._strategy.model = self._pl_module
-            attributes["all_gather"] = self._gather_own  # the snapshot of the module's attributes takes it away
+            attributes["all_gather"] = self._gather_own  # restoring the snapshot of the module's attributes removes it
             yield
         finally:
             self._strategy.model = wrapped
             attributes.pop("all_gather", None)
 
     def agree(self, *, fits: bool, used: float | None, seconds: float) -> Verdict:
-        """What all processes say together of what each of them saw; every one has to ask."""
+        """The common verdict of all processes from what each of them saw. Every process must call this."""
         unfit, most_used, unknown, longest = self._worst(not fits, used or 0.0, used is None, seconds)
         return Verdict(fits=not unfit, used=None if unknown else most_used, seconds=longest)
 
@@ -103,13 +103,13 @@ class Ranks:
 
     @contextmanager
     def all_or_none(self, what: str) -> Iterator[None]:
-        """A context that ends with an error in every process if it does so in one.
+        """A context that raises an error in every process if one process raises an error in it.
 
         Args:
-            what: What the others are told that a process did.
+            what: What happened in the process with the error, for the message in the others.
 
         Raises:
-            RuntimeError: In the processes without an error of their own.
+            RuntimeError: In the processes that have no error themselves.
         """
         try:
             yield
@@ -119,7 +119,7 @@ class Ranks:
             self._worst(True)
             raise
         if any(self._worst(False)):
-            raise RuntimeError(f"BatchSizeFinder: another process {what}; its own error says why.")
+            raise RuntimeError(f"BatchSizeFinder: another process {what}. Its own error says why.")
 
     def _worst(self, *values: float) -> list[float]:
         if self.count == 1:
@@ -134,7 +134,7 @@ class Ranks:
 
     @contextmanager
     def failing_together(self, size: int) -> Iterator[None]:
-        """A context for steps that wait for each other: an error in one process ends all of them.
+        """A context for steps in which processes wait for each other: an error in one process ends all of them.
 
         Raises:
             FailedTogetherError: In every process within about ten seconds, with the first error's text.
@@ -147,15 +147,15 @@ class Ranks:
         watch.start()
         try:
             yield
-        except LimitExceededError:  # seen once the steps were over
+        except LimitExceededError:  # detected after the steps, when no process waits for another
             raise
         except Exception as error:
             failure = _first_failure(store, f"process {rank}: {type(error).__name__}: {error}")
-            # Not raised from it: a lack of memory would look as one that can be stepped back from.
+            # Raised from None: with an out-of-memory error as its cause, it would look like a size that does not fit.
             raise FailedTogetherError(
-                f"BatchSizeFinder's trial of {size} samples failed, and with it the run, since the processes wait for"
-                f" each other inside of it; {failure}. Give a smaller max_size or a larger margin, or set the batch"
-                " size yourself."
+                f"BatchSizeFinder's trial of batch size {size} failed. The run ends, since the processes wait for each"
+                f" other in every step. The first error is of {failure}. Give a smaller max_size or a larger margin,"
+                " or set the batch size yourself."
             ) from None
         finally:
             over.set()
@@ -174,7 +174,7 @@ def _has_collectives(module: nn.Module) -> bool:
 
 
 def _first_failure(store: Any, mine: str) -> str:
-    """What failed first; the store goes with the process that keeps it."""
+    """The first failure of any process; ``mine`` if the store has gone with the process that keeps it."""
     try:
         if not store.check([_FAILED]):
             store.set(_FAILED, mine)
@@ -184,7 +184,7 @@ def _first_failure(store: Any, mine: str) -> str:
 
 
 def _abort_when_told(store: Any, over: Event) -> None:
-    """End the collectives that this process waits in; gloo's end by themselves with the process that failed."""
+    """Once a process has failed, abort the collectives that this one waits in; gloo's end with the failed process."""
     while not over.wait(_LOOK_EVERY_SEC):
         with suppress(RuntimeError, ValueError):
             if store.check([_FAILED]):

@@ -1,4 +1,4 @@
-"""What trials change and training must find unchanged, kept in host memory."""
+"""Saves in host memory, and restores, what trials change and training must find unchanged."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Undo = Callable[[], None]
 
 
 class Snapshot:
-    """The state of some objects, put back in place: every object stays the same one.
+    """The saved state of some objects. It is restored in place: every object stays the same one.
 
     Deep roots (modules, optimizers, schedulers, scalers) are followed into their attributes, containers, tensors with
-    their gradients, random generators, and objects of the user's own classes. Of shallow ones (data sets, loaders) the
-    attributes, and the containers, generators and iterators among them, are kept, but no tensor: their data may be
-    larger than memory, and training reads it only.
+    their gradients, random generators, and objects of the user's own classes. Of shallow roots (data sets, loaders),
+    the attributes are saved, and the containers, generators and iterators among them, but no tensors: their data may be
+    larger than memory, and training only reads it.
 
     Args:
         deep: Objects that steps change.
-        shallow: Objects that are asked for batches.
+        shallow: Objects that batches are drawn from.
     """
 
     def __init__(self, deep: Iterable[Any] = (), shallow: Iterable[Any] = ()) -> None:
         self.lost: list[tuple[Any, str]] = []  # shallow roots and the names of iterators in them that cannot be rewound
         self._undo: list[Undo] = []
-        self._seen: dict[int, Any] = {}  # holding the objects keeps their ids from being used again
+        self._seen: dict[int, Any] = {}  # holds the objects, so that their ids are not used again
         shallow = list(shallow)
         self._seen.update((id(root), root) for root in shallow)
         to_visit = list(deep)
@@ -48,13 +48,13 @@ class Snapshot:
             self._keep_shallow(root)
 
     def restore(self) -> None:
-        """Put everything back; may be called more than once."""
+        """Restore everything. May be called more than once."""
         with torch.no_grad():
             for undo in self._undo:
                 undo()
 
     def _keep(self, value: Any) -> Iterable[Any]:
-        """Keep one object and return what it holds."""
+        """Save one object and return what it holds."""
         if id(value) in self._seen:
             return ()
         self._seen[id(value)] = value
@@ -95,25 +95,25 @@ class Snapshot:
 
 
 def state_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
-    """All that a step may change: model, optimizers, schedulers, precision plugin."""
+    """Everything that a step may change: model, optimizers, schedulers, precision plugin."""
     schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     return [pl_module, *trainer.optimizers, *schedulers, trainer.precision_plugin]
 
 
 def holders_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
-    """What opening the loaders at another batch size may change: model, datamodule, and their hparams."""
+    """Everything that opening the loaders at another batch size may change: model, datamodule, and their hparams."""
     owners: list[Any] = [pl_module, *filter(None, [trainer.datamodule])]  # type: ignore[attr-defined]
-    # Asking for the hparams of one that has none would give it some.
+    # Reading the hparams of an object that has none would create them.
     return [*owners, *(owner.hparams for owner in owners if hasattr(owner, "_hparams"))]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that is shared out over several."""
+    """This process's part of a tensor that is sharded over several processes; other tensors as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _is_of_a_class_of_the_users(value: Any) -> bool:
-    # Objects of libraries may be connected to the world outside: turning their attributes back could break them.
+    # Objects of libraries may be tied to something outside the process: restoring their attributes could break them.
     if isinstance(value, type | ModuleType | FunctionType | MethodType) or not hasattr(value, "__dict__"):
         return False
     name = type(value).__module__
@@ -130,7 +130,7 @@ def _keep_tensor(tensor: Tensor) -> tuple[Undo, Iterable[Any]]:
     requires_grad = tensor.requires_grad
 
     def undo() -> None:
-        # Writing only what changed spares tensors that cannot be written, such as expanded ones.
+        # Only what changed is written, since some tensors, such as expanded ones, cannot be written.
         now = local(tensor.detach())
         if now.layout is not torch.strided or not torch.equal(now, values.to(now.device)):
             now.copy_(values)
@@ -215,7 +215,7 @@ _GENERATORS: tuple[tuple[Any, Any], ...] = (
     (np.random.RandomState, _keep_numpy_random_state),
     (random.Random, _keep_python_generator),
 )
-# What each kind of object holds, and how it is put back; anything else is left as it is.
+# What each kind of object holds, and how it is restored. Other objects are left as they are.
 _RULES: tuple[tuple[Any, Any], ...] = (
     (Tensor, _keep_tensor),
     (dict, _keep_mapping),

@@ -17,37 +17,37 @@ from mfu_callback.finder.data.stage_data import StageData
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
 
-STEPS = 2  # the optimizer's state is there from the second on
-_MOST_STEPS = 20  # until every optimizer has stepped twice: a scaler leaves out some, a module its own choice
+STEPS = 2  # the optimizer's state exists from the second step on
+_MOST_STEPS = 20  # at most, until every optimizer has stepped twice: a gradient scaler or the module may skip steps
 
 
 class Steps(Protocol):
     """The steps of one stage."""
 
     def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
-        """Run them.
+        """Run the steps of a trial.
 
         Args:
-            batches: Those of the stage itself.
-            validation: Those of the validation inside fit.
+            batches: The batches for the stage itself.
+            validation: The batches for validation inside fit.
         """
 
     def forward(self, batch: Any) -> None:
         """Run one forward pass."""
 
     def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
-        """Run some steps first, then ``count`` more with all of their micro-batches, and tell the seconds of each."""
+        """Run warm-up steps, then ``count`` steps with all of their micro-batches; return the seconds of each."""
 
 
 def steps_of(trainer: Trainer, pl_module: LightningModule, data: StageData) -> Steps:
-    """The steps of a stage's trial."""
+    """The steps for the trials of a stage."""
     if data.stage == "fit":
         return TrainingSteps(trainer, pl_module)
     return EvaluationSteps(trainer, pl_module, data.stage)
 
 
 class TrainingSteps:
-    """Two optimizer steps with everything that belongs to them, then one step of the validation.
+    """Two optimizer steps with everything that belongs to them, then one validation step.
 
     Args:
         trainer: A Trainer about to fit; optimizers exist and the model is on its device.
@@ -60,12 +60,12 @@ class TrainingSteps:
         self._validation = EvaluationSteps(trainer, pl_module, "validate", count=1)
 
     def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
-        """Run them."""
+        """Run the steps of a trial."""
         batch = self._begin(batches[0])
         last = self._trainer.accumulate_grad_batches - 1
         for step in self._until_optimizers_have_stepped():
             if self._pl_module.automatic_optimization:
-                self._step(batch, step, sorted({0, last}))  # the micro-batches between take no more than the last
+                self._step(batch, step, sorted({0, last}))  # those in between need no more memory than the last
             else:
                 self._manual_step(batch, step)
         if validation:
@@ -76,7 +76,7 @@ class TrainingSteps:
         self._training_step(self._begin(batch), 0)
 
     def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
-        """Run some steps first, then ``count`` more with all of their micro-batches, and tell the seconds of each."""
+        """Run warm-up steps, then ``count`` steps with all of their micro-batches; return the seconds of each."""
         batch, micro_batches = self._begin(batches[0]), range(self._trainer.accumulate_grad_batches)
         stamps = []
         for step in range(STEPS + count):
@@ -102,13 +102,13 @@ class TrainingSteps:
             self._micro_batch(batch, step * micro_batches + index, is_last=index == micro_batches - 1)
 
     def _until_optimizers_have_stepped(self) -> Iterator[int]:
-        """Numbers of steps: two, and more where not every optimizer has stepped twice by then."""
+        """Step numbers: two, and more until every optimizer has stepped twice."""
         optimizers = self._trainer.optimizers
         stepped: Counter[Any] = Counter()
         for optimizer in optimizers:
             optimizer.register_step_post_hook(
                 lambda optimizer, *_: stepped.update([optimizer])
-            )  # the snapshot undoes it
+            )  # restoring the snapshot removes it
         for step in range(_MOST_STEPS):
             yield step
             if step + 1 >= STEPS and all(stepped[optimizer] >= STEPS for optimizer in optimizers):
@@ -135,7 +135,7 @@ class TrainingSteps:
     @torch.enable_grad()
     def _forward_backward(self, batch: Any, batch_idx: int, optimizer: Any) -> Tensor | None:
         output = self._training_step(batch, batch_idx)
-        # The last step's gradients live until after the forward pass, as in training: both take memory at once.
+        # The last step's gradients live until after the forward pass, as in training: both use memory at the same time.
         if batch_idx % self._trainer.accumulate_grad_batches == 0:
             self._pl_module.on_before_zero_grad(optimizer)
             self._pl_module.optimizer_zero_grad(self._trainer.current_epoch, batch_idx, optimizer)
@@ -158,7 +158,7 @@ class EvaluationSteps:
         trainer: A Trainer; the model is on its device.
         pl_module: The model.
         stage: "validate", "test" or "predict".
-        count: Steps of each loader.
+        count: Steps per loader.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, stage: str, *, count: int = STEPS) -> None:
@@ -168,7 +168,7 @@ class EvaluationSteps:
         self._running_stage, self._name = _EVALUATION[stage]
 
     def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
-        """Run them."""
+        """Run the steps of a trial."""
         with self._evaluating():
             for index, batch in enumerate(batches):
                 which = (index,) if len(batches) > 1 else ()
@@ -182,7 +182,7 @@ class EvaluationSteps:
             self._step(private_names.move_batch(self._trainer, batch), 0, ())
 
     def timed(self, batches: Sequence[Any], timer: Timer, count: int) -> list[float]:
-        """Run some steps of the first loader first, then ``count`` more, and tell the seconds of each."""
+        """Run warm-up steps of the first loader, then ``count`` steps; return the seconds of each."""
         stamps, which = [], (0,) if len(batches) > 1 else ()
         with self._evaluating():
             batch = private_names.move_batch(self._trainer, batches[0])

@@ -1,4 +1,4 @@
-"""Trials: steps at one batch size under the limit, after which everything is as before."""
+"""Trials: steps at one batch size under the limit, after which everything is restored."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mfu_callback.meter.clock import Timer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of one batch size.
+    """The outcome of one batch size.
 
     Attributes:
         size: Samples in the batch of one process.
         fits: Whether its steps ran within the limit, on every process.
-        seconds: How long they took.
-        peak_bytes: The most memory that they took on this process, model included; None where it cannot be told.
-        why: What says so: "ran", or what ran out of memory.
+        seconds: Seconds that the trial took, on the slowest process.
+        peak_bytes: Peak memory of the steps on this process, including the model; None if unknown.
+        why: "ran", or the reason why it does not fit.
     """
 
     size: int
@@ -44,16 +44,16 @@ class Trial:
 
 
 class Trials:
-    """Runs trials on a model and leaves no trace of them.
+    """Runs trials on a model and undoes their effects.
 
     Args:
         trainer: A Trainer whose strategy is set up: optimizers exist and the model is on its device.
         pl_module: The model.
-        limit: The memory that a trial may take.
-        ranks: The processes that try together.
-        open_data: Opens the loaders; called once everything that this may change is kept.
-        warmup_size: The size of the first steps.
-        tell: Is told every trial.
+        limit: The memory that a trial may use.
+        ranks: The processes that search together.
+        open_data: Opens the loaders. Called after everything that this may change is saved.
+        warmup_size: The batch size of the warm-up steps.
+        tell: Called with every trial.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Trials:
 
     @contextmanager
     def prepared(self) -> Iterator[StageData]:
-        """A context for trials: they run unseen by callbacks and loggers, and everything is put back after it.
+        """A context for trials: callbacks and loggers do not see them, and everything is restored at its end.
 
-        What only the first steps of a process take (lazy imports, threads, kernels) is taken first, without a limit:
-        under one it would fail half-way and break the process.
+        Warm-up steps run first, without a limit. They allocate what only the first steps of a process need (lazy
+        imports, threads, kernels). Under a limit that would fail half-way and break the process.
         """
         with ExitStack() as stack:
             stack.enter_context(unseen(self._trainer))
@@ -96,29 +96,29 @@ class Trials:
                 self._clean_up()
 
     def calibrate(self) -> None:
-        """Take the memory in use now as what the limit comes on top of."""
-        with self._ranks.all_or_none("could not find its memory limit"):
+        """Set the limit on top of the memory in use now."""
+        with self._ranks.all_or_none("could not determine its memory limit"):
             self._limit.calibrate(own_bytes=_cpu_bytes(self._pl_module), held_bytes=self._ranks.held_bytes)
 
     @property
     def lost(self) -> list[str]:
-        """The iterators of data sets that gave samples and cannot be rewound."""
+        """Names of the iterators of data sets that samples were drawn from and that cannot be rewound."""
         gave = {id(dataset) for dataset in self._data.iterables}
         return [f"{type(root).__name__}.{name}" for root, name in self._snapshots[-1].lost if id(root) in gave]
 
     @property
     def used_at_zero(self) -> float:
-        """The share of the limit that parameters and gradients take, whatever the size, where it is largest."""
+        """The share of the limit that parameters and gradients use at any size: the largest of any process."""
         limit_bytes = self._limit.limit_bytes()
         tensors = [local(parameter) for parameter in self._pl_module.parameters()]
         own = sum(tensor.nbytes * (2 if tensor.requires_grad else 1) for tensor in tensors)
         return self._ranks.most_of(min(1.0, own / limit_bytes) if limit_bytes else 0.0)
 
     def attempt(self, size: int) -> Outcome:
-        """Run one trial and keep what came of it.
+        """Run one trial, record it and return its outcome.
 
         Raises:
-            RuntimeError: If it broke in another process; an error in this one passes through.
+            RuntimeError: If it failed in another process. An error in this process is raised unchanged.
         """
         why, verdict = self._run(size, self._limit.enforced)
         self.seconds += verdict.seconds
@@ -129,7 +129,7 @@ class Trials:
         return Outcome(fits=verdict.fits, used=verdict.used)
 
     def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
-        """Seconds of each of some steps at a size that is known to fit, on the slowest process."""
+        """Time ``count`` steps at a size that is known to fit; return the seconds of each on the slowest process."""
         mine: list[float] = []
 
         def run() -> None:
@@ -137,7 +137,7 @@ class Trials:
             with self.undisturbed():
                 mine.extend(self._steps.timed(self._data.batches(size), timer, count))
 
-        self._all(run, f"broke while a batch of {size} was timed")
+        self._all(run, f"failed while batch size {size} was timed")
         return [self._ranks.agree(fits=True, used=None, seconds=seconds).seconds for seconds in mine]
 
     def look_at(self, size: int, counter: AbstractContextManager[Any]) -> Any:
@@ -150,7 +150,7 @@ class Trials:
             with self.undisturbed(), counter:
                 self._steps.forward(seen[0])
 
-        self._all(run, f"broke while the FLOPs of a batch of {size} were counted")
+        self._all(run, f"failed while the FLOPs of batch size {size} were counted")
         return seen[0]
 
     def _all(self, run: Callable[[], None], what: str) -> None:
@@ -162,8 +162,8 @@ class Trials:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """A context in which steps log nothing and wait for no other process; what they change stays until the next."""
-        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot puts them back
+        """A context in which steps log nothing and wait for no other process; it does not undo what they change."""
+        for name in ("log", "log_dict"):  # they raise outside of the Trainer's loops; the snapshot restores them
             setattr(self._pl_module, name, _do_nothing)
         with self._ranks.apart():
             yield
@@ -181,10 +181,10 @@ class Trials:
         return data
 
     def _run(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> tuple[str, Verdict]:
-        """Why a size fits or not, and what all processes say of it."""
+        """Run a trial; return the reason why the size fits or not, and the verdict of all processes."""
         start = perf_counter()
         why: str | None = None
-        with self._ranks.all_or_none(f"broke in the trial of {size} samples"):
+        with self._ranks.all_or_none(f"failed in the trial of batch size {size}"):
             why = self._why_not(size, limited)
             self._clean_up()
         verdict = self._ranks.agree(fits=why is None, used=self._used(), seconds=perf_counter() - start)

@@ -1,1 +1,1 @@
-"""The rates of devices, by maker and kind, each with its source."""
+"""The rates of devices by vendor and kind, each with its source."""

@@ -11,7 +11,7 @@ _INSTINCT = "https://www.amd.com/en/products/accelerators/instinct"
 _RADEON = "https://www.amd.com/en/products/graphics/desktops/radeon"
 _RADEON_PRO = "https://www.amd.com/en/products/graphics/workstations"
 
-# fp64 and fp32 are the matrix cores' rates: rocBLAS multiplies with them.
+# fp64 and fp32 are the rates of the matrix cores, which rocBLAS uses.
 _MI300X = Device(
     name="MI300X",
     reported=("Instinct MI300X", "Instinct MI300X VF"),
@@ -55,7 +55,7 @@ INSTINCT: tuple[Device, ...] = (
         bandwidth_gb_per_sec=1638.4,
         source=f"{_INSTINCT}/mi200/mi210.html",
     ),
-    # An MI250 and an MI250X are two dies each, and each die is a device: half of what AMD prints.
+    # An MI250 and an MI250X have two dies each. Each die is a device with half of the figures that AMD prints.
     Device(
         name="MI250 (one of two dies)",
         reported=("Instinct MI250", "Instinct MI250X/MI250", "INSTINCT MI250 (MCM) OAM AC MBA"),
@@ -123,7 +123,7 @@ INSTINCT: tuple[Device, ...] = (
         bandwidth_gb_per_sec=8000,
         source=f"{_INSTINCT}/mi350/mi350x.html",
     ),
-    # AMD rounds its matrix rates to 2.5 and 5 PFLOP/s, and those of the MI350X to 2.3 and 4.6.
+    # AMD prints rounded matrix rates: 2.5 and 5 PFLOP/s for this one, 2.3 and 4.6 for the MI350X.
     Device(
         name="MI355X",
         reported=("Instinct MI355X",),
@@ -256,7 +256,7 @@ RADEON: tuple[Device, ...] = (
     replace(
         _RX_9070_XT,
         name="RX 9060 XT",
-        reported=("Radeon RX 9060 XT",),  # of 8 and of 16 GB
+        reported=("Radeon RX 9060 XT",),  # the card with 8 GB and the one with 16 GB
         dense={"float32": 25.6, "float16": 103, "float8": 205, "int8": 205},
         units=16,
         clock_ghz=3.13,

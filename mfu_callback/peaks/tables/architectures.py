@@ -1,7 +1,8 @@
-"""What one unit of each family of devices does in a clock, from the vendors' whitepapers.
+"""The FLOPs per clock of one unit in each family of devices, from the vendors' whitepapers.
 
-A multiply-accumulate counts 2. Tensor-core rates are dense and accumulate in fp32, which is what training uses: half
-of the rate with accumulation in fp16 on GeForce, the same on the data centre's and the workstations' devices.
+A multiply-accumulate counts as 2. Tensor-core rates are dense and with accumulation in fp32, which training uses. On
+GeForce cards this is half of the rate with accumulation in fp16; on data-center and workstation devices the two are
+equal.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ ADA = Architecture(
     },
     source=_ADA,
 )
-# Its fp8 is not given: half of its int8 with plain instructions, by the whitepaper, and all of it with block scaling.
+# No fp8: by the whitepaper it is half of the int8 rate with plain instructions, but with block scaling it is equal.
 BLACKWELL_GEFORCE = Architecture(
     name="Blackwell (GeForce)",
     flops_per_clock={
@@ -109,14 +110,14 @@ BLACKWELL_GEFORCE = Architecture(
     source=_RTX_BLACKWELL,
 )
 BLACKWELL_PRO = replace(ADA, name="Blackwell (RTX PRO)", source=_RTX_BLACKWELL_PRO)
-# Turing's smallest chip has no tensor cores. Its fp16 is not given: twice its fp32, but with accumulation in fp16.
+# Turing's smallest chip has no tensor cores. No fp16: its rate is twice that of fp32, but accumulates in fp16.
 TURING_TU117 = Architecture(
     name="Turing (TU117)",
     flops_per_clock={"float64": 4, "float32": 128},
     source="https://docs.nvidia.com/cuda/cuda-c-programming-guide/#arithmetic-instructions",
 )
 
-# AMD's rates are per compute unit (CU), of the matrix cores where the family has them for the dtype.
+# AMD's rates are per compute unit (CU), and those of the matrix cores if the family has them for the dtype.
 _CDNA = "https://www.amd.com/content/dam/amd/en/documents/instinct-business-docs/white-papers/amd-cdna-white-paper.pdf"
 _CDNA_2 = (
     "https://www.amd.com/content/dam/amd/en/documents/instinct-business-docs/white-papers/amd-cdna2-white-paper.pdf"
@@ -156,7 +157,7 @@ CDNA_3 = Architecture(
     unit="CUs",
     is_divisible=True,
 )
-# CDNA 4 has no tf32: libraries compose it of bf16, at a rate that nobody prints.
+# CDNA 4 has no tf32: libraries compute it as several bf16 matmuls, at a rate that no source prints.
 CDNA_4 = Architecture(
     name="CDNA 4",
     flops_per_clock={
@@ -172,7 +173,7 @@ CDNA_4 = Architecture(
     is_divisible=True,
     composes_tf32=True,
 )
-# ROCm runs RDNA by workgroup processors (WGPs) of two CUs, and these are the multiprocessors that it reports.
+# The multiprocessors that ROCm reports for RDNA are workgroup processors (WGPs) of two CUs.
 RDNA_3 = Architecture(
     name="RDNA 3",
     flops_per_clock={"float64": 16, "float32": 512, "float16": 1024, "bfloat16": 1024, "int8": 1024},
@@ -192,7 +193,7 @@ RDNA_4 = Architecture(
     source=_RDNA,
     unit="WGPs",
 )
-# A card of two stacks is two devices, or one of twice the Xe-cores; some have an eighth of them switched off.
+# A card with two stacks is two devices, or one with twice the Xe-cores. Some have an eighth of the cores switched off.
 XE_HPC = Architecture(
     name="Xe-HPC",
     flops_per_clock={

@@ -1,7 +1,8 @@
-"""The device table: the rows of every family, and those of a name.
+"""The device table: all rows, and a look-up of rows by name.
 
-Add a device by adding a row to its family's file: the names that its driver reports, the dense rates that its vendor
-prints, and where. A dtype that the vendor does not print follows from the architecture, the units and the clock.
+To add a device, add a row to the file of its family, with the names that its driver reports, the dense rates that its
+vendor prints, and the URL of that source. A rate that the vendor does not print is derived from the architecture, the
+units and the clock.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ DEVICES: tuple[Device, ...] = (
     *GOOGLE,
 )
 
-# Words that do not tell one device from another: vendor, brand, and the marks of trade.
+# Words that do not distinguish devices: vendor, brand, and trademark signs.
 _NEUTRAL = frozenset(("nvidia", "amd", "intel", "google", "geforce", "tesla", "gpu", "tm", "r"))
-# NVIDIA's driver writes SUPER on a desktop's card and Super on a laptop's.
+# NVIDIA's driver writes SUPER for a desktop GPU and Super for a laptop GPU.
 _LAPTOP_SUPER = re.compile(r"\b(?!SUPER\b)(?i:super)\b")
 
 
 def rows_of(device_name: str) -> tuple[Device, ...]:
-    """The rows with this name, compared word by word; several where different devices report the same."""
+    """The rows with this name, compared word by word. There are several if different devices report the same name."""
     return _ROWS.get(_words(device_name), ())
 
 

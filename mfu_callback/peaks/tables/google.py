@@ -1,4 +1,4 @@
-"""Google's TPUs, as torch_xla sees them: a chip is one device, but two in v2, v3 and v7x."""
+"""Google's TPUs, as torch_xla sees them: a chip is one device, except in v2, v3 and v7x, where it is two."""
 
 from __future__ import annotations
 

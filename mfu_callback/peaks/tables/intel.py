@@ -18,7 +18,7 @@ INTEL: tuple[Device, ...] = (
         bandwidth_gb_per_sec=1228.8,
         source=f"{_SKU}/232876/intel-data-center-gpu-max-1100/specifications.html",
     ),
-    # Each of its two stacks is a device.
+    # Each of the two stacks is a device.
     Device(
         name="Data Center GPU Max 1550 (one of two stacks)",
         reported=("Data Center GPU Max 1550",),
@@ -92,7 +92,7 @@ INTEL: tuple[Device, ...] = (
         bandwidth_gb_per_sec=2450,
         source="https://www.intel.com/content/www/us/en/content-details/839363/intel-gaudi-2-ai-accelerators-white-paper.html",
     ),
-    # As revised: at launch the white paper had 1835, for a clock of 1.75 GHz that devices do not run at.
+    # The revised rates. At launch the white paper had 1835, for a clock of 1.75 GHz at which devices do not run.
     Device(
         name="Gaudi 3",
         reported=("GAUDI3",),

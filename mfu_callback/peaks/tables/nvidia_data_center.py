@@ -18,7 +18,7 @@ _A100_SHEET = (
     "https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/"
     "nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf"
 )
-# NVIDIA's page of the A800 is gone; a cloud has a copy of its table.
+# NVIDIA's page of the A800 is gone. A cloud provider has a copy of its table.
 _A800_SHEET = "https://www.ctyun.cn/developer/article/437601152262213"
 _A800_ACTIVE = "https://www.nvidia.com/en-us/products/workstations/a800/"
 _A30 = "https://www.nvidia.com/en-us/data-center/products/a30-gpu/"
@@ -30,13 +30,14 @@ _A2 = "https://www.nvidia.com/en-us/data-center/products/a2/"
 _L4 = "https://www.nvidia.com/en-us/data-center/l4/"
 _L40 = "https://www.nvidia.com/en-us/data-center/l40/"
 _L40S = "https://www.nvidia.com/en-us/data-center/l40s/"
-# NVIDIA has no page for these two: a cloud prints the L20's rates, the press the table that customers were given.
+# NVIDIA has no page for these two. A cloud provider prints the L20's rates; the press printed the table that NVIDIA
+# gave to its customers.
 _L20 = "https://www.alibabacloud.com/help/zh/egs/gpu-accelerated-compute-optimized-instance-families"
 _L2 = "https://www.tomshardware.com/news/no-nvidia-isnt-breaking-gpu-sanctions-analyst"
 _H100 = "https://www.nvidia.com/en-us/data-center/h100/"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 _GH200 = "https://resources.nvidia.com/en-us-grace-cpu/grace-hopper-superchip"
-# NVIDIA has no page for the H20: the press printed the table that it gave to its customers.
+# NVIDIA has no page for the H20. The press printed the table that NVIDIA gave to its customers.
 _H20 = "https://www.tomshardware.com/news/no-nvidia-isnt-breaking-gpu-sanctions-analyst"
 _HGX = "https://www.nvidia.com/en-us/data-center/hgx/"
 _GB200 = "https://www.nvidia.com/en-us/data-center/gb200-nvl72/"
@@ -68,7 +69,7 @@ _V100_SXM3 = replace(
     _V100_SXM2,
     name="V100 SXM3 32GB",
     reported=("V100-SXM3-32GB",),
-    dense={"float16": 2000 / 16},  # a DGX-2 has 16 and is rated 2 PFLOP/s; nothing else is printed
+    dense={"float16": 2000 / 16},  # a DGX-2 has 16 and is rated 2 PFLOP/s; no other rate is printed
     memory_gb=32,
     bandwidth_gb_per_sec=None,
     source=_DGX_2,
@@ -162,7 +163,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
     ),
     _P100_PCIE,
     replace(_P100_PCIE, name="P100 PCIe 12GB", reported=("P100-PCIE-12GB",), memory_gb=12, bandwidth_gb_per_sec=549),
-    # No fast fp16: P40 and P4 have it at 1/64 of fp32.
+    # No fp16: the P40 and P4 compute it at 1/64 of the fp32 rate.
     Device(
         name="P40",
         reported=("P40",),
@@ -182,7 +183,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
     _V100_SXM2,
     replace(_V100_SXM2, name="V100 SXM2 32GB", reported=("V100-SXM2-32GB",), memory_gb=32),
     _V100_SXM3,
-    # A DGX-2H has the 450 W version of it: 16 are rated 2.1 PFLOP/s.
+    # A DGX-2H has 16 of its 450 W version and is rated 2.1 PFLOP/s.
     replace(
         _V100_SXM3,
         name="V100 SXM3 32GB (DGX-2H)",
@@ -190,7 +191,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         dense={"float16": 2100 / 16},
         clock_ghz=1.597,
     ),
-    # Four are rated 0.5 PFLOP/s.
+    # A DGX Station has four and is rated 0.5 PFLOP/s.
     replace(_V100_SXM3, name="V100 DGX Station 32GB", reported=("V100-DGXS-32GB",), source=_DGX_STATION),
     _V100_PCIE,
     replace(_V100_PCIE, name="V100 PCIe 32GB", reported=("V100-PCIE-32GB",), memory_gb=32),
@@ -203,7 +204,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         memory_gb=32,
         bandwidth_gb_per_sec=1134,
     ),
-    # NVIDIA no longer prints its rates: they follow from the boost clock in TechPowerUp's database.
+    # NVIDIA no longer prints its rates. They are derived from the boost clock in TechPowerUp's database.
     replace(
         _V100_PCIE, name="V100 FHHL", reported=("V100-FHHL-16GB",), dense={}, clock_ghz=1.29, bandwidth_gb_per_sec=None
     ),
@@ -262,7 +263,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         bandwidth_gb_per_sec=696,
         source=_A40,
     ),
-    # One of the card's four GPUs.
+    # The device is one of the card's four GPUs.
     Device(
         name="A16",
         reported=("A16",),
@@ -285,7 +286,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         bandwidth_gb_per_sec=600,
         source=_A10,
     ),
-    # The tensor cores of A10G, L20 and L40 are rated at half of their architecture's rate per clock, int8 included.
+    # The tensor cores of A10G, L20 and L40 are rated at half of their architecture's FLOPs per clock, also for int8.
     Device(
         name="A10G",
         reported=("A10G",),
@@ -377,7 +378,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         source=HOPPER.source,
     ),
     _H100_NVL,
-    # The H800's fp64 is cut and its tensor cores are not, so that it is not of Hopper's rates per clock.
+    # The H800's fp64 is cut and its tensor cores are not, so Hopper's FLOPs per clock do not apply to it.
     Device(
         name="H800 SXM",
         reported=("H800", "H800 80GB HBM3"),
@@ -414,8 +415,8 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         bandwidth_gb_per_sec=4800,
         source=_H200,
     ),
-    # The H20's rates are dense as printed (148 is 15 % of the H100's 989). The 44 TFLOP/s that the same table gives
-    # for fp32 are left out: 78 SMs would have to run at 2.2 GHz, and their boost clock is 1.98 GHz.
+    # The H20's printed rates are dense (148 is 15 % of the H100's 989). The same table gives 44 TFLOP/s for fp32. They
+    # are left out: 78 SMs would have to run at 2.2 GHz, but their boost clock is 1.98 GHz.
     _H20_96GB,
     replace(
         _H20_96GB,
@@ -424,7 +425,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         memory_gb=141,
         bandwidth_gb_per_sec=None,
     ),
-    # A GH200's driver spells the processor's memory (480 or 120 GB), not the GPU's 96 GB, up to its HBM3e version.
+    # Before the HBM3e version, a GH200's name gives the CPU's memory (480 or 120 GB), not the GPU's 96 GB.
     _GH200_96GB,
     replace(
         _GH200_96GB,
@@ -433,8 +434,9 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         memory_gb=144,
         bandwidth_gb_per_sec=4900,
     ),
-    # NVIDIA revised Blackwell's rates: B200's fp64 and fp32 from 40 and 80, GB200's from 45 and 90. These are the later
-    # ones. The HGX page prints a board of eight GPUs, the GB200's a superchip of two: an eighth and a half of that.
+    # NVIDIA revised Blackwell's rates: fp64 and fp32 were 40 and 80 for the B200, 45 and 90 for the GB200. These are
+    # the later rates. The HGX page prints those of a board of eight GPUs, so they are divided by 8. The GB200's page
+    # prints those of a superchip of two, so they are divided by 2.
     Device(
         name="B200",
         reported=("B200",),
@@ -467,7 +469,8 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         bandwidth_gb_per_sec=8000,
         source=_GB200,
     ),
-    # Blackwell Ultra gave up most of fp64 and int8. The board's int8 is printed too coarsely (3 POP/s) to be divided.
+    # Blackwell Ultra dropped most of its fp64 and int8 rates. The board's int8 is printed too coarsely (3 POP/s) to be
+    # divided.
     Device(
         name="B300",
         reported=("B300 SXM6 AC",),

@@ -5,16 +5,16 @@ from __future__ import annotations
 from mfu_callback.peaks.tables.architectures import ADA_GEFORCE, AMPERE_GEFORCE, BLACKWELL_GEFORCE, TURING_GEFORCE
 from mfu_callback.peaks.tables.device import Device
 
-# NVIDIA's table of the cores and boost clocks of every card, for those whose tensor rates it does not print.
+# NVIDIA's table of cores and boost clocks: the source for cards whose tensor rates NVIDIA does not print.
 _CARDS = "https://www.nvidia.com/en-us/geforce/graphics-cards/compare/"
 _4090_D = "https://www.nvidia.cn/geforce/graphics-cards/40-series/rtx-4090-d/"
 
 
-# A plain RTX 2060, 2070 or 2080 is missing: laptops report these names too, at other clocks.
-# Ada's rates at fp8 are those of accumulation in fp32, as version 2.02 of the whitepaper corrected them. Blackwell's
-# are not here: its whitepaper prints half the rate for accumulation in fp32 too, but its block-scaled instructions
-# accumulate in fp32 at the full one, and cuBLASLt reaches it.
-# The RTX 5090 D and its v2 are missing: their tensor cores are slowed, and NVIDIA prints by how much at fp4 alone.
+# The plain RTX 2060, 2070 and 2080 are missing: laptop GPUs with other clocks report the same names.
+# Ada's fp8 rates are those with accumulation in fp32, as corrected in version 2.02 of the whitepaper. Blackwell's are
+# left out: its whitepaper also prints half the rate for accumulation in fp32, but its block-scaled instructions
+# accumulate in fp32 at the full rate, and cuBLASLt reaches that.
+# The RTX 5090 D and its v2 are missing: their tensor cores are slowed down, and NVIDIA prints the factor only for fp4.
 NVIDIA_GEFORCE: tuple[Device, ...] = (
     Device(
         name="RTX 2060 SUPER",
@@ -46,7 +46,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         bandwidth_gb_per_sec=496,
         source=_CARDS,
     ),
-    # Rated at the reference clock; the whitepaper also has the Founders Edition's, 1.635 GHz.
+    # Rated at the reference clock. The whitepaper also gives the clock of the Founders Edition, 1.635 GHz.
     Device(
         name="RTX 2080 Ti",
         reported=("GeForce RTX 2080 Ti",),
@@ -88,7 +88,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         bandwidth_gb_per_sec=224,
         source=_CARDS,
     ),
-    # One name has 12 GB at 360 GB/s or 8 GB at 240 GB/s.
+    # Two cards report this name: with 12 GB at 360 GB/s and with 8 GB at 240 GB/s.
     Device(
         name="RTX 3060",
         reported=("GeForce RTX 3060",),
@@ -97,7 +97,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         clock_ghz=1.777,
         source=_CARDS,
     ),
-    # One name has GDDR6 at 448 GB/s or GDDR6X at 608 GB/s.
+    # Two cards report this name: with GDDR6 at 448 GB/s and with GDDR6X at 608 GB/s.
     Device(
         name="RTX 3060 Ti",
         reported=("GeForce RTX 3060 Ti",),
@@ -191,7 +191,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         bandwidth_gb_per_sec=272,
         source=_CARDS,
     ),
-    # One name has 8 or 16 GB.
+    # Two cards report this name: with 8 GB and with 16 GB.
     Device(
         name="RTX 4060 Ti",
         reported=("GeForce RTX 4060 Ti",),
@@ -201,7 +201,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         bandwidth_gb_per_sec=288,
         source=_CARDS,
     ),
-    # One name has GDDR6X at 504 GB/s or GDDR6 at 480 GB/s.
+    # Two cards report this name: with GDDR6X at 504 GB/s and with GDDR6 at 480 GB/s.
     Device(
         name="RTX 4070",
         reported=("GeForce RTX 4070",),
@@ -303,7 +303,7 @@ NVIDIA_GEFORCE: tuple[Device, ...] = (
         bandwidth_gb_per_sec=448,
         source=_CARDS,
     ),
-    # One name has 8 or 16 GB.
+    # Two cards report this name: with 8 GB and with 16 GB.
     Device(
         name="RTX 5060 Ti",
         reported=("GeForce RTX 5060 Ti",),

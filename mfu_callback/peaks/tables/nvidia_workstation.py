@@ -38,11 +38,11 @@ _RTX_PRO_5000_72GB = "https://blogs.nvidia.com/blog/rtx-pro-5000-72gb-blackwell-
 _RTX_PRO_6000_SERVER = "https://www.nvidia.com/en-us/data-center/rtx-pro-6000-blackwell-server-edition/"
 
 
-# The Quadro RTX 3000, 4000, 5000 and 6000 are missing: laptops report these names too, at other clocks.
-# What a page of the RTX A series calls tensor performance is fp16 with sparsity.
-# What a page of Ada's cards calls tensor performance is fp8 with sparsity. For Blackwell's it is AI TOPS, fp4 with
-# sparsity: 8192 in a clock and SM, from which comes the clock of the RTX PRO 4000 SFF, 4500 and 5000.
-# The RTX 6000D is missing: no source tells whether its tensor cores are slowed like those of the RTX 5090 D.
+# The Quadro RTX 3000, 4000, 5000 and 6000 are missing: laptop GPUs with other clocks report the same names.
+# "Tensor performance" means fp16 with sparsity on the pages of the RTX A series, and fp8 with sparsity on those of the
+# Ada cards. The Blackwell pages print AI TOPS instead, fp4 with sparsity. That is 8192 per clock and SM, from which the
+# clocks of the RTX PRO 4000 SFF, 4500 and 5000 are derived.
+# The RTX 6000D is missing: no source says whether its tensor cores are slowed down like those of the RTX 5090 D.
 NVIDIA_WORKSTATION: tuple[Device, ...] = (
     Device(
         name="Quadro GP100",
@@ -66,7 +66,7 @@ NVIDIA_WORKSTATION: tuple[Device, ...] = (
         bandwidth_gb_per_sec=870,
         source=_GV100,
     ),
-    # Its tensor cores are rated below its boost clock, at which they would do 119 TFLOP/s.
+    # Its tensor cores are rated for less than its boost clock, at which they would reach 119 TFLOP/s.
     Device(
         name="TITAN V",
         reported=("TITAN V",),
@@ -278,7 +278,7 @@ NVIDIA_WORKSTATION: tuple[Device, ...] = (
         bandwidth_gb_per_sec=280,
         source=_PRODUCTS + "rtx-4000-sff/",
     ),
-    # Its tensor performance is printed as 327.6 TFLOP/s: 427.6 follow from its clock, as from its fp32 rate.
+    # Its tensor performance is printed as 327.6 TFLOP/s, but 427.6 follow from its clock and from its fp32 rate.
     Device(
         name="RTX 4000 Ada Generation",
         reported=("RTX 4000 Ada Generation",),
