@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gpt import GPT, SIZES, get_config
 from mfu_callback import count_flops
-from mfu_callback.finder.foretold.predict import bytes_of
+from mfu_callback.finder.prediction.predict import bytes_of
 from scripts.bench_parts.plot import draw
 from scripts.bench_parts.replaced import VECTOR_PEAKS, vector_peak
 from scripts.bench_parts.row import Request, Row, table_of

@@ -1,4 +1,4 @@
-"""Which batch the four GPT sizes could have on the devices of the peaks table, foretold without any of them.
+"""Which batch the four GPT sizes could have on the devices of the peaks table, predicted without any of them.
 
 The memory of a training step is followed on fake tensors (mfu_callback.predict_memory), so that no memory is taken. The
 figures of devices are estimates: they are those of a CPU's operators, less a reserve for what a device takes beside the
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt import SIZES, GPTModule
-from mfu_callback.finder.foretold.predict import fake_step, largest_within, reserve_of
+from mfu_callback.finder.prediction.predict import fake_step, largest_within, reserve_of
 from mfu_callback.peaks.tables.device import Device
 from mfu_callback.peaks.tables.devices import DEVICES
 from scripts.plan_parts.check import CASES, check

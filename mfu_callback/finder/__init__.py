@@ -2,8 +2,8 @@
 
 from mfu_callback.finder.callback import BatchSizeFinder
 from mfu_callback.finder.find_batch_size import find_batch_size
-from mfu_callback.finder.foretold.memory import MemoryPrediction
-from mfu_callback.finder.foretold.predict import (
+from mfu_callback.finder.prediction.memory import MemoryPrediction
+from mfu_callback.finder.prediction.predict import (
     BatchSizePrediction,
     PredictionError,
     predict_batch_size,

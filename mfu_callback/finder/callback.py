@@ -121,7 +121,7 @@ class BatchSizeFinder(FindsBatchSize):
         else:
             self._search(trainer, pl_module, "fit")
         with random_state_kept():  # creating a loader's iterator draws a seed, as the first creation did
-            private_names.set_up_anew(trainer)
+            private_names.rebuild_loaders_and_optimizers(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the training loaders use the size found."""

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from mfu_callback.finder.data.samples import MOST_SAMPLES
 from mfu_callback.finder.data.stage_data import StageData
-from mfu_callback.finder.foretold.predict import guess_batch_size
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
+from mfu_callback.finder.prediction.predict import guess_batch_size
 from mfu_callback.finder.progress import SearchProgress
 from mfu_callback.finder.rate import Rates
 from mfu_callback.finder.result import BatchSizeResult
@@ -65,7 +65,7 @@ class Search:
             self._ranks,
             self._open_data,
             warmup_size=min(2, options.largest(None)),
-            tell=self._progress.tell,
+            report=self._progress.report,
         )
 
     def run(self) -> BatchSizeResult:
@@ -114,7 +114,7 @@ class Search:
             max_size=most,
             multiple_of=options.multiple_of,
             resolution=options.resolution,
-            foretold_only=not self.limit.is_enforced,
+            predicted_only=not self.limit.is_enforced,
             used_at_zero=self._trials.used_at_zero,
             is_over=self._is_over,
         )

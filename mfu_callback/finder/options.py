@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OBJECTIVES = ("memory", "throughput")
-MOST_SAMPLES = 2**20  # the default of max_size: making a larger batch takes seconds
+DEFAULT_MAX_SIZE = 2**20  # the default of max_size: making a larger batch takes seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +49,5 @@ class Options:
 
     def largest(self, most_in_data: int | None) -> int:
         """The largest size to try; ``most_in_data`` is the largest batch that the data can fill, None for no limit."""
-        sizes = [MOST_SAMPLES if self.max_size is None else self.max_size]
+        sizes = [DEFAULT_MAX_SIZE if self.max_size is None else self.max_size]
         return max(self.multiple_of, min([*sizes, *([] if most_in_data is None else [most_in_data])]))

@@ -33,7 +33,7 @@ class SearchProgress:
             with self._status:
                 yield
 
-    def tell(self, trial: Trial) -> None:
+    def report(self, trial: Trial) -> None:
         """Report one trial."""
         text = f"batch {trial.size:,} {'fits' if trial.fits else 'does not fit'}"
         peak = "" if trial.peak_bytes is None else f", {trial.peak_bytes / 2**20:,.1f} MiB"

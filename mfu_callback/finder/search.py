@@ -35,7 +35,7 @@ def find_largest(
     max_size: int | None = None,
     multiple_of: int = 1,
     resolution: float = 0.01,
-    foretold_only: bool = False,
+    predicted_only: bool = False,
     used_at_zero: float = 0.0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> int | None:
@@ -54,7 +54,7 @@ def find_largest(
         multiple_of: Only multiples of this number are attempted.
         resolution: The search ends when the smallest size that failed is at most this share above the largest that
             fitted. Below ``1 / resolution`` the result is exact, and with 0 it is always exact.
-        foretold_only: Whether to attempt only sizes that the peaks predict to fit. The search then ends when none is
+        predicted_only: Whether to attempt only sizes that the peaks predict to fit. The search then ends when none is
             left.
         used_at_zero: The share of the limit that every size uses at least; it improves predictions from a single peak.
         is_over: Whether to end with the largest size that fitted so far; called only after a size has fitted.
@@ -63,7 +63,7 @@ def find_largest(
         The largest size known to fit, or None if not even the smallest does.
 
     Raises:
-        ValueError: If ``foretold_only`` is set and a size fits whose peak is unknown.
+        ValueError: If ``predicted_only`` is set and a size fits whose peak is unknown.
 
     Example:
         >>> find_largest(lambda size: Outcome(fits=size <= 37))
@@ -74,7 +74,7 @@ def find_largest(
         guess=None if guess is None else guess // multiple_of,
         most=None if max_size is None else max_size // multiple_of,
         resolution=resolution,
-        foretold_only=foretold_only,
+        predicted_only=predicted_only,
         used_at_zero=used_at_zero,
     )
     while (size := search.next_size()) is not None:
@@ -97,7 +97,7 @@ class _Search:
         guess: int | None,
         most: int | None,
         resolution: float,
-        foretold_only: bool,
+        predicted_only: bool,
         used_at_zero: float,
     ) -> None:
         self.fitted = 0
@@ -105,7 +105,7 @@ class _Search:
         self._first = first if most is None else min(first, most)
         self._guess = guess
         self._resolution = resolution
-        self._foretold_only = foretold_only
+        self._predicted_only = predicted_only
         self._used_at_zero = used_at_zero
         self._peaks: list[tuple[int, float]] = []  # sizes that fitted and their peaks, rising
         self._has_failed = False
@@ -120,7 +120,7 @@ class _Search:
             return
         if outcome.used is not None:
             self._peaks.append((size, outcome.used))
-        elif self._foretold_only:
+        elif self._predicted_only:
             raise ValueError(f"The peak at size {size} is not known, so no larger size can be predicted to fit.")
         self._steps_up = self._steps_up + 1 if self._is_stepping else 0
         self.fitted, self._failures = size, 0
@@ -131,7 +131,7 @@ class _Search:
             return None
         if not self.fitted:
             return self._first if self._failed is None or self._failed > self._first else self._failed // 2
-        size = self._foretold() if self._foretold_only else self._wanted()
+        size = self._predicted() if self._predicted_only else self._wanted()
         if self._failed is not None:
             size = min(size, self._failed - 1)
         return size if size > self.fitted else None
@@ -173,17 +173,17 @@ class _Search:
         assert self._failed is not None
         return (self.fitted + self._failed) // 2
 
-    def _foretold(self) -> int:
+    def _predicted(self) -> int:
         """The largest size that the peaks predict to fit, approached from below."""
         if self._failures:
             return self._middle()
         line = self._limit()
         if line is None:
-            return self._foretold_by_one_peak()
+            return self._predicted_by_one_peak()
         limit, is_near = line
         return int(limit) - self._step() // 2 if is_near else self.fitted + int(_APPROACH * (limit - self.fitted))
 
-    def _foretold_by_one_peak(self) -> int:
+    def _predicted_by_one_peak(self) -> int:
         size, used = self._peaks[-1]
         per_size = (used - self._used_at_zero) / size
         return min(size + int((1 - used) / per_size), _LEAP * size) if per_size > 0 else _LEAP * size

@@ -1,1 +1,1 @@
-"""MFUCallback, and everything else that listens to a Lightning Trainer."""
+"""MFUCallback and the code behind it that works with a Lightning Trainer."""

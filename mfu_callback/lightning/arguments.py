@@ -1,4 +1,4 @@
-"""What may be given to MFUCallback."""
+"""The arguments of MFUCallback and their checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mfu_callback.peaks import Peak, PeakArgument
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """The arguments of `MFUCallback`, where they are described.
+    """The arguments of `MFUCallback`, which describes them.
 
     Raises:
-        ValueError: If one is not what it may be; it is named, with what may be given.
+        ValueError: If an argument has a value that is not allowed; the message names it and the allowed values.
     """
 
     flops: FlopsArgument
@@ -35,12 +35,12 @@ class Arguments:
         self._check_counting()
         self._check_peak()
         if isinstance(self.tokens, int) and self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens!r} must be at least 1: the tokens of every batch.")
+            raise ValueError(f"tokens={self.tokens!r} must be at least 1. It is the number of tokens in every batch.")
         if self.sync not in SYNCS:
             raise ValueError(f"sync={self.sync!r} is not known. Use one of {SYNCS}.")
         if self.warmup_steps < 0:
             raise ValueError(
-                f"warmup_steps={self.warmup_steps!r} must not be negative; 0 leaves only the counting step out."
+                f"warmup_steps={self.warmup_steps!r} must not be negative. 0 leaves out only the counting step."
             )
 
     def _check_counting(self) -> None:
@@ -48,9 +48,9 @@ class Arguments:
         if isinstance(flops, str) and flops not in COUNTERS:
             raise ValueError(f"flops={flops!r} is not known. Use one of {COUNTERS}, FLOPs per token, or a callable.")
         if isinstance(flops, int | float) and flops <= 0:
-            raise ValueError(f"flops={flops!r} must be above 0: the model FLOPs of forward and backward per token.")
+            raise ValueError(f"flops={flops!r} must be above 0: model FLOPs of forward and backward per token.")
         if factor != "measured" and (isinstance(factor, str) or factor < 0):
-            raise ValueError(f"backward_factor={factor!r} must be 'measured' or at least 0; 2.0 is the usual one.")
+            raise ValueError(f"backward_factor={factor!r} must be 'measured' or at least 0; 2.0 is the usual value.")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention={self.attention!r} is not known. Use one of {ATTENTIONS}.")
 
@@ -59,4 +59,4 @@ class Arguments:
         if peak is not None and peak != "measured" and (isinstance(peak, bool) or not isinstance(peak, Real | Peak)):
             raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', a Peak, or FLOP/s as a number.")
         if isinstance(peak, Real) and not 0 < peak < math.inf:
-            raise ValueError(f"peak={peak!r} must be above 0, in FLOP/s of one device: 312e12, say.")
+            raise ValueError(f"peak={peak!r} must be above 0 and finite: FLOP/s of one device, for example 312e12.")

@@ -1,4 +1,4 @@
-"""MFUCallback: the public callback. It hands every hook of the Trainer's to the run that it measures (run.py)."""
+"""MFUCallback, the public callback. It passes the Trainer's hooks to the measured run (run.py)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mfu_callback.peaks import PeakArgument
 
 
 class MFUCallback(Callback):
-    """Logs tokens/sec, MFU and where the rest of the machine went, for any LightningModule.
+    """Logs tokens/sec, MFU and where the rest of the device's peak was lost, for any LightningModule.
 
-    Counts the forward FLOPs in the first training batch of every shape (those steps and the warm-up are left out of
-    the timing), takes ``1 + backward_factor`` times that for forward and backward, and times every step by phases.
-    Logs at the Trainer's ``log_every_n_steps``, at the step of the user's metrics:
+    Counts the FLOPs of the forward pass in the first training batch of every shape. Forward and backward together count
+    as ``1 + backward_factor`` times that. Times every step by phases; the counted steps and the warm-up are left out of
+    the timing. Logs at the Trainer's ``log_every_n_steps``, at the same step as the user's metrics:
 
     ==================================== ============================= =================================================
     tag                                  unit                          logged when
     ==================================== ============================= =================================================
     ``throughput/tokens_per_sec``        1/s, all devices              the batch has tokens
-    ``throughput/real_tokens_per_sec``   1/s, all devices              attention masks tell tokens from padding
+    ``throughput/real_tokens_per_sec``   1/s, all devices              attention masks mark the padding
     ``throughput/samples_per_sec``       1/s, all devices              the batch has a tensor
     ``throughput/device/tokens_per_sec`` 1/s, one device               the batch has tokens
     ``throughput/device/tflops_per_sec`` 1e12 FLOP/s, one device       FLOPs are known
@@ -45,32 +45,32 @@ class MFUCallback(Callback):
     ``memory/peak_gib``                  GiB                           the device reports it
     ==================================== ============================= =================================================
 
-    After fit, :attr:`summary` holds the whole run's figures; a short table of them is printed, and
-    ``mfu_summary.json`` written to the logger's directory.
+    After fit, :attr:`summary` holds the figures of the whole run. A short table of them is printed, and
+    ``mfu_summary.json`` is written to the logger's directory.
 
     Args:
-        flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules; "dispatch" counts
-            operators alone; "thop-modules" takes exactly what `thop.profile` would return, times 2; a number is the
-            model FLOPs of forward and backward per token; a callable gets the batch and returns the model FLOPs of
+        flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules. "dispatch" counts
+            operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. A number is the
+            model FLOPs of forward and backward per token. A callable receives the batch and returns the model FLOPs of
             its forward and backward.
-        backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" takes the backward
-            FLOPs that really ran with the counted batch.
-        attention: "full" counts the whole T x S square of attention, as the field does; "causal" only the pairs that
-            attend: half the square for a causal kernel, exactly those of a window or a mask.
-        peak: Dense peak of one device, in FLOP/s or as a `Peak`; None looks the device up at the dtype that the matmuls
-            run in, and measures it where it is unknown; "measured" takes the measured one always. A measured peak is
-            kept on disk (`measure_peak`).
-        tokens: Tokens of every batch, or a callable from a batch to its tokens; None finds them (`count_tokens`).
-        sync: When the device is waited for: "step", at both ends of each step; "window", only where metrics are logged;
-            "events", never: its events are read when it has come to them. All the same on a CPU.
-        warmup_steps: Optimizer steps at the start of fit to leave out.
-        modules: Whether to time every module in a few batches, whose steps are left out of the timing; the summary and
-            the report then tell FLOPs, time and MFU by module.
-        board: Whether TensorBoard loggers are given a dashboard (custom scalars), a card (text) and HParams beside the
-            values, and what the tab "MFU" shows of the run.
+        backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" uses the backward FLOPs
+            that really ran in the counted batch.
+        attention: "full" counts the whole T x S square of attention, as the field does. "causal" counts only the pairs
+            that attend: half the square for a causal kernel, exactly the pairs of a window or a mask.
+        peak: Dense peak of one device, in FLOP/s or as a `Peak`. None looks the device up at the dtype of the matmuls,
+            and measures it if it is unknown. "measured" always uses the measured peak. A measured peak is kept on
+            disk (`measure_peak`).
+        tokens: Tokens of every batch, or a callable that returns those of a batch; None finds them (`count_tokens`).
+        sync: When to wait for the device: "step", at both ends of each step; "window", only when metrics are logged;
+            "events", never: device events are read once the device has reached them. On a CPU all are the same.
+        warmup_steps: Number of optimizer steps to leave out at the start of fit.
+        modules: Whether to time each module in a few batches, whose steps are left out of all other figures. The
+            summary and the report then have FLOPs, time and MFU by module.
+        board: Whether to write a dashboard (custom scalars), a card (text), HParams and the data of the tab "MFU" to
+            TensorBoard loggers, besides the values.
 
     Raises:
-        ValueError: If an argument is not one of these.
+        ValueError: If an argument has a value that is not allowed.
 
     Example:
         >>> trainer = Trainer(callbacks=[MFUCallback()])  # doctest: +SKIP
@@ -105,24 +105,24 @@ class MFUCallback(Callback):
         self._run: MeasuredRun | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy of the callback takes over: its arguments and its summary, nothing of a run that is going on."""
+        """State for copies: the arguments and the summary, without a run in progress."""
         return {**vars(self), "_run": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
         if stage == "fit":
-            self._let_go()  # of a fit that ended without a teardown
+            self._let_go()  # a fit may have ended without a teardown
             self._run = MeasuredRun(trainer, pl_module, self._arguments)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Setting up is over."""
+        """Setup is over."""
         if self._run is not None:
-            self._run.rest_was("setup")
+            self._run.assign_rest("setup")
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The sanity check is over."""
         if self._run is not None:
-            self._run.rest_was("sanity")
+            self._run.assign_rest("sanity")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts."""
@@ -140,19 +140,19 @@ class MFUCallback(Callback):
             self._run.begin_batch(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """The forward is over."""
+        """The forward pass is over and the backward pass begins."""
         if self._run is not None:
             self._run.begin_backward()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The backward is over."""
+        """The backward pass is over."""
         if self._run is not None:
             self._run.end_backward()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Clipping and the optimizer begin."""
+        """Gradient clipping and the optimizer step begin."""
         if self._run is not None:
             self._run.begin_optimizer()
 
@@ -169,7 +169,7 @@ class MFUCallback(Callback):
             self.summary = self._run.finish() or self.summary
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The run breaks off."""
+        """The run is ended by an exception."""
         if self._run is not None:
             self.summary = self._run.break_off() or self.summary
             self._let_go()

@@ -1,4 +1,4 @@
-"""Counting the FLOPs of each shape of batch in the very step that trains on it."""
+"""Counts the FLOPs of each batch shape in the step that trains on it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.rules.thop import conflict_with_thop
 from mfu_callback.meter.meter import MFUMeter
 
-# From here on a wrong backward factor is worth a warning: the share by which the training FLOPs are off.
+# Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
 _TOLERANCE = 0.05
 
 
 class Counting:
-    """Watches the steps whose FLOPs are not known yet, and tells what it found.
+    """Counts FLOPs in the steps whose FLOPs are not known yet, and reports the result.
 
     Args:
-        meter: Says which steps those are, and takes the counts.
-        module: The module that trains.
-        warn_once: Called with a subject and a message.
-        hand_on: Called with the first count that found anything.
+        meter: Knows which steps must be counted, and stores the counts.
+        module: The model.
+        warn_once: Warns with a message, once per subject.
+        on_first_count: Called with the first count that found any FLOPs.
     """
 
     def __init__(
@@ -33,22 +33,22 @@ class Counting:
         meter: MFUMeter,
         module: nn.Module,
         warn_once: Callable[[str, str], None],
-        hand_on: Callable[[FlopCount], None],
+        on_first_count: Callable[[FlopCount], None],
     ) -> None:
         self._meter = meter
         self._module = module
         self._warn_once = warn_once
-        self._hand_on = hand_on
+        self._on_first_count = on_first_count
         self._counter: FlopCounter | None = None
         self._calls = 0
         self._state_is_known = False
 
     def forget_state(self) -> None:
-        """What is frozen may change now; it is looked up at the next batch."""
+        """Check again at the next batch which parameters are frozen."""
         self._state_is_known = False
 
     def around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap what runs a batch's forward, its backward and the optimizer."""
+        """Wrap the method that runs the forward pass, the backward pass and the optimizer for a batch."""
 
         @functools.wraps(run)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -67,13 +67,13 @@ class Counting:
         return counted
 
     def around_training_step(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a batch's forward, which an optimizer may run several times: it joins what the step has done."""
+        """Wrap the training step, which an optimizer may run several times; each call adds to the work of the step."""
 
         @functools.wraps(training_step)
         def counted(*args: Any, **kwargs: Any) -> Any:
             if self._counter is None:
                 out = training_step(*args, **kwargs)
-            else:  # outside of it, what runs without gradients is not the model's
+            else:  # outside the training step, work without gradients is not the model's
                 self._calls += 1
                 with self._counter.forward_only_inside():
                     out = training_step(*args, **kwargs)
@@ -89,11 +89,11 @@ class Counting:
             counter = self._meter.conventions.counter(self._module)
             counter.in_forward = False
             return stack.enter_context(counter)
-        except Exception as error:  # a private name that this version of torch does not have
+        except Exception as error:  # such as a private name that this version of torch lacks
             self._warn_once(
                 "count",
-                f"FLOPs could not be counted ({type(error).__name__}: {error}). MFU is left out, tokens/sec goes on."
-                " Pass flops= per token to get MFU.",
+                f"FLOPs could not be counted ({type(error).__name__}: {error}). MFU is left out, tokens/sec is"
+                " still logged. Pass flops= per token to get MFU.",
             )
             return None
 
@@ -105,21 +105,21 @@ class Counting:
         if not self._meter.flops.take(count) and count is not None and count.complete:
             self._warn_once(
                 "nothing",
-                "No model FLOPs were seen in three batches of one shape (a matmul, a convolution, attention; with"
-                " backward_factor='measured', their backward). MFU is left out, tokens/sec goes on. Pass flops= per"
-                " token to get MFU.",
+                "No model FLOPs were seen in three batches of one shape: no matmul, convolution or attention, or, with"
+                " backward_factor='measured', no backward pass of one. MFU is left out, tokens/sec is still logged."
+                " Pass flops= per token to get MFU.",
             )
         if count is None:
             return
         if is_first and count.forward:
-            self._tell(count)
-            self._hand_on(count)
+            self._report(count)
+            self._on_first_count(count)
         self._warn_of(count)
 
-    def _tell(self, count: FlopCount) -> None:
+    def _report(self, count: FlopCount) -> None:
         rank_zero_info(
             f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
-            f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside its modules),"
+            f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside thop's modules),"
             f" {self._meter.conventions}."
         )
         if (conflict := conflict_with_thop()) is not None:
@@ -129,15 +129,15 @@ class Counting:
         if count.uncounted:
             self._warn_once(
                 "uncounted",
-                f"No FLOP rule covers {', '.join(count.uncounted)}, so the count is too low, and MFU with it."
-                " Pass flops= per token to get it right.",
+                f"No FLOP rule covers {', '.join(count.uncounted)}, so the FLOP count and MFU are too low."
+                " Pass flops= per token to correct them.",
             )
         if count.rule_errors:
             self._warn_once(
                 "rule errors",
-                "A FLOP rule of mfu-callback failed, which is a fault of ours and not of your model:"
-                f" {'; '.join(count.rule_errors)}. The count is too low, and MFU with it. Pass flops= per token to get"
-                " it right, and please report this line.",
+                "A FLOP rule of mfu-callback failed. This is a bug in mfu-callback, not in your model:"
+                f" {'; '.join(count.rule_errors)}. The FLOP count and MFU are too low. Pass flops= per token to"
+                " correct them, and please report this line.",
             )
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
@@ -146,14 +146,15 @@ class Counting:
             self._warn_once(
                 "backward factor",
                 f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward"
-                " (frozen parts and the input take no gradients; gradients taken inside the step add some), so model"
-                f" FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass backward_factor='measured'"
-                " to take what runs.",
+                " pass (frozen parts and the input get no gradients; gradients computed inside the step add FLOPs), so"
+                f" model FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass"
+                " backward_factor='measured' to use the backward FLOPs that really run.",
             )
         if self._meter.flops.is_full:
             self._warn_once(
                 "shapes",
-                "Many shapes of batches were counted. FLOPs of further ones are scaled from the most similar one by the"
-                " size of its first tensor, and may be off by the part of attention in them; without one of the same"
-                " structure they are unknown. Pass flops= as a function of the batch to be exact.",
+                "Many shapes of batches were counted, and further ones are not: their FLOPs are scaled from the most"
+                " similar counted shape by the size of the first tensor. They may be off by the share of attention in"
+                " them, and are unknown if no counted shape has the same structure. Pass flops= as a function of the"
+                " batch for exact FLOPs.",
             )

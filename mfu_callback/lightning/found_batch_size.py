@@ -1,4 +1,4 @@
-"""The batch size that was searched for before a run: handed from the callback that finds it to those that show it."""
+"""Passes the result of a batch size search from the callback that searches to the code that shows it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class FindsBatchSize(Callback):
     """A callback that searches for a batch size before the first step.
 
     Attributes:
-        result: What it found; None before.
+        result: The result of the search; None before it has ended.
     """
 
     result: FoundBatchSize | None = None
 
 
 def found_batch_size(trainer: Trainer) -> FoundBatchSize | None:
-    """The result of the first callback of the Trainer that searches for a batch size; None without one."""
+    """The result of the Trainer's first callback that searches for a batch size; None if there is no such callback."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback.result for callback in callbacks if isinstance(callback, FindsBatchSize)), None)

@@ -1,4 +1,4 @@
-"""Where in Lightning's loop each phase of a step begins, where no hook says so."""
+"""Brackets at the places of Lightning's loop where a phase begins and no hook exists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mfu_callback.tools.brackets import Brackets, Function
 def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepped: Callable[[], None]) -> None:
     """Put brackets around loaders' starts, fetches, validation, checkpoints, the training step and the optimizers.
 
-    The backward begins and ends, and clipping begins, at hooks of Lightning's.
+    The start and end of the backward pass and the start of clipping need none: Lightning has hooks for them.
 
     Args:
-        brackets: Take them off again.
+        brackets: Removes them at the end of fit.
         trainer: The Trainer, in fit.
-        clock: Its phases are entered.
-        stepped: Called after each step of an optimizer.
+        clock: The clock whose phases are entered.
+        stepped: Called after each optimizer step.
     """
 
     def before(phase: Phase) -> Callable[[Function], Function]:
@@ -32,13 +32,13 @@ def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepp
         return lambda function: functools.wraps(function)(clock.during(phase)(function))
 
     brackets.put(private_names.training_epoch_loop(trainer), private_names.FETCH, before(Phase.DATA))
-    # An epoch begins with the start of its loader, which may be a new one, and of its workers.
+    # An epoch begins by starting its loader, which may be a new one, and the loader's workers.
     brackets.put(trainer.fit_loop, "setup_data", during(Phase.DATA))
     brackets.put(private_names.training_epoch_loop(trainer), "on_run_start", during(Phase.DATA))
     for method in ("run", "setup_data"):
         brackets.put(private_names.validation_loop(trainer), method, during(Phase.VALIDATION))
     brackets.put(trainer, "save_checkpoint", during(Phase.CHECKPOINT))
-    # With manual optimization the backward passes and the optimizers are inside the training step.
+    # With manual optimization, the backward passes and the optimizer steps run inside the training step.
     automatic = trainer.lightning_module.automatic_optimization
     brackets.put(trainer.strategy, "training_step", (before if automatic else during)(Phase.FORWARD))
 

@@ -1,4 +1,4 @@
-"""The private Lightning names that cannot be avoided, each with what it is needed for."""
+"""All private Lightning names that the package uses, each behind a function that says what it is needed for."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 from mfu_callback.flops.rules.shards import MESH_DIMENSION
 
-# The method that Lightning's training loop calls right before it fetches a batch; no hook marks that moment.
+# The method that Lightning's training loop calls right before it fetches a batch. There is no hook for that.
 FETCH = "_on_before_fetch"
-# The method of the logger connector that sends a batch's metrics to the loggers, once its hooks have run.
+# The method of the logger connector that sends a batch's metrics to the loggers, after the hooks of the batch.
 SEND_METRICS = "log_metrics"
 
 _MATMUL_DTYPES = {
@@ -34,7 +34,7 @@ _MATMUL_DTYPES = {
     "16-mixed": torch.float16,
     "bf16-true": torch.bfloat16,
     "bf16-mixed": torch.bfloat16,
-    # Its layers multiply in fp8, forward and backward; the names tell the dtype of the weights.
+    # The layers compute in fp8, forward and backward. The names give the dtype of the weights.
     "transformer-engine": torch.float8_e4m3fn,
     "transformer-engine-float16": torch.float8_e4m3fn,
 }
@@ -43,13 +43,13 @@ _MATMUL_DTYPES = {
 def matmul_dtype(trainer: Trainer) -> torch.dtype:
     """The dtype of the matmuls' inputs under the Trainer's precision."""
     plugin = trainer.precision_plugin
-    if isinstance(plugin, BitsandbytesPrecision):  # its weights are unpacked to this dtype; its name says nothing
+    if isinstance(plugin, BitsandbytesPrecision):  # unpacks its weights to this dtype; its name lacks it
         return plugin.dtype
     return _MATMUL_DTYPES.get(str(plugin.precision), torch.float32)
 
 
 def tensor_parallel_size(trainer: Trainer) -> int:
-    """How many devices share the work on one batch."""
+    """Number of devices that share the work on one batch."""
     strategy = trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy):
         return 1
@@ -58,13 +58,13 @@ def tensor_parallel_size(trainer: Trainer) -> int:
 
 
 def is_logging_step(trainer: Trainer) -> bool:
-    """Whether the Trainer sends metrics to its loggers at the end of this batch, in which an optimizer stepped."""
+    """Whether the Trainer logs at the end of this batch; an optimizer must have stepped in it."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and ((trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
 
 
 def step_counter(trainer: Trainer) -> Callable[[], int]:
-    """What reads ``trainer.global_step`` in a twentieth of the time."""
+    """Returns a function that reads ``trainer.global_step`` in a twentieth of the time."""
     loop = optimization_loop(trainer)
     if trainer.lightning_module.automatic_optimization:
         return lambda: loop.optim_progress.optimizer.step.total.completed
@@ -72,7 +72,7 @@ def step_counter(trainer: Trainer) -> Callable[[], int]:
 
 
 def logger_connector(trainer: Trainer) -> Any:
-    """What keeps metrics and sends them to the loggers."""
+    """The object that keeps metrics and sends them to the loggers."""
     return trainer._logger_connector
 
 
@@ -88,13 +88,13 @@ def log_directory(trainer: Trainer) -> Path | None:
     """The directory of the first logger that has one on this machine."""
     for logger in trainer.loggers:
         directory = getattr(logger, "log_dir", None) or logger.save_dir
-        if isinstance(directory, str | Path):  # the logger of a fast_dev_run answers everything with a function
+        if isinstance(directory, str | Path):  # a fast_dev_run's logger returns a function instead
             return Path(directory)
     return None
 
 
 def logger_prefix(logger: TensorBoardLogger) -> str:
-    """What a logger puts before every tag."""
+    """The prefix of every tag of a logger; empty if it has none."""
     return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
 
 
@@ -104,34 +104,34 @@ def training_epoch_loop(trainer: Trainer) -> Any:
 
 
 def optimization_loop(trainer: Trainer) -> Any:
-    """The loop whose ``run`` is one batch's forward, backward and, where it is due, the optimizer's step."""
+    """The loop whose ``run`` is the forward and backward of one batch and, if one is due, the optimizer step."""
     loop = trainer.fit_loop.epoch_loop
     return loop.automatic_optimization if trainer.lightning_module.automatic_optimization else loop.manual_optimization
 
 
 def validation_loop(trainer: Trainer) -> Any:
-    """The loop whose ``run`` is all of a validation inside fit, the start of its loader's workers included."""
+    """The loop whose ``run`` is a whole validation inside fit, including the start of the loader's workers."""
     return trainer.fit_loop.epoch_loop.val_loop
 
 
 def move_batch(trainer: Trainer, batch: Any) -> Any:
-    """Do to a batch what the training loop does between the loader and the training step."""
+    """Convert a batch and move it to the device, as the training loop does before the training step."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def training_step_arguments(pl_module: LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
-    """What the training loop calls ``training_step`` with; ``batch_idx`` is optional there."""
+    """The arguments with which the training loop calls ``training_step``, whose ``batch_idx`` is optional."""
     if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-        return (repeat((batch, batch_idx, 0)),)  # it fetches its batches itself
+        return (repeat((batch, batch_idx, 0)),)  # this flavor fetches its batches itself
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
     return (batch, batch_idx) if takes_index else (batch,)
 
 
 @contextmanager
 def training_loaders_kept(trainer: Trainer) -> Iterator[None]:
-    """Put back what the training loop knows of its loaders."""
+    """Restore the training loop's loaders and its number of batches at the end of the block."""
     loop = trainer.fit_loop
     kept = loop._combined_loader, loop.max_batches
     try:
@@ -141,30 +141,30 @@ def training_loaders_kept(trainer: Trainer) -> Iterator[None]:
 
 
 def show_training_loaders(trainer: Trainer, loaders: Any, batches: float) -> None:
-    """Let ``trainer.train_dataloader`` and ``trainer.num_training_batches`` tell what they would in a run."""
+    """Make ``trainer.train_dataloader`` and ``trainer.num_training_batches`` return what they would in a run."""
     loop = trainer.fit_loop
     loop._combined_loader = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
     loop.max_batches = batches
 
 
 def data_source(trainer: Trainer, stage: str) -> Any:
-    """Where the Trainer gets the loaders of a stage from: the datamodule, the model, or what it was given."""
+    """The source of the loaders of a stage: the datamodule, the model, or the loaders that the Trainer was given."""
     return (trainer.fit_loop if stage == "fit" else evaluation_loop(trainer, stage))._data_source
 
 
 def validation_source(trainer: Trainer) -> Any:
-    """Where the loaders of the validation inside fit come from; None if there will be none."""
+    """The source of the loaders of the validation inside fit; None if there will be no validation."""
     return trainer.fit_loop.epoch_loop.val_loop._data_source if trainer.enable_validation else None
 
 
 def evaluation_loop(trainer: Trainer, stage: str) -> Any:
-    """The loop of ``validate``, ``test`` or ``predict``; its ``setup_data`` asks for the loaders."""
+    """The loop of ``validate``, ``test`` or ``predict``; its ``setup_data`` requests the loaders."""
     loops = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
     return loops[stage]
 
 
 def attribute_holders(pl_module: LightningModule, name: str) -> list[Any]:
-    """The objects and dicts that ``lightning_setattr`` sets an attribute on, to put each one's own value back."""
+    """The objects and dicts on which ``lightning_setattr`` sets an attribute; needed to restore each one's value."""
     return _lightning_get_all_attr_holders(pl_module, name)
 
 
@@ -173,20 +173,20 @@ def call_module_hook(trainer: Trainer, name: str, *arguments: Any) -> None:
     call._call_lightning_module_hook(trainer, name, *arguments)
 
 
-def set_up_anew(trainer: Trainer) -> None:
-    """Let the training loader, optimizers and schedulers be made from the batch size of now.
+def rebuild_loaders_and_optimizers(trainer: Trainer) -> None:
+    """Have the training loader, optimizers and schedulers created again with the current batch size.
 
-    The loader is there before fit only if ``configure_optimizers`` asked for ``estimated_stepping_batches``.
+    The loader exists before fit only if ``configure_optimizers`` read ``estimated_stepping_batches``.
     """
     trainer.fit_loop._combined_loader = None
     trainer.strategy.setup_optimizers(trainer)
 
 
 def spawns_processes(trainer: Trainer) -> bool:
-    """Whether the run is handed to new processes, whose objects this one never sees."""
+    """Whether the strategy runs training in new processes, whose objects this process cannot access."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def stop_here() -> Exception:
-    """What ends a run from inside without an error, as Lightning's own tuner does."""
+    """The exception that ends a run from inside without an error, as Lightning's own tuner does."""
     return _TunerExitException()

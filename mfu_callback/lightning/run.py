@@ -1,4 +1,4 @@
-"""One fit of a Trainer, measured: everything that is there while it goes on, and nothing of it afterwards."""
+"""One measured fit of a Trainer: all state that exists only while it runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from mfu_callback.tools.brackets import Brackets
 class MeasuredRun:
     """Measures one fit, logs its values and sums it up.
 
-    It is made when fit begins, so that the wall time of the whole fit is known, and starts to measure with training.
+    It is created when fit begins, so that the wall time of the whole fit is known. It measures steps from the start of
+    training on.
 
     Args:
-        trainer: About to fit.
-        pl_module: What it trains.
-        arguments: Of `MFUCallback`.
+        trainer: A Trainer that is about to fit.
+        pl_module: The model.
+        arguments: The arguments of `MFUCallback`.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, arguments: Arguments) -> None:
@@ -61,36 +62,36 @@ class MeasuredRun:
             tensor_parallel=private_names.tensor_parallel_size(trainer),
         )
         self._peak = PeakOfRun(self._meter, arguments.peak, device, self._warn_once)
-        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.follow)
+        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.correct_dtype)
         self._steps = OptimizerSteps()
         self._metric_log = MetricLog(trainer)
         self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=arguments.board)
         self._brackets = Brackets()
 
-    def rest_was(self, part: str) -> None:
-        """Give the wall time that nothing has claimed so far to a part: "setup" or "sanity"."""
-        self._meter.ledger.rest_is(part)
+    def assign_rest(self, part: str) -> None:
+        """Assign all unassigned wall time so far to a part: "setup" or "sanity"."""
+        self._meter.ledger.assign_rest(part)
 
     def start(self) -> None:
-        """Training starts: find the peak and put the brackets on."""
+        """Find the peak and put the brackets on, at the start of training."""
         self._peak.find(private_names.matmul_dtype(self._trainer))
         self._steps.start(self._trainer)
         self._brackets.put(self._trainer.strategy, "training_step", self._counting.around_training_step)
         self._brackets.put(private_names.optimization_loop(self._trainer), "run", self._counting.around_step)
-        bracket_phases(self._brackets, self._trainer, self._clock, self._steps.tell)
+        bracket_phases(self._brackets, self._trainer, self._clock, self._steps.notify)
         self._metric_log.put(self._brackets)
         if self._arguments.modules:
             Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
         self._is_measuring = True
-        self.rest_was("setup")
+        self.assign_rest("setup")
         self._clock.start()
 
     def forget_frozen(self) -> None:
-        """Parts of the model may be frozen or thawed now."""
+        """Check again at the next batch which parameters are frozen."""
         self._counting.forget_state()
 
     def begin_batch(self, batch: Any) -> None:
-        """A batch begins, and with the first of a step the step."""
+        """Begin a batch, and a step if this is its first micro-batch."""
         if not self._in_step:
             self._meter.begin_step()
             self._in_step = True
@@ -98,19 +99,19 @@ class MeasuredRun:
         self._meter.look_at(batch)
 
     def begin_backward(self) -> None:
-        """The forward is over."""
+        """Begin the backward pass."""
         self._clock.enter(Phase.BACKWARD)
 
     def end_backward(self) -> None:
-        """The backward is over; a module that drives it itself is in its training step still."""
+        """End the backward pass. With manual optimization the training step goes on."""
         self._clock.enter(Phase.OTHER if self._pl_module.automatic_optimization else Phase.FORWARD)
 
     def begin_optimizer(self) -> None:
-        """Clipping and the optimizer begin."""
+        """Begin gradient clipping and the optimizer step."""
         self._clock.enter(Phase.OPTIMIZER)
 
     def end_batch(self) -> None:
-        """End the step if an optimizer stepped, and log where the Trainer logs."""
+        """End a batch, and the step if an optimizer stepped; log if the Trainer logs now."""
         if not self._steps.any_since_last_asked():
             return
         self._meter.end_step()
@@ -122,23 +123,23 @@ class MeasuredRun:
             self._log()
 
     def finish(self) -> Summary | None:
-        """Training is over: take the brackets off and sum the run up with all ranks; None if it never started."""
+        """Take the brackets off and sum up the run over all ranks; None if training never started."""
         self._brackets.remove()
         if not self._is_measuring:
             return None
         return self._finish(self._all_ranks(self._meter.run_totals()))
 
     def break_off(self) -> Summary | None:
-        """An exception ends the run: sum up what is known without other processes and without waiting."""
+        """Take the brackets off and sum up after an exception, without waiting; None if other ranks are needed."""
         self._brackets.remove()
         if not self._is_measuring or self._trainer.world_size > 1:
             return None
-        with suppress(RuntimeError):  # of a device that is in no state to be asked
+        with suppress(RuntimeError):  # from a device that no longer answers
             return self._finish([self._meter.run_totals(wait=False)])
         return None
 
     def close(self) -> None:
-        """Take the brackets off, and let the loggers go."""
+        """Take the brackets off and release the loggers."""
         self._brackets.remove()
         self._board.close()
 
@@ -146,7 +147,7 @@ class MeasuredRun:
         summary = self._meter.summary(ranks)
         self._is_measuring = False
         if self._trainer.is_global_zero:
-            with suppress(OSError, UnicodeError):  # a pipe that is closed, a console of another encoding, a full disk
+            with suppress(OSError, UnicodeError):  # a closed pipe, a console with another encoding, a full disk
                 print_summary(summary, warmup_steps=self._arguments.warmup_steps)
             self._board.end(summary)
         return summary
@@ -156,7 +157,7 @@ class MeasuredRun:
         if not all(rank.steps for rank in ranks):
             return
         window = Window(ranks=tuple(ranks))
-        self._peak.doubt(window)
+        self._peak.warn_if_above_one(window)
         if self._trainer.barebones:
             return
         values = logged_values(window)

@@ -1,4 +1,4 @@
-"""Writes what is shown of a run beside its values: in TensorBoard, and in the log directory."""
+"""Writes the dashboard, the card, HParams and the record of a run to TensorBoard and the log directory."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mfu_callback.tools.brackets import Brackets
 
 
 class Board:
-    """The board of one fit: the same for each of its TensorBoard loggers, and a file beside the first logger's.
+    """Everything that is written about one fit besides its values: to each TensorBoard logger, and to one JSON file.
 
-    Nothing that goes wrong here ends a run: it is told once.
+    Errors here never end a run; the first one is reported.
 
     Args:
-        trainer: About to fit; its loggers are there.
-        pl_module: What it trains.
-        warn_once: Called with a subject and a message.
-        in_tensorboard: Whether TensorBoard loggers are given anything.
+        trainer: A Trainer that is about to fit.
+        pl_module: The model.
+        warn_once: Warns with a message, once per subject.
+        in_tensorboard: Whether to write to TensorBoard loggers.
 
     Attributes:
         is_shown: Whether the first step is over.
@@ -56,41 +56,41 @@ class Board:
             self._try(self._open)
 
     def show(self, meter: MFUMeter) -> None:
-        """The first step is over: write what is known of the run.
+        """Write the facts of the run after its first step.
 
         Args:
-            meter: What has measured it.
+            meter: The meter of the run.
         """
         self.is_shown = True
         self._try(lambda: self._show(meter))
 
     def show_dashboard(self, tags: Collection[str]) -> None:
-        """The first values are logged: write the dashboard.
+        """Write the dashboard once the first values are logged.
 
         Args:
-            tags: Of them.
+            tags: The logged tags.
         """
         self.has_dashboard = True
         self._try(lambda: self._show_dashboard(tags))
 
     def end(self, summary: Summary) -> None:
-        """Fit is over: write what it came to.
+        """Write the final figures at the end of fit.
 
         Args:
-            summary: What it came to.
+            summary: The figures.
         """
         self._try(lambda: self._write(summary))
         self._try(lambda: write_summary(self._record(summary), private_names.log_directory(self._trainer)))
 
     def close(self) -> None:
-        """Write what is held, and let the loggers go."""
+        """Write everything that was held back, and release the loggers."""
         for writer in self._writers:
             self._try(writer.end)
         self._brackets.remove()
         self._writers = []
 
     def _open(self) -> None:
-        """Watch the writers of the TensorBoard loggers, where TensorBoard is installed; tensorboardX is not enough."""
+        """Watch the writers of the TensorBoard loggers, if TensorBoard is installed; tensorboardX is not enough."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -126,9 +126,10 @@ class Board:
     def _try(self, write: Callable[[], Any]) -> None:
         try:
             write()
-        except Exception as error:  # a full disk, another version of TensorBoard: none of it may end a run
+        except Exception as error:  # a full disk or another version of TensorBoard must not end a run
             self._warn_once(
                 "board",
-                f"What is shown of the run beside its values was not written ({type(error).__name__}: {error}). The"
-                " values are logged all the same; MFUCallback(board=False) leaves TensorBoard's part out.",
+                "The dashboard, the card, HParams or the record of the run was not written"
+                f" ({type(error).__name__}: {error}). The values are still logged. Pass board=False to write only them"
+                " to TensorBoard.",
             )

@@ -20,11 +20,11 @@ def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> R
     """The facts of a run that has begun.
 
     Args:
-        trainer: In fit.
-        pl_module: What it trains.
-        meter: What has measured its first step.
+        trainer: The Trainer, in fit.
+        pl_module: The model.
+        meter: The meter, after the first step.
     """
-    # A lazy module that no step has run has none yet.
+    # A lazy module that has not run has no parameters yet.
     parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
     return RunFacts(
         model=type(pl_module).__name__,
@@ -45,5 +45,5 @@ def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> R
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # Lightning is there under its older name, or the sources lie on the path
+    except PackageNotFoundError:  # Lightning is installed under its older name, or the package runs from its sources
         return torch.__version__ if package == "torch" else "unknown"

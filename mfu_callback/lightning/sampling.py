@@ -1,4 +1,4 @@
-"""Timing the modules in a few batches of a run; the steps that these belong to are left out of its figures."""
+"""Times the modules in a few batches of a run; the steps of these batches are left out of the run's figures."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.tools.brackets import Brackets
 
-# Of the batches after warm-up, counted from 0.
+# Indices of the timed batches, counted from 0 after warm-up.
 _SAMPLED = frozenset((0, 1, 2, 10, 20, 50, 100))
 
 
 class Sampling:
-    """Chooses the batches and has their modules timed.
+    """Chooses the batches whose modules are timed.
 
     Args:
-        meter: Says when warm-up is over and which batches are being counted, and takes the times.
-        trainer: The Trainer, in fit.
-        module: The module that trains.
-        timer: Stamps the moments.
-        brackets: Take it off again.
+        meter: Knows when warm-up is over and which batches are counted; stores the times.
+        trainer: The Trainer during fit.
+        module: The model.
+        timer: Takes the time stamps.
+        brackets: Removes the bracket around the optimization loop when measuring ends.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""What a run has logged, read from its files: for the tab and for the report. Needs neither torch nor lightning."""
+"""Reads what a run has logged from its files, for the tab and the report. Needs neither torch nor lightning."""

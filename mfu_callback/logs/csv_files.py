@@ -1,4 +1,4 @@
-"""Runs from the files of Lightning's CSVLogger."""
+"""Reads runs from the files of Lightning's CSVLogger."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FILE = "metrics.csv"
 
 
 def read_csv_file(name: str, file: Path) -> RunLog:
-    """One run from its ``metrics.csv``.
+    """Read one run from its ``metrics.csv``.
 
     Args:
-        name: Of the run.
+        name: Name of the run.
         file: The file.
     """
     points, problems = Points(), []
@@ -36,5 +36,5 @@ def _add(points: Points, row: dict[str | None, str | None]) -> None:
     for column, text in row.items():
         tag = None if column is None else own_tag(column)
         if tag is not None and text:
-            with suppress(ValueError, TypeError):  # a line that is cut off
+            with suppress(ValueError, TypeError):  # the line is cut off
                 points.add(tag, int(float(row["step"] or "")), float(text), None)

@@ -1,4 +1,4 @@
-"""All runs below a directory."""
+"""Reads all runs below a directory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def read_runs(directory: Path) -> list[RunLog]:
         directory: Where to look.
 
     Raises:
-        NotADirectoryError: If it is none.
-        ModuleNotFoundError: If there are event files, and what reads them is not installed.
+        NotADirectoryError: If it is not a directory.
+        ModuleNotFoundError: If there are event files and the packages that read them are not installed.
     """
     if not directory.is_dir():
-        raise NotADirectoryError(f"{directory} is no directory. Give the directory that the logger writes to.")
+        raise NotADirectoryError(f"{directory} is not a directory. Give the directory that the logger writes to.")
     return list(_runs(directory))
 
 
@@ -51,7 +51,7 @@ def _runs(directory: Path) -> Iterator[RunLog]:
 
 
 def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every directory once, by whatever links it is reached, and its files."""
+    """Every directory and its files; a directory that several links lead to appears once."""
     seen: set[str] = set()
     for parent, directories, files in os.walk(directory, followlinks=True):
         real = os.path.realpath(parent)
@@ -66,7 +66,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
 def _read_event_files(name: str, files: list[Path]) -> RunLog:
     if find_spec("tensorboard") is None or find_spec("google_crc32c") is None:
         raise ModuleNotFoundError(
-            f"{files[0]} is an event file of TensorBoard's. To read it: pip install 'mfu-callback[tensorboard]'"
+            f"{files[0]} is a TensorBoard event file. To read it, run: pip install 'mfu-callback[tensorboard]'"
         )
     from mfu_callback.logs.event_files import read_event_files
 
@@ -74,7 +74,7 @@ def _read_event_files(name: str, files: list[Path]) -> RunLog:
 
 
 def _with_summary(run: RunLog, directory: Path) -> RunLog:
-    """The run with the record that lies beside its log, if its log has none."""
+    """The run, with the record from the file beside its log if the log has no record."""
     file = directory / SUMMARY_FILE
     if run.record is not None or not file.is_file():
         return run

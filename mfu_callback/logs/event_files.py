@@ -1,4 +1,4 @@
-"""Runs from TensorBoard's event files."""
+"""Reads runs from TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mfu_callback.logs.run_log import RunLog, own_tag
 
 
 def read_event_files(name: str, files: Iterable[Path]) -> RunLog:
-    """One run from its event files; of a damaged one, what comes before the damage.
+    """Read one run from its event files; a damaged file is read up to the damage.
 
     Args:
-        name: Of the run.
-        files: In any order.
+        name: Name of the run.
+        files: The event files, in any order.
     """
     points, problems = Points(), []
     record: Mapping[str, Any] | None = None
@@ -56,7 +56,7 @@ def _number(value: Any) -> float | None:
     try:
         array = make_ndarray(value.tensor)
         return float(array) if array.ndim == 0 else None
-    except (TypeError, ValueError):  # text, or a kind of tensor that nothing here writes
+    except (TypeError, ValueError):  # text, or a kind of tensor that MFUCallback does not write
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a run came to, from what it has logged."""
+"""Computes the figures of a run from what it has logged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mfu_callback.meter.tags import STEP_TIME_SEC, TAGS, WATERFALL
 
 
 def figures_of(run: RunLog) -> dict[str, Any]:
-    """The figures of a run by the names of `mfu_callback.meter.summary.Summary`; unknown is missing or None.
+    """The figures of a run under the field names of `mfu_callback.meter.summary.Summary`; missing or None if unknown.
 
-    A run whose fit is over has written them itself. Else they are made of the logged windows: shares of time and rates
-    are means weighted by the time of the windows, so that they are those of all of it together.
+    A run whose fit has ended has written its figures itself. Otherwise they are computed from the logged windows: rates
+    and shares of time are means weighted by the time of the windows, so that they hold for all windows together.
 
     Args:
-        run: What it has logged.
+        run: What the run has logged.
     """
     record = dict(run.record or {})
     if record.get("steps"):
@@ -32,7 +32,7 @@ def figures_of(run: RunLog) -> dict[str, Any]:
 
 
 def step_time_sec(figures: Mapping[str, Any]) -> float | None:
-    """Seconds of a step: the median where the run has written it, else the mean of what was logged."""
+    """Seconds of a step: the median if the run has written it, otherwise the mean of the logged values."""
     time: float | None = figures.get("step_time_sec") or figures.get("mean_step_time_sec")
     return time
 
@@ -52,10 +52,10 @@ def _means(scalars: Mapping[str, Series]) -> dict[str, Any]:
 
 
 def _steps_of_windows(series: Series) -> np.ndarray:
-    """How many steps each point is about: those since the point before; of the first, as many as is usual."""
+    """Number of steps of each point's window: those since the previous point; the median for the first point."""
     between = np.diff(np.array(series.steps, dtype=float))
     usual = float(np.median(between)) if len(between) else 1.0
-    # A run that went on from a checkpoint repeats steps.
+    # A run that was resumed from a checkpoint repeats steps.
     steps: np.ndarray = np.maximum(np.concatenate([[usual], between])[: len(series.steps)], 1.0)
     return steps
 

@@ -1,4 +1,4 @@
-"""Collects points in whatever order a log has them."""
+"""Collects the points of a log, which may have any order."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from mfu_callback.logs.run_log import Series
 
 
 class Points:
-    """Points by tag; a step that was logged twice, by a run that went on from a checkpoint, has its last value."""
+    """Points by tag; a step that a run resumed from a checkpoint has logged twice keeps its last value."""
 
     def __init__(self) -> None:
         self._points: dict[str, dict[int, tuple[float | None, float]]] = defaultdict(dict)
 
     def add(self, tag: str, step: int, value: float | None, wall_time: float | None) -> None:
-        """Add a point, if it is a number.
+        """Add a point if its value is a finite number.
 
         Args:
-            tag: Of ours.
-            step: The Trainer's.
-            value: At this step.
-            wall_time: When it was logged, if that is known.
+            tag: One of MFUCallback's tags.
+            step: The Trainer's global step.
+            value: The value at this step; None if it is not a number.
+            wall_time: When it was logged, in seconds since 1970; None if unknown.
         """
         if value is not None and math.isfinite(value):
             self._points[tag][step] = (wall_time, value)
 
     def series(self) -> dict[str, Series]:
-        """All points by tag, in the order of their steps."""
+        """All points by tag, sorted by step."""
         return {tag: _series(points) for tag, points in self._points.items()}
 
 

@@ -1,4 +1,4 @@
-"""Names and texts that others wrote, such that a terminal shows them as text."""
+"""Makes names and texts from foreign files safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""The text with a code for each character that a terminal would obey, or an encoding would refuse.
+    r"""The text with an escape code for each character that is a terminal command or cannot be encoded.
 
     Example:
         >>> printable("run\x1b[2J")
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def printable_all(value: Any) -> Any:
-    """Plain data with all of its texts made printable."""
+    """Plain data with all of its strings made printable."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A run's record, as it is kept: JSON (`mfu_callback.board.record`)."""
+"""Reads a run's record (`mfu_callback.board.record`) from JSON and checks it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _Check = Callable[[Any], bool]
 
 
 def record_from(text: str | bytes) -> Mapping[str, Any] | None:
-    """A record from its JSON; None if it is none, whoever wrote it.
+    """A record from its JSON; None if the text is not a valid record.
 
     Args:
-        text: Of a file or of an event.
+        text: The JSON of a file or of an event, which anyone may have written.
     """
     try:
         record = json.loads(text)
@@ -45,7 +45,7 @@ def _maybe(check: _Check) -> _Check:
 
 
 def _fields(required: Mapping[str, _Check], **optional: _Check) -> _Check:
-    """A table that has the required fields, and whatever else it has is of its kind."""
+    """A check for a dict that has all required fields and whose required and optional fields pass their checks."""
 
     def check(value: Any) -> bool:
         if not isinstance(value, dict) or not required.keys() <= value.keys():

@@ -1,7 +1,7 @@
-"""The records of an event file, and what is wrong with it.
+"""Reads the records of an event file and finds damage in it.
 
-Format: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details; a record is the length of
-its data (8 bytes), a checksum of that (4), the data, and a checksum of them (4).
+Format: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details. A record consists of the
+length of its data (8 bytes), a checksum of the length (4 bytes), the data, and a checksum of the data (4 bytes).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _CHECKSUM = struct.Struct("<I")
 
 
 class DamagedFileError(Exception):
-    """A file that ends before it should; its message says where and how."""
+    """A file that is damaged or not an event file; the message says how and where."""
 
 
 class CutOffError(DamagedFileError):
-    """A file that ends in the middle of a record, as one does that is still being written."""
+    """A file that ends in the middle of a record, for example because it is still being written."""
 
 
 def records(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The data of each record, and where it ends.
+    """Yield the end of each record, as a byte offset in the file, and its data.
 
     Args:
         path: The file.
-        offset: Where a record begins.
+        offset: Byte at which to start; a record must begin there.
 
     Raises:
-        DamagedFileError: If it is no event file, or is damaged from some byte on.
-        CutOffError: If it ends in the middle of a record.
-        OSError: If it cannot be read.
+        DamagedFileError: If the file is not an event file, or is damaged from some byte on.
+        CutOffError: If the file ends in the middle of a record.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
         file.seek(offset)
@@ -43,7 +43,7 @@ def records(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
                 raise CutOffError(_cut_off(offset))
             length, checksum = _LENGTH.unpack(head)
             if checksum != _masked(head[:8]):
-                raise DamagedFileError("is no event file" if not offset else f"is damaged at byte {offset:,}")
+                raise DamagedFileError("is not an event file" if not offset else f"is damaged at byte {offset:,}")
             rest = file.read(length + _CHECKSUM.size)
             if len(rest) < length + _CHECKSUM.size:
                 raise CutOffError(_cut_off(offset))

@@ -13,11 +13,11 @@ _NAMES = frozenset(tag.name for tag in TAGS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """The points of one tag, in the order of their steps; what is no finite number is left out.
+    """The points of one tag, sorted by step; values that are not finite numbers are left out.
 
     Attributes:
         steps: The Trainer's steps.
-        wall_times: Seconds since 1970; empty where a log does not keep them.
+        wall_times: When each point was logged, in seconds since 1970; empty if the log does not store it.
         values: The values.
     """
 
@@ -31,10 +31,10 @@ class RunLog:
     """What one run has logged.
 
     Attributes:
-        name: Its directory, relative to the one that was asked for.
-        scalars: Its points by tag (`mfu_callback.meter.tags.TAGS`).
-        record: Its facts and figures (`mfu_callback.board.record`), as they were written last.
-        problems: What is wrong with its files, in words.
+        name: Directory of the run, relative to the directory that was searched.
+        scalars: The points by tag (`mfu_callback.meter.tags.TAGS`).
+        record: The facts and figures of the run (`mfu_callback.board.record`) as last written; None if there are none.
+        problems: What is wrong with the files, one phrase for each problem.
     """
 
     name: str
@@ -49,7 +49,7 @@ class RunLog:
 
 
 def own_tag(tag: str) -> str | None:
-    """The tag of ours that a logger's tag is, whatever its prefix; None if it is none.
+    """A logger's tag without the logger's prefix; None if it is not one of MFUCallback's tags.
 
     Example:
         >>> own_tag("my-prefix-throughput/mfu")

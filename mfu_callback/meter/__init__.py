@@ -1,1 +1,1 @@
-"""One run's measurements, joined: seconds, tokens, FLOPs and peaks. Knows no trainer."""
+"""The measurements of one run, joined: seconds, tokens, FLOPs and peaks. Independent of any trainer."""

@@ -35,8 +35,8 @@ ADVICE = (
     Advice(
         "unreachable",
         0.25,
-        "of the datasheet's peak is reached by no matmul on this device",
-        "look at its power limit, its clocks and its cooling",
+        "of the datasheet's peak is out of reach of every matmul on this device",
+        "check its power limit, its clocks and its cooling",
     ),
 )
 

@@ -142,7 +142,7 @@ class StepClock:
 
     def start(self) -> None:
         """Start over and forget all earlier stamps."""
-        # The marks of all steps that were not taken, and where among them the steps end. (Plain lists: the hot path.)
+        # The stamps and phases of all steps not yet taken, and the index of each step's end. Plain lists are fast.
         self._phases = bytearray([Phase.OTHER])
         self._stamps = [self._stamp()]
         self._ends: list[int] = []

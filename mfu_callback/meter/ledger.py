@@ -85,7 +85,7 @@ class Ledger:
         self._book(wait=wait)
         return self._run + self._window
 
-    def rest_is(self, part: str) -> None:
+    def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to one of `PARTS`."""
         self._wall[part] += self.wall_time_sec()["rest"]
 

@@ -60,7 +60,7 @@ def _tag(category: str, name: str, unit: str, when: str, attribute: str, chart: 
 
 
 _ALL, _ONE = "1/s, all devices", "1/s, one device"
-_TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks tell tokens from padding", "the batch has a tensor"
+_TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks mark the padding", "the batch has a tensor"
 _PEAK, _MEASURED = "fraction of the peak", "fraction of the measured peak"
 _RECOMPUTED = "something is recomputed: MFU with that added"
 _SEVERAL = "there are several devices"

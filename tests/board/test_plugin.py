@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
 from gpt import GPTModule
-from mfu_callback import MFUCallback
+from mfu_callback import MFUCallback, board
 from mfu_callback.board.health import FileHealth
 from mfu_callback.board.plugin import MFUPlugin
 from mfu_callback.logs.run_log import Series
@@ -134,13 +134,14 @@ def test_tensorboard_need_not_load_torch_for_it() -> None:
 
 def test_every_file_of_the_page_is_served_and_nothing_else(logdir: Path) -> None:
     apps = plugin_on(logdir).get_plugin_apps()
-    assert {route[1:] for route in apps} == {path.name for path in STATIC.iterdir()} | {
+    files = [*STATIC.iterdir(), *(Path(board.__file__).parent / "static").iterdir()]
+    assert {route[1:] for route in apps} == {path.name for path in files} | {
         "plotly.js",
         "runs",
         "curves",
         "waterfall",
     }
-    for path in STATIC.iterdir():
+    for path in files:
         answer = Client(apps[f"/{path.name}"]).get("/")
         assert answer.data == path.read_bytes()
         assert answer.content_type.startswith("text/css" if path.suffix == ".css" else "text/javascript")
@@ -198,7 +199,7 @@ def test_damaged_cut_off_foreign_and_empty_files_are_named(logdir: Path, tmp_pat
         f"run/{file.name}",
     ]
     assert found[0].endswith("is empty")
-    assert "is no event file" in found[1]
+    assert "is not an event file" in found[1]
     assert "ends in the middle of a record" in found[2]
 
 
@@ -250,4 +251,4 @@ def test_the_tab_is_told_of_problems_by_a_thread_of_its_own(logdir: Path, tmp_pa
         if found:
             break
         time.sleep(0.05)
-    assert "is no event file" in found[0]
+    assert "is not an event file" in found[0]

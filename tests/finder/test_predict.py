@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt import GPTModule
 from mfu_callback import predict_batch_size, predict_memory
 from mfu_callback.finder import PredictionError
-from mfu_callback.finder.foretold.predict import bytes_of, guess_batch_size, reserve_of
+from mfu_callback.finder.prediction.predict import bytes_of, guess_batch_size, reserve_of
 from scripts.plan_parts.check import CASES, check
 from tests.helpers.finder_models import MIB, Tabular, TinyGPT, trainer
 

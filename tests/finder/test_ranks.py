@@ -115,7 +115,7 @@ def test_one_process_agrees_with_itself() -> None:
     assert not ranks.step_together
 
 
-def test_synchronized_batch_norm_is_a_reason_to_foretell() -> None:
+def test_synchronized_batch_norm_is_a_reason_to_predict() -> None:
     from tests.helpers.finder_models import Tabular, trainer
 
     run, model = trainer(), Tabular()

@@ -100,23 +100,23 @@ def test_only_multiples_are_asked_for(limit: int, multiple: int) -> None:
 
 @given(st.integers(1, 50_000), st.floats(0, 5))
 @settings(max_examples=300, deadline=None)
-def test_foretold_sizes_alone_never_fail_where_memory_is_linear(limit: int, base: float) -> None:
+def test_predicted_sizes_alone_never_fail_where_memory_is_linear(limit: int, base: float) -> None:
     asked = Asked(limit, base)
     at_zero = base * limit / (base * limit + limit + 0.5)
-    found = find_largest(asked, init_size=1, foretold_only=True, used_at_zero=at_zero)
+    found = find_largest(asked, init_size=1, predicted_only=True, used_at_zero=at_zero)
     assert max(asked.sizes) <= limit
     assert found == max(asked.sizes)
     assert limit <= (found or 0) * 1.02 + 1
 
 
-def test_sizes_that_are_foretold_need_peaks() -> None:
+def test_sizes_that_are_predicted_need_peaks() -> None:
     with pytest.raises(ValueError, match="peak at size 2"):
-        find_largest(Asked(10), foretold_only=True)
+        find_largest(Asked(10), predicted_only=True)
 
 
-def test_a_size_beyond_the_limit_though_it_was_foretold_is_stepped_back_from() -> None:
+def test_a_size_beyond_the_limit_though_it_was_predicted_is_stepped_back_from() -> None:
     asked = Asked(100, 0.1, [0.9])  # tells a tenth too little
-    found = find_largest(asked, foretold_only=True, resolution=0)
+    found = find_largest(asked, predicted_only=True, resolution=0)
     assert found == 100
 
 

@@ -172,10 +172,10 @@ def test_what_a_library_says_cannot_break_the_card() -> None:
     assert "&lt;b>a\\|b" in text
 
 
-def test_the_line_that_changes_tells_the_last_trial() -> None:
+def test_the_line_that_changes_shows_the_last_trial() -> None:
     console = Console(force_terminal=True, width=120, record=True, file=io.StringIO())
     progress = SearchProgress(console)
     with progress.shown():
-        progress.tell(Trial(size=1234, fits=False, seconds=0.1, peak_bytes=5 * MIB, why="no memory"))
+        progress.report(Trial(size=1234, fits=False, seconds=0.1, peak_bytes=5 * MIB, why="no memory"))
         assert progress._status is not None
         assert "batch 1,234 does not fit" in str(progress._status.status)

@@ -3,7 +3,7 @@
 HOW is words joined by hyphens: a strategy (ddp or fsdp2), the number of processes, and any of these: "uneven" (the
 second rank has half the budget), "capped" (no larger size than GIVEN), "given" (that size, not searched for),
 "loaders" (given to fit), "gathering" (the step gathers from all ranks), "raising" (the second rank's step raises in
-larger trials), "exhausting" (it runs out of memory in larger trials, whatever was foretold), "tight" (the second rank's
+larger trials), "exhausting" (it runs out of memory in larger trials, though predicted to fit), "tight" (second rank's
 budget holds nothing).
 """
 

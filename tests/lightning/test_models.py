@@ -165,7 +165,7 @@ def test_the_convention_for_attention(attention, share):
 
 def test_thop_modules_as_the_counter_says_what_it_leaves_out():
     callback = MFUCallback(peak=PEAK, flops="thop-modules")
-    with pytest.warns(UserWarning, match=r"No FLOP rule covers aten::.*, so the count is too low"):
+    with pytest.warns(UserWarning, match=r"No FLOP rule covers aten::.*, so the FLOP count and MFU are too low"):
         make_trainer(callback).fit(GPTModule(TINY), datamodule=tiny_data())
     norms = 4 * 8 * 16 * 5
     with torch.device("meta"):

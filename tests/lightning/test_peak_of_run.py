@@ -76,7 +76,7 @@ def test_the_meter_gets_both_peaks(asked):
 def test_the_dtype_of_most_of_the_flops_is_the_peaks(asked, flops, dtypes):
     of_run, _ = make()
     of_run.find(torch.bfloat16)
-    of_run.follow(flops)
+    of_run.correct_dtype(flops)
     assert asked == dtypes
     assert of_run._meter.peaks.peak.dtype == dtypes[-1]
 
@@ -84,7 +84,7 @@ def test_the_dtype_of_most_of_the_flops_is_the_peaks(asked, flops, dtypes):
 def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
     of_run, _ = make(asked=1e12)
     of_run.find(torch.bfloat16)
-    of_run.follow(count(float32=100))
+    of_run.correct_dtype(count(float32=100))
     assert asked == [torch.bfloat16]
 
 
@@ -94,30 +94,30 @@ def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
         patch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", lambda *_: 1 / 0)
         of_run.find(torch.float8_e4m3fn)
     assert of_run._meter.peaks.peak is None
-    of_run.follow(count(bfloat16=100))
+    of_run.correct_dtype(count(bfloat16=100))
     assert (asked, of_run._meter.peaks.peak.dtype) == ([torch.bfloat16], torch.bfloat16)
 
 
 def test_mfu_above_one_names_its_likely_causes_in_order(asked):
     of_run, warnings = make()
     of_run.find(torch.bfloat16)
-    of_run.doubt(window(mfu=1.0))
+    of_run.warn_if_above_one(window(mfu=1.0))
     assert warnings == []
-    of_run.doubt(window(mfu=1.32))
+    of_run.warn_if_above_one(window(mfu=1.32))
     (message,) = warnings
-    assert message.startswith("MFU is 1.32, and nothing can exceed its peak: this is a wrong measurement.")
-    causes = ["(1) the peak is that of another dtype", "structured sparsity", "(3) FLOPs were counted twice"]
-    places = [message.index(cause) for cause in [*causes, "(4) steps seemed shorter"]]
+    assert message.startswith("MFU is 1.32 but cannot exceed 1, so the measurement is wrong.")
+    causes = ["(1) the matmuls run in another dtype", "structured sparsity", "(3) FLOPs were counted twice"]
+    places = [message.index(cause) for cause in [*causes, "(4) steps were measured too short"]]
     assert places == sorted(places)
-    assert "It is measured against 312 TFLOP/s, A100 in bfloat16 (https://nvidia.com)." in message
+    assert "MFU is measured against 312 TFLOP/s, A100 in bfloat16 (https://nvidia.com)." in message
     assert message.endswith("Pass peak= in FLOP/s, or flops= per token.")
 
 
 @pytest.mark.filterwarnings(SMALL_MODEL)
 def test_a_run_is_warned_of_it_once():
-    with pytest.warns(UserWarning, match="this is a wrong measurement. The likely causes, the likeliest first") as seen:
+    with pytest.warns(UserWarning, match="so the measurement is wrong. Likely causes, most likely first") as seen:
         make_trainer(MFUCallback(peak=1.0, warmup_steps=0), max_steps=6).fit(Step(two_layers()))
-    assert sum("wrong measurement" in str(warning.message) for warning in seen) == 1
+    assert sum("the measurement is wrong" in str(warning.message) for warning in seen) == 1
 
 
 class OwnAutocast(Step):

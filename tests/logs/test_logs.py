@@ -119,7 +119,7 @@ def test_a_file_that_is_damaged_gives_what_comes_before(logdir: Path, tmp_path: 
     ("content", "problem"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html> and so on", "is no event file; what comes before is shown"),
+        (b"<html>not found</html> and so on", "is not an event file; what comes before is shown"),
         (b"\x01\x02", "ends in the middle of a record, at byte 0"),
     ],
 )
@@ -269,7 +269,7 @@ def test_links_in_a_circle_are_walked_once(logdir: Path, tmp_path: Path) -> None
 
 
 def test_no_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match="no directory"):
+    with pytest.raises(NotADirectoryError, match="is not a directory"):
         read_runs(tmp_path / "none")
 
 
@@ -283,7 +283,7 @@ def test_records_are_read_on_from_any_place(logdir: Path) -> None:
 def test_each_kind_of_damage_has_its_error(logdir: Path, tmp_path: Path) -> None:
     file = copied(logdir, tmp_path)
     damage(file, 0)
-    with pytest.raises(DamagedFileError, match="is no event file"):
+    with pytest.raises(DamagedFileError, match="is not an event file"):
         list(records(file))
     damage(file, 0)
     cut_off(file, 1)

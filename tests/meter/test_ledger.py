@@ -98,9 +98,9 @@ def test_the_parts_sum_to_the_wall_time():
     clock = StepClock(HostTimer(now))
     ledger = Ledger(clock, sync="step")
     now.seconds += 10
-    ledger.rest_is("setup")
+    ledger.assign_rest("setup")
     now.seconds += 3
-    ledger.rest_is("sanity")
+    ledger.assign_rest("sanity")
     clock.start()
     for phase, seconds in ((Phase.FORWARD, 30), (Phase.VALIDATION, 8)):
         clock.enter(phase)

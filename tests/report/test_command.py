@@ -132,7 +132,7 @@ def test_nothing_to_report(tmp_path: Path) -> None:
     assert "has logged MFU: add MFUCallback()" in done.stderr
     done = report(tmp_path / "none")
     assert done.returncode == 2
-    assert "is no directory" in done.stderr
+    assert "is not a directory" in done.stderr
     done = report(tmp_path, "--compare-run", "x")
     assert done.returncode == 2
     assert "give --compare LOGDIR2 too" in done.stderr
@@ -150,7 +150,7 @@ def test_damaged_and_foreign_files_are_named_and_the_rest_reported(logdir: Path,
     assert done.returncode == 0
     assert "quick: events.out.tfevents" in done.stderr
     assert "ends in the middle of a record" in done.stderr
-    assert "foreign: events.out.tfevents.1.txt is no event file" in done.stderr
+    assert "foreign: events.out.tfevents.1.txt is not an event file" in done.stderr
     assert "Without a value of MFUCallback: foreign" in done.stdout
     assert "Run waiting, 11 steps" in done.stdout
 

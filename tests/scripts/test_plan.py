@@ -17,7 +17,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_plan_prints_the_batch_that_is_foretold_for_a_device() -> None:
+def test_the_plan_prints_the_batch_that_is_predicted_for_a_device() -> None:
     done = plan("--sizes", "gpt-small", "--devices", "4090", "--context-length", "256")
     assert done.returncode == 0, done.stderr
     with torch.device("meta"):

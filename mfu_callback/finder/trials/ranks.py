@@ -143,7 +143,7 @@ class Ranks:
             yield
             return
         over, store, rank = Event(), distributed.distributed_c10d._get_default_store(), distributed.get_rank()
-        watch = Thread(target=_abort_when_told, args=(store, over), daemon=True)
+        watch = Thread(target=_abort_on_failure, args=(store, over), daemon=True)
         watch.start()
         try:
             yield
@@ -183,7 +183,7 @@ def _first_failure(store: Any, mine: str) -> str:
         return mine
 
 
-def _abort_when_told(store: Any, over: Event) -> None:
+def _abort_on_failure(store: Any, over: Event) -> None:
     """Once a process has failed, abort the collectives that this one waits in; gloo's end with the failed process."""
     while not over.wait(_LOOK_EVERY_SEC):
         with suppress(RuntimeError, ValueError):

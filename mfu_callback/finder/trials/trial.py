@@ -53,7 +53,7 @@ class Trials:
         ranks: The processes that search together.
         open_data: Opens the loaders. Called after everything that this may change is saved.
         warmup_size: The batch size of the warm-up steps.
-        tell: Called with every trial.
+        report: Called with every trial.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Trials:
         ranks: Ranks,
         open_data: Callable[[], StageData],
         warmup_size: int,
-        tell: Callable[[Trial], None],
+        report: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
         self.seconds = 0.0  # the same on every process
@@ -74,7 +74,7 @@ class Trials:
         self._ranks = ranks
         self._open_data = open_data
         self._warmup_size = warmup_size
-        self._tell = tell
+        self._report = report
 
     @contextmanager
     def prepared(self) -> Iterator[StageData]:
@@ -125,7 +125,7 @@ class Trials:
         peak_bytes = self._limit.peak_bytes()
         trial = Trial(size=size, fits=verdict.fits, seconds=verdict.seconds, peak_bytes=peak_bytes, why=why)
         self.done.append(trial)
-        self._tell(trial)
+        self._report(trial)
         return Outcome(fits=verdict.fits, used=verdict.used)
 
     def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from mfu_callback.finder.data.samples import batch_length, with_tensors
-from mfu_callback.finder.foretold.memory import MemoryMode, MemoryPrediction, Part
+from mfu_callback.finder.prediction.memory import MemoryMode, MemoryPrediction, Part
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.tools.nested import tensors_in

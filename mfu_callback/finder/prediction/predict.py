@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from mfu_callback.finder.foretold.fake_step import FakeStep, MakeOptimizer
-from mfu_callback.finder.foretold.memory import MemoryPrediction
-from mfu_callback.finder.options import MOST_SAMPLES
+from mfu_callback.finder.options import DEFAULT_MAX_SIZE
+from mfu_callback.finder.prediction.fake_step import FakeStep, MakeOptimizer
+from mfu_callback.finder.prediction.memory import MemoryPrediction
 from mfu_callback.finder.search import Outcome, find_largest
 
 # Memory of a device that is assumed to be used besides the step's tensors: its context and the libraries' workspaces,
@@ -89,7 +89,7 @@ def predict_batch_size(
     reserve: int | None = None,
     optimizer: MakeOptimizer | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    max_size: int = MOST_SAMPLES,
+    max_size: int = DEFAULT_MAX_SIZE,
 ) -> BatchSizePrediction:
     """Predicts the largest batch that fits in a device's memory, with fake tensors (`predict_memory`).
 
@@ -185,7 +185,7 @@ def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:
     """
     if isinstance(module, LightningModule) and not module.automatic_optimization:
         raise PredictionError(_failed("it steps its optimizers itself (manual optimization)"))
-    return _told(lambda: FakeStep(module, batch, **options))
+    return _explained(lambda: FakeStep(module, batch, **options))
 
 
 def bytes_of(memory: int | str) -> int:
@@ -201,10 +201,10 @@ def bytes_of(memory: int | str) -> int:
 
 
 def _peak(step: FakeStep, size: int) -> MemoryPrediction:
-    return _told(lambda: step.peak(size))
+    return _explained(lambda: step.peak(size))
 
 
-def _told(run: Callable[[], _T]) -> _T:
+def _explained(run: Callable[[], _T]) -> _T:
     try:
         return run()
     except Exception as error:  # the user's code may raise any error on tensors without data
