@@ -106,7 +106,7 @@ def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:
 
 
 def _modules(modules: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Modules, each with its submodules; mean of one batch", title_justify="left")
+    table = Table(title="Modules, each with its submodules; time of one batch", title_justify="left")
     for column in ("module", "FLOPs", "forward", "backward", "share", "MFU"):
         table.add_column(column, justify="left" if column == "module" else "right")
     inside: list[str] = []  # names of the rows above that contain the next one
