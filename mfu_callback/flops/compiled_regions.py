@@ -27,11 +27,19 @@ class CompiledRegions:
     Args:
         modules: The running modules; their hooks are out while compiled code runs.
         mode: Sees the operators of the replay.
+        running_pass: Returns the pass that runs now; None for work that is not counted.
         failed: Called with the name of a function that could not be replayed, and why.
     """
 
-    def __init__(self, modules: ModuleStack, mode: OperatorMode, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        modules: ModuleStack,
+        mode: OperatorMode,
+        running_pass: Callable[[], Pass | None],
+        failed: Callable[[str], None],
+    ) -> None:
         self._modules = modules
+        self._running_pass = running_pass
         self._mode = mode
         self._failed = failed
         self._replayed_backward: list[range] = []  # sequence numbers of the compiled calls' autograd nodes
@@ -39,21 +47,9 @@ class CompiledRegions:
         self._replay_of: _Replayed | None = None
 
     @contextmanager
-    def watched(self, running_pass: Callable[[], Pass | None]) -> Iterator[None]:
-        """A context in which compiled calls are replayed.
-
-        Args:
-            running_pass: The pass that runs now, None if it is not to be counted.
-        """
-
-        def enter(function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-            running = running_pass()
-            if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
-                self._replay(function, args, kwargs, running)
-            self._modules.suspend()
-            self._entered_at = next_node_number()
-
-        with compiled_calls_watched(enter, self._leave):
+    def watched(self) -> Iterator[None]:
+        """A context in which compiled calls are replayed."""
+        with compiled_calls_watched(self._enter, self._leave):
             yield
 
     @property
@@ -68,6 +64,13 @@ class CompiledRegions:
         if self._replay_of is None:
             return current_pass(self._replayed_backward)
         return self._replay_of.running if current_task() == self._replay_of.in_task else current_pass()
+
+    def _enter(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        running = self._running_pass()
+        if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
+            self._replay(function, args, kwargs, running)
+        self._modules.suspend()
+        self._entered_at = next_node_number()
 
     def _leave(self) -> None:
         if self._entered_at is not None:

@@ -71,13 +71,13 @@ class FlopCounter:
             tally, self._modules, self._rules, self._running_pass, attention=attention, devices=tensor_parallel
         )
         self._mode: Any = OperatorMode(self._see)
-        self._regions = CompiledRegions(self._modules, self._mode, tally.uncounted.add)
+        self._regions = CompiledRegions(self._modules, self._mode, self._running_pass, tally.uncounted.add)
         self._cleanup = ExitStack()
 
     def __enter__(self) -> FlopCounter:
         self._thread.enter()
         with ExitStack() as entered:
-            entered.enter_context(self._regions.watched(self._running_pass))
+            entered.enter_context(self._regions.watched())
             entered.enter_context(self._optimizers.watched())
             entered.enter_context(self._modules)
             self._cleanup = entered.pop_all()

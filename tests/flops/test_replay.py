@@ -202,7 +202,7 @@ def test_a_function_with_a_variable_not_yet_assigned_is_named_all_the_same():
     function = make()
     counter = FlopCounter(nn.Identity())
     with counter:
-        counter._enter_compiled(function, (torch.ones(3, 3),), {})
-        counter._leave_compiled()
+        counter._regions._enter(function, (torch.ones(3, 3),), {})
+        counter._regions._leave()
     (name,) = counter.result().uncounted
     assert "reads_a_value (compiled; DataDependentOutputException" in name
