@@ -1,4 +1,4 @@
-"""Being told of every call of compiled code, without putting anything on it.
+"""Watches every call of compiled code without changing it.
 
 A module hook inside a compiled region changes what Dynamo compiles, and so does a dispatch mode that does not declare
 itself infrastructure (Dynamo may skip the frame for the rest of the run). Nor would either see what a compiled kernel
@@ -21,13 +21,13 @@ Function = Callable[..., Any]
 
 @contextmanager
 def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: Callable[[], None]) -> Iterator[None]:
-    """Be told of every call of compiled code: a module compiled in any way, a function, flex_attention.
+    """A context in which every call of compiled code is reported: modules, functions, flex_attention.
 
-    Whatever was compiled goes through one wrapper of Dynamo's, which switches Dynamo on before the call and off after
-    it, by a function of its module. That function is watched, so nothing is put on the user's objects.
+    All compiled code runs inside one wrapper of Dynamo's, which calls a function of its module before and after the
+    call to switch Dynamo on and off. That function is replaced, so nothing is put on the user's objects.
 
     Args:
-        before: Called before the outermost compiled call with the uncompiled function and its arguments.
+        before: Called before the outermost compiled call, with the uncompiled function and its arguments.
         after: Called after it, also when it raised.
     """
     original = eval_frame._maybe_set_eval_frame

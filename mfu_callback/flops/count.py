@@ -1,4 +1,4 @@
-"""The public face of counting: one function and the count that it returns."""
+"""`count_flops`: counts one forward pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mfu_callback.flops.flop_count import FlopCount
 def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the model FLOPs of one forward pass of one batch.
 
-    The forward runs once, on the module itself and without gradients; buffers and random state are put back. On
+    The forward runs once, on the module itself and without gradients; buffers and random states are restored. On
     the meta device it needs neither memory nor time to speak of. For the backward, or another convention for
     attention, use :class:`FlopCounter` around the calls themselves.
 
     Args:
-        module: The module to call. It keeps its mode: what a module skips in eval mode is not counted in it.
+        module: The module to call. It stays in its mode; work that it skips in eval mode is not counted then.
         *args: What the module is called with, on the module's device.
         **kwargs: Likewise.
 

@@ -1,4 +1,4 @@
-"""What counting results in."""
+"""The result of a count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mfu_callback.flops.table import as_text, module_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
-    """Model FLOPs of one forward pass of one batch, and of its backward pass where that was watched.
+    """Model FLOPs of one forward pass of one batch, and of its backward pass if that was watched.
 
     Model FLOPs are the multiplications and additions of matmuls, convolutions and recurrent cells that the model's
     mathematics needs (PaLM, appendix B, https://arxiv.org/abs/2204.02311): no norms, activations, embedding look-ups
@@ -23,14 +23,14 @@ class FlopCount:
         thop: The part that thop's module rules counted.
         functional: The part that ran outside those modules: attention, functional calls, and the modules for which
             thop's rule is wrong.
-        backward: Model FLOPs of the backward pass, or None where none was watched.
+        backward: Model FLOPs of the backward pass, or None if none was watched.
         recomputed: FLOPs that ran a second time (activation checkpointing, the scores in a fused attention's
-            backward), or None where no backward was watched.
+            backward), or None if no backward pass was watched.
         attention: The convention: "full" counts the whole T x S square, "causal" only what attends.
         uncounted: Names of compute operations that no rule covers; empty when the count is complete.
-        rule_errors: Operator calls, with the shapes, on which one of our rules failed: faults of this package, to be
-            reported; empty when the count is complete.
-        notes: What has to be known about how some calls were counted.
+        rule_errors: Operator calls, with the shapes, on which one of our rules failed. They are bugs of this package
+            and should be reported; empty when the count is complete.
+        notes: Remarks on how some calls were counted.
         per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
             ``forward``.
         per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"), complex numbers as
@@ -56,16 +56,16 @@ class FlopCount:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Everything that was not counted: what has no rule, and what a rule failed on."""
+        """Everything that was not counted: operations without a rule, and calls on which a rule failed."""
         return (*self.uncounted, *self.rule_errors)
 
     @property
     def backward_ratio(self) -> float | None:
-        """Backward FLOPs over forward FLOPs, or None where no backward was watched."""
+        """Backward FLOPs over forward FLOPs, or None if no backward pass was watched."""
         return None if self.backward is None or not self.forward else self.backward / self.forward
 
     def of_one(self, calls: int) -> FlopCount:
-        """The count of one call, from that of several alike."""
+        """The count of one call, from the count of several equal calls."""
         if calls <= 1:
             return self
         return replace(

@@ -1,4 +1,4 @@
-"""Which module is running now, by global hooks: nothing is put on the modules themselves."""
+"""Knows which module is running, from global hooks; the modules themselves get none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mfu_callback.flops.threads import OwnThread
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One running call of a module, and what was counted directly in it."""
+    """One running call of a module, with what was counted directly in it, not in its submodules."""
 
     module: nn.Module
     name: str
@@ -29,9 +29,9 @@ class ModuleStack:
     """Keeps the stack of running modules while its ``with`` block runs.
 
     Args:
-        root: The module whose parts have names.
+        root: The model, which gives the modules their names.
         leave: Called when a module's call ends, with its frame, its inputs and its output (None if it raised).
-        enter: Called when one begins, with its frame.
+        enter: Called when a module's call begins, with its frame.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ModuleStack:
 
     def __enter__(self) -> ModuleStack:
         self._thread.enter()
-        # torch warns where a compiled module meets a global hook; ours are out of the way before anything is compiled.
+        # torch warns if a compiled module meets a global hook, but ours are removed before anything is compiled.
         warnings.filterwarnings("ignore", "Using `torch.compile\\(module\\)` when there are global hooks", UserWarning)
         self._filter = warnings.filters[0]
         self.resume()
@@ -63,21 +63,21 @@ class ModuleStack:
             warnings.filters.remove(self._filter)  # type: ignore[attr-defined]
 
     def resume(self) -> None:
-        """Put the hooks in."""
+        """Register the hooks."""
         self._handles = [
             register_module_forward_pre_hook(self._before),
             register_module_forward_hook(self._after, always_call=True),
         ]
 
     def suspend(self) -> None:
-        """Take the hooks out, for code that must not see them."""
+        """Remove the hooks, for code that must not see them."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     @contextmanager
     def also_known(self, copies: dict[int, nn.Module]) -> Iterator[None]:
-        """Give copies of modules the names of their originals, whose ids are the keys, while they are there."""
+        """A context in which copies of modules have the names of their originals, whose ids are the keys."""
         known = self._names
         self._names = known | {id(copy): known[part] for part, copy in copies.items() if part in known}
         try:
@@ -92,7 +92,7 @@ class ModuleStack:
 
     @property
     def outer(self) -> Frame | None:
-        """The call that the innermost one is inside of."""
+        """The call around the innermost one."""
         return self._frames[-2] if len(self._frames) > 1 else None
 
     @property
@@ -102,14 +102,14 @@ class ModuleStack:
 
     @property
     def description(self) -> str:
-        """The type and the name of the module that is running now; "" outside of any."""
+        """The type and the name of the running module; "" outside of all modules."""
         if not self._frames:
             return ""
         frame = self._frames[-1]
         return f"{type(frame.module).__name__} {frame.name}".rstrip()
 
     def innermost_is(self, kind: type[nn.Module]) -> bool:
-        """Whether the module that is running now is of a type."""
+        """Whether the running module has a type."""
         return bool(self._frames) and isinstance(self._frames[-1].module, kind)
 
     def any_type(self, matches: Callable[[nn.Module], bool]) -> bool:
@@ -117,7 +117,7 @@ class ModuleStack:
         return any(matches(frame.module) for frame in self._frames)
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """What a function is called, with the module that it is a method of."""
+        """The name of a function, with the module that it is a method of."""
         owner = self.module_of(function)
         if owner is not None:
             return f"{type(owner).__name__} {self.name_of_module(owner) or ''}".rstrip()
@@ -145,18 +145,18 @@ class ModuleStack:
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._is_ours() or all(frame.module is not module for frame in self._frames):
             return
-        while self._frames[-1].module is not module:  # torch does not tell of every call that was broken off
+        while self._frames[-1].module is not module:  # torch does not report every call that raised
             self._leave(self._frames[-1], (), None)
             self._frames.pop()
         self._leave(self._frames[-1], args, output)
         self._frames.pop()
 
     def _is_ours(self) -> bool:
-        # What checkpointing runs again may run in a thread of autograd's.
+        # A checkpoint's second forward may run in one of autograd's threads.
         return self._thread.is_running or in_backward()
 
     def _name_of(self, module: nn.Module) -> str:
-        """A module that the root does not know (in a plain list, say) is called by its type, inside the known one."""
+        """The module's name; one that the root does not know (in a plain list, say) is named by its type."""
         known = self._names.get(id(module))
         if known is not None:
             return known

@@ -1,4 +1,4 @@
-"""The dispatch mode that shows every operator to a counter."""
+"""A dispatch mode that passes every operator to a counter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPAQUE = torch._C._disabled_torch_dispatch_impl
 
 
 class OperatorMode(TorchDispatchMode):
-    """Runs every operator as it is and shows it afterwards.
+    """Runs every operator unchanged and reports it afterwards.
 
     Args:
         see: Called with the operator, its arguments and what it returned.
@@ -32,7 +32,7 @@ class OperatorMode(TorchDispatchMode):
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """Dynamo then compiles a function that is first called under this mode, instead of skipping it for good."""
+        """True, so that Dynamo compiles a function first called under this mode instead of skipping it for good."""
         return True
 
     def __torch_dispatch__(
@@ -42,7 +42,7 @@ class OperatorMode(TorchDispatchMode):
         if any(_unwraps_itself(kind) for kind in types):
             return NotImplemented  # a jagged tensor comes back as operators on its own values
         if torch.is_inference_mode_enabled() and not (has_rule(func) and _has_nested(args)):
-            # Here composite operators (matmul, einsum) arrive whole; their own decomposition is what would run.
+            # In inference mode composite operators (matmul, einsum) arrive whole; run their decomposition instead.
             with self:
                 out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented
             if out is not NotImplemented:
@@ -54,7 +54,7 @@ class OperatorMode(TorchDispatchMode):
 
 @contextmanager
 def mode_off(mode: OperatorMode) -> Iterator[None]:
-    """Take a mode off for the length of a block, where it is the innermost one."""
+    """A context without a mode, if it is the innermost one."""
     innermost = _get_current_dispatch_mode() is mode
     if innermost:
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ def _unwraps_itself(kind: type) -> bool:
     return (
         own is not _OPAQUE
         and own is not getattr(torch.Tensor, "__torch_dispatch__", None)
-        # A DTensor's operator is seen whole: its own tensors are shards, and it infers shapes by running fake ones.
+        # A DTensor's operator is counted whole: its local tensors are shards, and fake ones run to infer shapes.
         and not issubclass(kind, FakeTensor)
         and not hasattr(kind, "device_mesh")
     )

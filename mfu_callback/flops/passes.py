@@ -1,4 +1,4 @@
-"""Which pass of a training step an operator belongs to."""
+"""Finds the pass of a training step in which an operator runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Pass(Enum):
-    """What an operator's FLOPs are filed under."""
+    """The pass under which an operator's FLOPs are filed."""
 
     FORWARD = "forward"
     BACKWARD = "backward"
@@ -17,12 +17,12 @@ class Pass(Enum):
 
 
 def current_task() -> int:
-    """The number of the backward that autograd is running in this thread, or -1."""
+    """The number of the backward pass that autograd is running in this thread, or -1."""
     return int(torch._C._current_graph_task_id())
 
 
 def in_backward() -> bool:
-    """Whether autograd is running a backward in this thread."""
+    """Whether autograd is running a backward pass in this thread."""
     return current_task() != -1
 
 
@@ -35,7 +35,7 @@ def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
     """The pass that is running now in this thread.
 
     Args:
-        hidden: Ranges of the sequence numbers of autograd nodes whose backward is not to be counted.
+        hidden: Ranges of sequence numbers of autograd nodes whose backward is not counted.
 
     Returns:
         The pass, or None for the backward of a hidden node.
@@ -48,13 +48,13 @@ def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
     number = -1 if node is None else node._sequence_nr()
     if any(number in numbers for numbers in hidden):
         return None
-    # Gradients are enabled where a user's own function (or a checkpoint that is reentrant) runs its forward again. A
-    # backward that is to have a backward itself (``create_graph=True``) has them too, but in torch's own nodes.
+    # Gradients are enabled if a user's own Function or a reentrant checkpoint runs its forward again. A backward pass
+    # with ``create_graph=True`` enables them too, but in torch's own nodes.
     by_python = isinstance(node, torch.autograd.function.BackwardCFunction)
     return Pass.RECOMPUTED if torch.is_grad_enabled() and by_python else Pass.BACKWARD
 
 
 def recomputes_for_first_graph() -> bool:
-    """Whether a checkpoint that is not reentrant runs a forward again, for the graph of the first one."""
+    """Whether a non-reentrant checkpoint is running its forward again."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

@@ -1,4 +1,4 @@
-"""Training FLOPs by the shape of the batch: each shape is counted once, and the number of counts is bounded."""
+"""Training FLOPs by batch shape: each shape is counted once, up to a limit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mfu_callback.tools.nested import parts_of
 
 _MOST_COUNTS = 32  # for one state of the model
 _SHORT = 100
-_MOST_TRIES = 3  # for one shape, where a count comes to nothing (a training_step that returns None)
+_MOST_TRIES = 3  # for one shape whose counts find nothing (a training_step that returns None)
 
 
 class TrainingFlops(NamedTuple):
     """FLOPs of one call of ``training_step``; unknown is NaN.
 
     Attributes:
-        model: Model FLOPs of forward and backward.
-        recomputed: What runs a second time.
+        model: Model FLOPs of the forward and backward pass.
+        recomputed: FLOPs that run a second time.
     """
 
     model: float = math.nan
@@ -35,7 +35,7 @@ UNKNOWN = TrainingFlops()
 
 
 def form_of(batch: Any) -> Hashable:
-    """What batches have in common whose tensors have the same names, shapes and dtypes: quick to find and to compare.
+    """A key that is equal for batches whose tensors have the same names, shapes and dtypes; quick to make and compare.
 
     Takes 0.2 us for a tensor and 1 us for a mapping of three, a third of what `shape_of` does.
     """
@@ -51,19 +51,19 @@ def form_of(batch: Any) -> Hashable:
     parts = parts_of(batch)
     if parts is None:
         return None
-    # A packed sequence has its sizes as numbers in a tensor.
+    # A packed sequence holds its lengths as the values of a tensor.
     samples = int(batch.batch_sizes[0]) if isinstance(batch, PackedSequence) else None
     return kind, samples, tuple([(name, form_of(part)) for name, part in parts])
 
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
-    """What the FLOPs of a batch depend on.
+    """The shape of a batch, on which its FLOPs depend.
 
     Attributes:
-        structure: How tensors of which rank and dtype are nested, with their names.
-        sizes: All their dimensions in order.
-        elements: How many numbers the first of them holds, which is the model's input.
+        structure: The nesting of the tensors, with their names, ranks and dtypes.
+        sizes: All dimensions of all tensors, in order.
+        elements: Number of elements of the first tensor, which is the model's input.
         samples: The first dimension of the first tensor.
     """
 
@@ -74,12 +74,12 @@ class BatchShape:
 
     @property
     def elements_per_sample(self) -> float:
-        """Grows with the length of a sequence or the size of an image, not with the batch."""
+        """Elements per sample: the length of a sequence or the size of an image."""
         return self.elements / max(self.samples, 1)
 
 
 def shape_of(batch: Any) -> BatchShape:
-    """The shape of a batch: whatever a dataloader yields."""
+    """The shape of a batch of any kind."""
     shapes: list[tuple[int, ...]] = []
     structure = _structure(batch, shapes)
     samples = next((shape[0] for shape in shapes if shape), 1)
@@ -95,7 +95,7 @@ def _structure(value: Any, shapes: list[tuple[int, ...]]) -> Hashable:
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """A jagged tensor has a number for its values only, a strided one a shape for each of its components."""
+    """The shape of a tensor; of a jagged one that of its values, of a nested strided one those of all components."""
     if not tensor.is_nested:
         return tuple(tensor.shape)
     if tensor.layout is torch.jagged:
@@ -104,20 +104,20 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 
 class CountsByShape:
-    """Keeps the training FLOPs of every shape of batch that was counted.
+    """Keeps the training FLOPs of every counted batch shape.
 
     Args:
-        training_flops: What a count comes to, or None where it came to nothing.
+        training_flops: Training FLOPs of a count; None if it found nothing.
     """
 
     def __init__(self, training_flops: Callable[[FlopCount], TrainingFlops | None]) -> None:
-        self.model_state: Hashable = None  # counts of one state (frozen parts, say) do not hold for another
+        self.model_state: Hashable = None  # such as the frozen parameters; counts hold for one state alone
         self._training_flops = training_flops
         self._known: dict[tuple[Hashable, BatchShape], TrainingFlops] = {}
         self._tries: Counter[tuple[Hashable, BatchShape]] = Counter()
 
     def needs_count(self, shape: BatchShape) -> bool:
-        """Whether a batch of this shape is to be counted."""
+        """Whether a batch of this shape must be counted."""
         return (self.model_state, shape) not in self._known and not self.is_full
 
     @property
@@ -126,10 +126,10 @@ class CountsByShape:
         return sum(state == self.model_state for state, _ in self._known) >= _MOST_COUNTS
 
     def add(self, shape: BatchShape, count: FlopCount) -> bool:
-        """Take the count of a batch of this shape; a count that came to nothing is tried a few times.
+        """Store the count of a batch of this shape. A count that found nothing is repeated a few times.
 
         Returns:
-            False if it came to nothing for the last time, and the FLOPs stay unknown.
+            False if it found nothing for the last time, so that the FLOPs stay unknown.
         """
         key = self.model_state, shape
         found = self._training_flops(count)
@@ -145,7 +145,7 @@ class CountsByShape:
         self._known[self.model_state, shape] = UNKNOWN
 
     def flops(self, shape: BatchShape) -> TrainingFlops:
-        """FLOPs of a batch: as counted, or scaled from the most similar one counted where there were too many."""
+        """FLOPs of a batch: as counted, or scaled from the most similar counted shape once the limit is reached."""
         known = self._known.get((self.model_state, shape))
         return self._scaled(shape) if known is None else known
 

@@ -1,7 +1,7 @@
-"""Counting compiled code: its call is replayed, uncompiled, on fake tensors, which are shapes without storage.
+"""Replays calls of compiled code, uncompiled, on fake tensors, which are shapes without storage.
 
-The function runs a second time, so nothing that it may change can be the user's own: it runs on a deep copy of all
-that it refers to, with every tensor in it replaced by a fake. What cannot be copied cannot be replayed.
+The function runs a second time, so it must not change anything of the user's. It runs on a deep copy of everything
+that it refers to, in which every tensor is replaced by a fake. What cannot be copied cannot be replayed.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from mfu_callback.tools.nested import tensors_in
 
 _SHARDED_MODULES: tuple[type, ...] = ()
 _SHARDED_TENSORS: tuple[type, ...] = ()
-if torch.distributed.is_available():  # some builds of torch are made without
+if torch.distributed.is_available():  # some builds of torch lack it
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
     _SHARDED_MODULES, _SHARDED_TENSORS = (FSDPModule,), (DTensor,)
 
-# What a module may refer to that must not be copied: its trainer and the like.
+# Attributes of a module that must not be copied, such as its trainer.
 _SHARED_ATTRIBUTES = ("_trainer", "_fabric")
-# Methods of a LightningModule that reach out of it.
+# Methods of a LightningModule that act outside of it.
 _SILENCED_METHODS = ("log", "log_dict", "print")
-# What a function may change among its globals; anything else there (classes, settings, tokenizers) is not copied.
+# Kinds of globals that a function may change. Others (classes, settings, tokenizers) are not copied.
 _CHANGEABLE_GLOBALS = (nn.Module, MethodType, FunctionType, list, dict, set)
 
 Function = Callable[..., Any]
 
 
 class Replay:
-    """A call of a function on fakes of all that it refers to, with the backward where there is one.
+    """A call of a function on fakes of everything that it refers to, with its backward pass if there is one.
 
-    A real tensor that is reached all the same is replaced by a fake when an operator gets it.
+    A real tensor that is still reached is replaced by a fake before an operator uses it.
 
     Args:
-        root: The module whose parts are known by name.
+        root: The model, whose modules have names.
         function: The uncompiled function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
 
     Attributes:
-        modules: The copies of the root's parts, by the ids of their originals.
+        modules: The copies of the root's modules by the ids of their originals.
 
     Raises:
         Exception: Whatever copying raises.
@@ -95,7 +95,7 @@ def _backward(out: Any, leaves: list[torch.Tensor]) -> None:
 
 
 class _StrayTensors(TorchDispatchMode):
-    """Replaces real tensors by fakes before any operator gets them."""
+    """Replaces real tensors by fakes before an operator uses them."""
 
     supports_higher_order_operators = True
 
@@ -111,11 +111,11 @@ class _StrayTensors(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def leaves(self) -> list[torch.Tensor]:
-        """The real leaves that were met; their gradients are asked for, never accumulated."""
+        """The real leaves that were reached; their gradients are computed but never accumulated."""
         return [tensor for tensor, _ in self._gradients.values()]
 
     def put_gradients_back(self) -> None:
-        """Where the function itself has called backward, a real leaf was given a fake gradient."""
+        """Restore the gradients of real leaves, which become fake if the function itself calls backward."""
         for tensor, gradient in self._gradients.values():
             if tensor.grad is not gradient:
                 tensor.grad = gradient
@@ -133,9 +133,9 @@ class _Fakes:
 
     def __init__(self, root: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.leaves: list[torch.Tensor] = []  # what the backward takes gradients of
+        self.leaves: list[torch.Tensor] = []  # the leaves of the backward pass
         self._memo: dict[int, Any] = {}
-        self._kept: list[torch.Tensor] = []  # so that no id in the memo is given to another tensor
+        self._kept: list[torch.Tensor] = []  # kept alive, so that no id in the memo is reused
         copiers: dict[type, Callable[[Any, dict[int, Any]], Any]] = {
             FunctionType: self._of_function,
             MethodType: self._of_method,
@@ -154,15 +154,15 @@ class _Fakes:
         self._deepcopy = _own_deepcopy(copiers)
 
     def of(self, value: Any) -> Any:
-        """A deep copy of a value. What the copiers are not for is copied as by `copy.deepcopy`."""
+        """A deep copy of a value, by the copiers or else as `copy.deepcopy` does it."""
         return self._deepcopy(value, self._memo)
 
     def copies_of(self, root: nn.Module) -> dict[int, nn.Module]:
-        """The copies of the parts of a module that were copied, by the ids of their originals."""
+        """The copies of a module's submodules by the ids of their originals."""
         return {id(part): self._memo[id(part)] for part in root.modules() if id(part) in self._memo}
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The fake of a tensor that has met no other fake yet, without a history."""
+        """The fake of a real tensor, without autograd history."""
         if id(tensor) not in self._memo:
             self._kept.append(tensor)
             self._memo[id(tensor)] = self.mode.from_tensor(tensor.detach())
@@ -173,12 +173,12 @@ class _Fakes:
             return self.mode.from_tensor(tensor)
         if tensor.is_leaf:
             return self._as_leaf(self.mode.from_tensor(tensor))
-        # Fakes of what autograd has made refuse a backward, and a leaf refuses to be changed in place.
+        # A fake of a non-leaf cannot run a backward pass, and a leaf cannot be changed in place: clone a new leaf.
         with torch.enable_grad(), self.mode:
             return self._as_leaf(self.mode.from_tensor(tensor.detach()).requires_grad_()).clone()
 
     def _of_shard(self, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
-        with self.mode:  # the whole of it, as FSDP gathers it for the forward
+        with self.mode:  # the whole tensor, as FSDP gathers it for the forward pass
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         return self._as_leaf(whole.requires_grad_()) if tensor.requires_grad else whole
 
@@ -187,7 +187,7 @@ class _Fakes:
         return fake
 
     def _unsharded(self, module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-        """A copy of a module under FSDP2 as it was before."""
+        """A copy of an FSDP2 module in its state before sharding."""
         plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
         twin = memo[id(module)] = cast(nn.Module, object.__new__(plain))
         for name, value in vars(module).items():
@@ -200,8 +200,8 @@ class _Fakes:
         return MethodType(self._deepcopy(method.__func__, memo), self._deepcopy(method.__self__, memo))
 
     def _of_function(self, function: FunctionType, memo: dict[int, Any]) -> Any:
-        """The function with copies of what it closes over and of the globals that it may change."""
-        if hasattr(function, "_torchdynamo_orig_callable"):  # compiled: what it was compiled from
+        """A copy of a function, with copies of its closure and of the globals that it may change."""
+        if hasattr(function, "_torchdynamo_orig_callable"):  # compiled: copy its original
             return self._deepcopy(function._torchdynamo_orig_callable, memo)
         of_distributed = (function.__module__ or "").startswith("torch.distributed")  # it holds process groups
         if of_distributed or not (function.__closure__ or _is_users(function)):
@@ -229,9 +229,9 @@ class _Fakes:
 
 
 def _own_deepcopy(copiers: dict[type, Callable[[Any, dict[int, Any]], Any]]) -> Callable[[Any, dict[int, Any]], Any]:
-    """A `copy.deepcopy` that uses these copiers for their types, before it looks for a type's own way.
+    """A `copy.deepcopy` that prefers these copiers to a type's own way.
 
-    It is that of a second instance of the module `copy`, so that nobody else's copies are touched.
+    It belongs to a second instance of the module `copy`, so that other users of `copy` are not affected.
     """
     spec = importlib.util.find_spec("copy")
     assert spec is not None
@@ -243,7 +243,7 @@ def _own_deepcopy(copiers: dict[type, Callable[[Any, dict[int, Any]], Any]]) -> 
 
 
 def _is_users(function: FunctionType) -> bool:
-    """Whether a function stands in the user's own code: libraries are trusted with their globals."""
+    """Whether a function is the user's own code; libraries are trusted not to change their globals."""
     return "site-packages" not in function.__code__.co_filename and "/lib/python" not in function.__code__.co_filename
 
 
@@ -262,7 +262,7 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
 
 @contextmanager
 def _surroundings_kept() -> Iterator[None]:
-    """Keep random state as it is, and what the user has put around the call from seeing the fakes."""
+    """A context that restores random states and hides the fakes from compilers and hooks around the call."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         with torch.compiler.set_stance("force_eager"), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):

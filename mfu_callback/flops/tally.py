@@ -15,7 +15,7 @@ class Tally:
     Attributes:
         uncounted: Names of compute operations without a rule.
         rule_errors: Calls on which a rule of ours failed.
-        notes: What has to be known about how some calls were counted.
+        notes: Remarks on how some calls were counted.
         saw_backward: Whether a backward ran.
     """
 

@@ -1,4 +1,4 @@
-"""Finding compute that no dispatch mode sees: kernels of other libraries, launched past torch's operators."""
+"""Finds compute that no dispatch mode sees: kernels launched without torch's operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfu_callback.flops.rules.operators import operator_name
 _ALLOCATES = frozenset(
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 )
-# These take a tensor for its shape or its place, not for what is in it.
+# These use a tensor's shape or storage, not its values.
 _READS_NOTHING = frozenset(
     f"aten::{name}"
     for name in (
@@ -25,34 +25,34 @@ _READS_NOTHING = frozenset(
 
 
 class BlankMemory:
-    """Watches the tensors that are allocated blank, to see who fills them.
+    """Watches tensors that are allocated without values, to see what fills them.
 
     A kernel launched past torch's operators (Triton, a C extension) cannot be seen, but what it writes to can: memory
     that an operator allocated blank, that no operator has written, and that an operator then reads.
     """
 
     def __init__(self) -> None:
-        # Where each blank storage was allocated. A weak reference keeps its address from being given to another.
+        # Where each blank storage was allocated. The weak reference keeps its address from being reused.
         self._blank: dict[int, tuple[str, Any]] = {}
 
     def filled_unseen(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str
     ) -> list[str]:
-        """Take note of one operator's call.
+        """Register one call of an operator.
 
         Args:
             func: The operator's overload.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
             out: What it returned.
-            where: The module that it ran in; "" outside of any.
+            where: The module that it ran in; "" outside of all modules.
 
         Returns:
             Where the memory was allocated that it reads and that nobody was seen to fill.
         """
         allocates, reads_nothing, written = _effects(func)
         if allocates:
-            # On a CPU a training step may well fill memory through numpy; inside a module that is compute.
+            # On a CPU a training step may fill memory through numpy; inside a module such memory means compute.
             if where == "" and all(tensor.device.type == "cpu" for tensor in tree_leaves(out)):
                 return []
             self._blank.update((storage._cdata, (where, _weak(storage))) for storage in _storages(out))
@@ -69,7 +69,7 @@ class BlankMemory:
 
 @cache
 def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
-    """Whether an operator allocates, whether it reads nothing, and which arguments it writes; None is any of them."""
+    """Whether an operator allocates, whether it reads no values, and which arguments it writes; None means any."""
     if not isinstance(func, torch._ops.OpOverload):
         return False, False, None
     name = operator_name(func)

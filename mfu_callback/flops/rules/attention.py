@@ -88,7 +88,7 @@ def _pairs_of_lengths(call: Call, queries: int, keys: int) -> int:
 
 
 def _window(call: Call) -> tuple[int | None, int | None]:
-    """How many keys before and after its own position a query sees; None is all of them."""
+    """Number of keys that a query sees before and after its own position; None means all."""
     both = call.get("window_size")
     if isinstance(both, int):  # the efficient kernel: a causal window of this many keys, its own included
         return (both - 1, 0) if both > 0 else (None, None)
@@ -103,7 +103,7 @@ def windowed_pairs(queries: int, keys: int, left: int | None, right: int | None)
         queries: Number of queries.
         keys: Number of keys.
         left: Keys seen before a query's own position; None sees all.
-        right: Keys seen after it likewise.
+        right: Keys seen after a query's own position; None sees all.
     """
     own = torch.arange(queries) + (keys - queries)
     first = torch.zeros_like(own) if left is None else (own - left).clamp(min=0)
@@ -134,7 +134,7 @@ def _is_masked(block_mask: Sequence[Any]) -> bool:
 
 
 def _pairs_of_blocks(query: Any, block_mask: Sequence[Any], queries: int, keys: int) -> int:
-    """Ask the mask function about every pair, 128 queries at a time; it may depend on the batch and on the head."""
+    """Evaluate the mask function on every pair, 128 queries at a time; it may depend on batch and head."""
     batches, heads = block_mask[2].shape[:2]  # of the number of blocks: (B or 1, H or 1, blocks of queries)
     each_pair = torch.vmap(torch.vmap(block_mask[-1], (None, None, None, 0)), (None, None, 0, None))
     visible = 0
@@ -156,7 +156,7 @@ def _flex_backward(call: Call) -> Work:
 
 
 def _softmax(call: Call) -> int:
-    """No model FLOPs; but a masked softmax says that matmuls before and after it are attention."""
+    """No model FLOPs, but a masked softmax shows that the matmuls around it are attention."""
     scores = call["self"]
     readable = not isinstance(scores, FakeTensor) and scores.device.type != "meta"
     if call.attention == "causal" and readable and bool((scores <= torch.finfo(scores.dtype).min / 2).any()):

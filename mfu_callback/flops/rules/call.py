@@ -1,4 +1,4 @@
-"""One call of an operator, as the rules see it, and the work that a rule finds in it."""
+"""One call of an operator as the rules see it, and the FLOPs that a rule finds in it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Work(NamedTuple):
     """FLOPs of one call.
 
     Attributes:
-        flops: Those of the pass in which the operator runs.
-        backward: Gradients that a fused operator makes in its forward already.
-        recomputed: What a fused backward operator computes a second time.
+        flops: FLOPs of the pass in which the operator runs.
+        backward: FLOPs of gradients that a fused operator computes in its forward.
+        recomputed: FLOPs that a fused backward operator computes a second time.
     """
 
     flops: int
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     recomputed: int = 0
 
     def times(self, number: int) -> Work:
-        """The FLOPs of several calls alike."""
+        """The FLOPs of several equal calls."""
         return self if number == 1 else Work(*(number * flops for flops in self))
 
 
@@ -34,10 +34,10 @@ class Call:
     """One call of an operator.
 
     Attributes:
-        arguments: By the names of the operator's schema, defaults included.
+        arguments: All arguments by their names in the operator's schema, with defaults.
         out: What it returned.
         attention: The convention for attention: "full" or "causal".
-        notes: Takes what the user has to know about how this call was counted.
+        notes: Receives remarks on how this call was counted.
     """
 
     arguments: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Call:
         return self.arguments[name]
 
     def get(self, *names: str) -> Any:
-        """The first of these arguments that there is, or None."""
+        """The first of these arguments that the operator has, or None."""
         return next((self.arguments[name] for name in names if name in self.arguments), None)
 
 
@@ -57,7 +57,7 @@ Rule = Callable[[Call], int | Work]
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, as the operator's schema has them."""
+    """Arguments by their names in the operator's schema."""
     names_and_defaults = _signature(func)
     bound = {name: default for name, default in names_and_defaults if default is not _REQUIRED}
     bound.update(zip((name for name, _ in names_and_defaults), args, strict=False))
@@ -65,7 +65,7 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
 
 
 def multiplied_dtype(args: tuple[Any, ...]) -> str:
-    """The name of the dtype that an operator multiplies: its first tensor's, of complex numbers their parts'."""
+    """The name of the dtype that an operator multiplies: that of its first tensor, or of a complex tensor's parts."""
     dtype = next((leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)), None)
     return str(dtype.to_real() if dtype is not None else dtype).removeprefix("torch.")
 

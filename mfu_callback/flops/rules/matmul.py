@@ -49,7 +49,7 @@ def _matmul_backward(call: Call) -> int:
 
 
 def _rows_times_columns(call: Call) -> int:
-    """A weight packed in a format of its own: (..., K) rows in, (..., N) columns out."""
+    """A weight in a packed format: (..., K) rows in, (..., N) columns out."""
     rows = call.get("self", "input", "X", "inp")
     return int(2 * rows.numel() * call.out.shape[-1])
 
@@ -68,7 +68,7 @@ def _outer(call: Call) -> int:
 
 
 def _grouped(call: Call) -> int:
-    """2-d operands are cut into groups along one side, so that each row (or column) meets one matrix."""
+    """2-d operands are split into groups along one side, so that each row (or column) meets one matrix."""
     left = call.get("self", "mat_a", "input")
     right = call.get("mat2", "mat_b", "weight")
     groups = left.shape[0] if left.dim() == right.dim() == 3 else 1
@@ -101,7 +101,7 @@ def _own_distances(call: Call) -> int:
 
 
 def _affine_grid(call: Call) -> int:
-    """Each point of a grid (N, H, W, 2) is theta (N, 2, 3) times its homogeneous coordinates; likewise in 3-d."""
+    """Each point of a grid (N, H, W, 2) is theta (N, 2, 3) times its homogeneous coordinates; the same in 3-d."""
     return int(2 * call.out.numel() * call["theta"].shape[-1])
 
 

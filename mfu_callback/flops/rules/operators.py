@@ -1,4 +1,4 @@
-"""Which operators have a rule, and which of the others may hide model FLOPs."""
+"""Finds the rule of an operator, and the operators without a rule that may hide model FLOPs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mfu_callback.flops.rules.recurrent import RECURRENT_RULES
 
 RULES: dict[str, Rule] = {**MATMUL_RULES, **CONVOLUTION_RULES, **RECURRENT_RULES, **ATTENTION_RULES}
 
-# Libraries whose operators say by their names whether they hold a matmul. Any other library's are all suspect.
+# In these libraries an operator's name shows whether it multiplies matrices. All operators of others are suspect.
 _SPEAKING_LIBRARIES = frozenset(
     [
         "aten",
@@ -50,20 +50,20 @@ _SPEAKS_OF_A_PRODUCT = re.compile(
     r"(?:^|_)(?:q?conv\w*|q?linear|matmul|(?:sp?)?b?mm|\w*addmm|\w*spmm|int\dmm|mv|v?dot|gemm|\w*attn|attention"
     r"|rnn|lstm|gru|einsum|bilinear|deform)(?:_|\d|$)"
 )
-# Names that speak of a product and hold none: conversions, packing, and the elementwise part of recurrent cells.
+# Such names without a product: conversions, packing, and the elementwise part of recurrent cells.
 _HOLDS_NO_PRODUCT = re.compile(
     r"convert|conversion|pack(?!ed)|reorder|flatten_weight|_thnn_|grid_sampler|upsample|make_quantized|_unpack|search"
 )
 
 
-# Higher-order operators whose bodies come by operator by operator, or that have none. Those of the others do not.
+# Higher-order operators whose bodies are seen operator by operator, or that have no body.
 _BODIES_ARE_SEEN = frozenset({"invoke_subgraph", "print", "inductor_compiled_code"})
 
 
 def work_of(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, attention: str, notes: set[str]
 ) -> Work | None:
-    """FLOPs of one call of an operator, or None where it has no rule.
+    """FLOPs of one call of an operator; None if it has no rule.
 
     Args:
         func: The operator's overload, as a dispatch mode receives it.
@@ -71,7 +71,7 @@ def work_of(
         kwargs: Its keyword arguments.
         out: What it returned.
         attention: "full" or "causal".
-        notes: Takes what the user has to know about how this call was counted.
+        notes: Receives remarks on how this call was counted.
     """
     rule = _rule_for(func)
     if rule is None:
@@ -82,7 +82,7 @@ def work_of(
 
 
 def has_rule(func: Any) -> bool:
-    """Whether this operator is counted as it is."""
+    """Whether an operator has a rule."""
     return _rule_for(func) is not None
 
 

@@ -1,4 +1,4 @@
-"""Work that is split by tensor parallelism: an operator may see a whole tensor of the group's, or one device's shard.
+"""Work under tensor parallelism: an operator may see a whole tensor of the group, or one device's shard.
 
 A ``DTensor`` has the shape of the whole, so an operator on it counts the work of all devices of the group. Between two
 of them, attention say, models compute with plain tensors, which hold a shard (the heads of one device) or a copy.
@@ -15,18 +15,18 @@ from torch import nn
 from mfu_callback.flops.passes import Pass, next_node_number
 from mfu_callback.tools.nested import tensors_in
 
-# The name of the mesh's dimension over which the work is split, as Lightning's ModelParallelStrategy calls it.
+# The mesh dimension over which the work is split, as Lightning's ModelParallelStrategy names it.
 MESH_DIMENSION = "tensor_parallel"
 
 
 class Shards:
-    """Tells how many times the work of an operator is done in the group, on different shards.
+    """Finds how often the group does the work of an operator, on different shards.
 
     Plain tensors are shards in a module whose parameters are sharded over the group, or whose submodules' are; and in
     the backward of what was so in the forward, by the number of autograd's node.
 
     Args:
-        devices: How many devices are a tensor-parallel group.
+        devices: Number of devices of a tensor-parallel group.
     """
 
     def __init__(self, devices: int) -> None:
@@ -34,10 +34,10 @@ class Shards:
         self._nodes: set[int] = set()
 
     def times(self, args: tuple[Any, ...], module: nn.Module | None, running: Pass) -> int:
-        """How many devices do this work, each on a shard of its own; 1 where what is seen is the whole.
+        """Number of devices that do this work, each on its own shard; 1 if the operator sees whole tensors.
 
         Args:
-            args: Of the operator.
+            args: Arguments of the operator.
             module: The innermost module that is running, if one is known.
             running: The pass that it runs in.
         """
@@ -48,7 +48,7 @@ class Shards:
             return self._devices if node is not None and node._sequence_nr() in self._nodes else 1
         if module is None or not _is_sharded(module.parameters()):
             return 1
-        self._nodes.add(next_node_number() - 1)  # that of this operator, which autograd has made already
+        self._nodes.add(next_node_number() - 1)  # the node of this operator, which exists already
         return self._devices
 
 

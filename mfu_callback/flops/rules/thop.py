@@ -1,4 +1,4 @@
-"""thop's own rules, applied to a call that really ran and without touching the module."""
+"""Applies thop's own rules to real calls, without touching the module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-# The modules whose matmul or convolution thop knows; its other rules count norms, activations and the like.
+# The modules with a matmul or convolution that thop knows; its other rules count norms, activations and so on.
 THOP_TYPES: frozenset[type[nn.Module]] = frozenset(
     {
         *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
