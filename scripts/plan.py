@@ -1,4 +1,4 @@
-"""Which batch the four GPT sizes could have on the devices of the peaks table, predicted without any of them.
+"""Predict the batch sizes of the four GPT sizes on the devices of the peaks table, without these devices.
 
 The memory of a training step is followed on fake tensors (mfu_callback.predict_memory), so that no memory is taken. The
 figures of devices are estimates: they are those of a CPU's operators, less a reserve for what a device takes beside the

@@ -22,8 +22,8 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
 
     Args:
         module: The module to call. It stays in its mode; work that it skips in eval mode is not counted then.
-        *args: What the module is called with, on the module's device.
-        **kwargs: Likewise.
+        *args: Its positional arguments, on the module's device.
+        **kwargs: Its keyword arguments, on the module's device.
 
     Returns:
         The count, in FLOPs (2 per multiply-accumulate; 8 where the numbers are complex).

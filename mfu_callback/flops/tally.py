@@ -42,7 +42,7 @@ class Tally:
         if running is Pass.FORWARD:
             self._per_module[module] += work.flops
             self._per_dtype[dtype] += work.flops
-        # Gradients that are made in the forward are backward work all the same.
+        # Gradients that a fused operator computes in the forward are backward work.
         self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
         self._flops[Pass.RECOMPUTED] += work.recomputed
 

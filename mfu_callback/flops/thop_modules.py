@@ -87,7 +87,7 @@ class ThopWhereItAgrees(OperatorsAlone):
             # thop's rules compute with tensors of their own.
             with _disable_current_modes() if is_replay else nullcontext():
                 return flops_per_mac * thop_macs(module, inputs, output)
-        except Exception:  # a call that thop's rule does not understand; the operators tell
+        except Exception:  # thop's rule does not understand the call; the operators count
             return None
 
 
@@ -109,7 +109,7 @@ class ThopAlone:
             self._tally.uncounted.add(name)
 
     def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
-        """Add the call, if it came to its end; one that thop's rule does not understand is named."""
+        """Add the call, unless it raised; a call that thop's rule does not understand is named."""
         if output is None:
             return
         try:

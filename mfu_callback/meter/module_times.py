@@ -104,7 +104,7 @@ class ModuleTimes:
         """Mean seconds by module over the faster half of the batches, and the mean size of these batches.
 
         The others may have met something that is not the model's: hooks and kernels that run for the first time,
-        another process. The device has come to the end of all watched batches.
+        another process. The device must have finished all timed batches.
 
         Returns:
             The seconds, in the order of the modules' first run, where "" is the root itself; and the size.

@@ -31,7 +31,7 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Tell how many of the steps are done."""
         if trainer.is_global_zero:
-            tell(step=trainer.global_step)
+            report(step=trainer.global_step)
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         message = str(error).strip().splitlines()
         row = Row(size=request.size, error=f"{type(error).__name__}: {message[0] if message else ''}")
     if row is not None:
-        tell(row=asdict(row))
+        report(row=asdict(row))
 
 
 def run(request: Request) -> Row | None:
@@ -53,12 +53,12 @@ def run(request: Request) -> Row | None:
     data = RandomTokens(batch_size=request.batch_size or 1, context_length=request.context_length)
     callback = MFUCallback(warmup_steps=request.warmup_steps, peak=vector_peak_of(request, dtype))
     trainer = make_trainer(request, [callback, Progress()])
-    tell(doing="building the model")
+    report(doing="building the model")
     with trainer.init_module():
         module = GPTModule(request.size)
     if request.compile:
         module.model.compile()
-    tell(doing="finding the batch size" if request.batch_size is None else "training")
+    report(doing="finding the batch size" if request.batch_size is None else "training")
     trainer.fit(module, datamodule=data)
     if not trainer.is_global_zero:
         return None
@@ -125,7 +125,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return kibibytes_or_bytes * (1 if sys.platform == "darwin" else 1024)
 
 
-def tell(**event: Any) -> None:
+def report(**event: Any) -> None:
     """Write one JSON line for the process that started this one."""
     print(json.dumps(event), file=TELL, flush=True)
 

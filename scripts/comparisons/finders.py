@@ -105,7 +105,7 @@ def limit_of(model: str, budget_bytes: int, rows: list[Row], rounds: int) -> Lim
 
 
 def trains_in_own_process(model: str, budget_bytes: int) -> Callable[[int], bool]:
-    """A function that tells whether a size trains; a process that dies of it says that it does not."""
+    """A function that returns whether a size trains; False if its process dies."""
 
     def trains(size: int) -> bool:
         fields, why = in_own_process(Request(model=model, budget_bytes=budget_bytes, size=size))

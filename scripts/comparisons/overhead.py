@@ -6,10 +6,10 @@
 Both callbacks listen to the same steps of one Trainer, and the time that each spends in its own code is added up step
 by step, so that a machine that changes its speed changes it for both: its hooks, and for ours what its brackets around
 methods of the Trainer and of the optimizers add to them. A third callback has the same hooks and brackets and does
-nothing in them: that much of the figures is the measuring itself. Steps on which the Trainer logs are counted apart,
+nothing in them: its figures are the cost of measuring itself. Steps on which the Trainer logs are counted apart,
 with the collective of several ranks, and so is what Lightning and its loggers take to send our values away.
-Every setting is a run of its own, in a process of its own (several for several ranks, of which the first is shown); of
-several values of an option, each is run with the others' first.
+Each setting is one run in its own process (several processes for several ranks; the first is shown). If an option has
+several values, each is run with the first value of the other options.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, int]]:
 
 
 def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a run in a process of its own prints."""
+    """The figures that a run in its own process prints."""
     options = {**setting, "log-every": arguments.log_every, "sync": arguments.sync}
     command = [sys.executable, str(RUN), *(f"--{name}={value}" for name, value in options.items())]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -56,7 +56,7 @@ def find_limit(trains: Callable[[int], bool], *, start: int, repeats: int) -> Li
 
 
 def limit_from(tried: dict[int, list[bool]]) -> Limit:
-    """What the tries come to."""
+    """The limit that the tries show."""
     failing = min((size for size, fits in tried.items() if not all(fits)), default=max(tried) + 1)
     always = max((size for size in tried if size < failing), default=0)
     ever = max((size for size, fits in tried.items() if any(fits)), default=0)

@@ -1,4 +1,4 @@
-"""What the searches come to: a table of medians, and whether the claims about ours hold."""
+"""The table of medians of the searches, and whether the claims about ours hold."""
 
 from __future__ import annotations
 
