@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--most-seconds", type=float, default=3.0, help="exit with 1 if the median is above (default: %(default)s)"
     )
     parser.add_argument(
-        "--most-mb", type=float, default=500.0, help="the most private memory of the browser, in MB (default: %(default)s)"
+        "--most-mb", type=float, default=500.0, help="most private memory of the browser, in MB (default: %(default)s)"
     )
     return parser
 
