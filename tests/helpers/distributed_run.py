@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-import mfu_callback.flops.counter
+import mfu_callback.flops.compiled_regions
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from tests.helpers.runs import TINY, make_trainer, tiny_data
@@ -143,7 +143,7 @@ def main() -> None:
         log_every_n_steps=LOG_EVERY,
     )
     if "failing" in words and trainer.global_rank == 1:
-        mfu_callback.flops.counter.compiled_calls_watched = lambda *_: 1 / 0
+        mfu_callback.flops.compiled_regions.compiled_calls_watched = lambda *_: 1 / 0
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")
