@@ -53,7 +53,7 @@ class Counting:
         @functools.wraps(run)
         def counted(*args: Any, **kwargs: Any) -> Any:
             if not self._state_is_known:
-                self._meter.flops.model_is(hash(tuple(p.requires_grad for p in self._module.parameters())))
+                self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
                 self._state_is_known = True
             if not self._meter.flops.needs_count:
                 return run(*args, **kwargs)

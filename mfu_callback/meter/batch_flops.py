@@ -19,7 +19,7 @@ class BatchFlops:
         batches: Has the micro-batch in hand.
 
     Attributes:
-        first: The first count that found any FLOPs; None before.
+        first: The first count that found forward FLOPs, or else the first count; None before.
     """
 
     def __init__(self, conventions: Conventions, batches: Batches) -> None:
@@ -28,7 +28,7 @@ class BatchFlops:
         self._batches = batches
         self._counts = CountsByShape(conventions.training_flops)
 
-    def model_is(self, state: Hashable) -> None:
+    def set_model_state(self, state: Hashable) -> None:
         """Set the state of the model, such as its frozen parameters; counts hold for one state alone."""
         if state != self._counts.model_state:
             self._counts.model_state = state

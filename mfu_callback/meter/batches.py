@@ -46,7 +46,7 @@ class Batches:
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
 
     Attributes:
-        in_hand: The micro-batch that is being run.
+        in_hand: What is known of the micro-batch in hand: the one that was looked at last.
         real_tokens: Its tokens without padding, as a number on the device; None without a mask.
     """
 
@@ -67,10 +67,10 @@ class Batches:
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
-                f"The batch could not be read ({type(error).__name__}: {error}), so tokens, samples and FLOPs are left"
-                " out. Pass tokens= and flops= as functions of the batch.",
+                f"The batch could not be read ({type(error).__name__}: {error}), so samples are left out, and tokens and"
+                " FLOPs unless they are given. Pass tokens= and flops= as functions of the batch.",
             )
-            self.in_hand, self.real_tokens = Batch(), None
+            self.in_hand, self.real_tokens = self._as_given(batch), None
 
     @property
     def size(self) -> int | None:
@@ -98,6 +98,12 @@ class Batches:
                 self._known.clear()
             self._known[form] = found
         return found
+
+    def _as_given(self, batch: Any) -> Batch:
+        """What the user's arguments say about a batch that cannot be read."""
+        tokens = None if self._tokens is None else self._tokens_of(batch)
+        flops = UNKNOWN if isinstance(self._flops, str) else self._given_flops(batch, tokens)
+        return Batch(tokens=math.nan if tokens is None else tokens, flops=flops)
 
     def _tokens_of(self, batch: Any) -> int | None:
         if callable(self._tokens):

@@ -36,7 +36,7 @@ class Conventions:
         """The counter's name, or how the FLOPs are given."""
         if isinstance(self.flops, str):
             return self.flops
-        return "given by a function of the batch" if callable(self.flops) else f"given: {self.flops:g} a token"
+        return "given by a function of the batch" if callable(self.flops) else f"given: {self.flops:g} per token"
 
     def __str__(self) -> str:
         factor = self.backward_factor if isinstance(self.backward_factor, str) else f"{self.backward_factor:g} x"
@@ -53,7 +53,7 @@ class Conventions:
         return FlopCounter(module, counter=self.flops, attention=self.attention, tensor_parallel=self.tensor_parallel)
 
     def training_flops(self, count: FlopCount) -> TrainingFlops | None:
-        """FLOPs of a forward and its backward pass; None if nothing was counted."""
+        """FLOPs of a forward and its backward pass; None if nothing, or no "measured" backward, was counted."""
         if not count.forward:
             return None
         recomputed = math.nan if count.recomputed is None else count.recomputed

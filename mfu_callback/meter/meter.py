@@ -1,4 +1,4 @@
-"""Joins the measurements of one run: tokens, FLOPs, seconds and the peak. Knows no trainer."""
+"""Joins the measurements of one run: tokens, FLOPs, seconds and the peak. Independent of any trainer."""
 
 from __future__ import annotations
 

@@ -46,14 +46,14 @@ class _Batch(NamedTuple):
 class ModuleTimes:
     """Assigns the time of batches to the innermost running module.
 
-    Global hooks stamp where a module's forward begins and ends. For the backward, autograd's nodes are walked through
-    once the forward is over: they are numbered in the order in which the forward made them, so each number belongs to
-    the module that ran then; as autograd takes them by falling numbers, a hook on each first node of another module
-    stamps where the backward goes over to it. The numbers that nodes compute with are not touched.
+    Global hooks stamp where a module's forward begins and ends. For the backward pass, the autograd graph is walked
+    after the forward. Its nodes are numbered in the order in which the forward made them, so each number belongs to the
+    module that ran at that time. The backward runs the nodes in descending order. Wherever the next node belongs to
+    another module, a hook on that node stamps the change. The values that the nodes compute are not touched.
 
-    Compiled code is one piece: its time is that of the module or function that was compiled. A backward that is called
-    by hand on what no module returned begins with the first node that belongs to one. A backward inside of a backward
-    (of a reentrant checkpoint) is its caller's.
+    Compiled code is timed as one piece: its time belongs to the module whose forward or method was compiled, or to the
+    module that calls a compiled function. A manual backward from a tensor that no module returned is timed from the
+    first node that belongs to a module. A backward inside a backward (reentrant checkpoint) belongs to its caller.
 
     Args:
         root: The model; gives the modules their names.

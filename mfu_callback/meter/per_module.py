@@ -72,7 +72,7 @@ def figures_per_module(
     Args:
         seconds: Seconds of each module in one batch, without its submodules.
         forward_flops: Model FLOPs of each module in the forward pass, without its submodules; empty if unknown.
-        flops_factor: FLOPs of forward and backward pass in a timed batch over FLOPs of the forward pass in `count`.
+        flops_factor: FLOPs of forward and backward pass of a timed batch over those of the pass in ``forward_flops``.
         peak_flops_per_sec: The peak in FLOP/s; None if unknown.
     """
     names: dict[str, set[str]] = defaultdict(set)  # in the order of the run

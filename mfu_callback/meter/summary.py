@@ -15,7 +15,7 @@ from mfu_callback.peaks.peak import dtype_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The figures of a whole run, without warm-up and counting steps. A figure is None if it is unknown.
+    """The figures of a whole run, without warm-up, counting and sampled steps. A figure is None if it is unknown.
 
     Attributes:
         steps: Measured optimizer steps.

@@ -27,8 +27,8 @@ class UserFunctions:
         except Exception as error:
             self.warn_once(
                 name,
-                f"Calling {name} failed ({type(error).__name__}: {error}), so what follows from it is left out."
-                " Training goes on. It is called with the batch that training_step gets.",
+                f"Calling {name} failed ({type(error).__name__}: {error}). Figures that need its value are left out."
+                f" Training goes on. Correct the function: {name} is called with the batch that training_step gets.",
             )
             return None
 

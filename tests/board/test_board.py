@@ -214,7 +214,7 @@ def test_the_card_and_the_record_have_the_finders_trials(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("flops", "counter"),
-    [("dispatch", "dispatch"), (6e3, "given: 6000 a token"), (lambda batch: 1e6, "given by a function of the batch")],
+    [("dispatch", "dispatch"), (6e3, "given: 6000 per token"), (lambda batch: 1e6, "given by a function of the batch")],
 )
 def test_the_card_names_the_counter(tmp_path: Path, flops: Any, counter: str) -> None:
     run = trained(tmp_path, callback=MFUCallback(peak=PEAK, flops=flops))

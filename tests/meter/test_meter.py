@@ -214,3 +214,12 @@ def test_a_batch_that_cannot_be_read_is_said_once_and_the_step_goes_on(now):
     run_step(meter, now, [Unreadable()])  # a second warning would be an error
     assert meter.run_totals().steps == 2
     assert math.isnan(meter.run_totals().flops)
+
+
+@pytest.mark.filterwarnings("ignore:The batch could not be read")
+def test_functions_of_the_user_serve_for_a_batch_that_cannot_be_read(now):
+    meter = make_meter(now, tokens=lambda batch: 7, flops=lambda batch: 160.0)
+    run_step(meter, now, [Unreadable()])
+    totals = meter.run_totals()
+    assert (totals.tokens, totals.flops) == (7, 160.0)
+    assert math.isnan(totals.samples)
