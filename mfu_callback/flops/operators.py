@@ -101,5 +101,5 @@ def _shape(tensor: torch.Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     try:
         return f"{dtype}{list(tensor.shape)}"
-    except RuntimeError:  # a nested tensor of the strided layout has none
+    except Exception:  # a strided nested tensor has none, and a tensor subclass may raise anything
         return f"{dtype}[nested]"

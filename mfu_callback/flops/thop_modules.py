@@ -96,7 +96,7 @@ class ThopAlone:
 
     Args:
         module: The module that would be profiled.
-        tally: Takes the names.
+        tally: Has the names of what could not be counted.
     """
 
     def __init__(self, module: nn.Module, tally: Tally) -> None:
@@ -121,7 +121,13 @@ class ThopAlone:
     def result(self, attention: str) -> FlopCount:
         """What thop would count."""
         flops = 2 * self._profile.macs()
-        return FlopCount(forward=flops, thop=flops, functional=0, uncounted=tuple(sorted(self._tally.uncounted)))
+        return FlopCount(
+            forward=flops,
+            thop=flops,
+            functional=0,
+            uncounted=tuple(sorted(self._tally.uncounted)),
+            rule_errors=tuple(sorted(self._tally.rule_errors)),
+        )
 
 
 def _has_spectral_norm(module: nn.Module) -> bool:

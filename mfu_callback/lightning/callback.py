@@ -111,8 +111,7 @@ class MFUCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
         if stage == "fit":
-            self._let_go()  # a fit may have ended without a teardown
-            self._run = MeasuredRun(trainer, pl_module, self._arguments)
+            self._begin(trainer, pl_module)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Setup is over."""
@@ -126,6 +125,8 @@ class MFUCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts."""
+        if self._run is None or self._run.is_over:  # put in by another callback's hook, or a second loop in one fit
+            self._begin(trainer, pl_module)
         if self._run is not None:
             self._run.start()
 
@@ -166,17 +167,26 @@ class MFUCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
         if self._run is not None:
-            self.summary = self._run.finish() or self.summary
+            self._show(self._run, self._run.finish())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run is ended by an exception."""
         if self._run is not None:
-            self.summary = self._run.break_off() or self.summary
+            self._show(self._run, self._run.break_off())
             self._let_go()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The run is over."""
         self._let_go()
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._let_go()  # of a fit that ended without a teardown
+        self._run = MeasuredRun(trainer, pl_module, self._arguments)
+
+    def _show(self, run: MeasuredRun, summary: Summary | None) -> None:
+        if summary is not None:
+            self.summary = summary
+            run.show(summary)
 
     def _let_go(self) -> None:
         run, self._run = self._run, None

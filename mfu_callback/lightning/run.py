@@ -38,6 +38,9 @@ class MeasuredRun:
         trainer: A Trainer that is about to fit.
         pl_module: The model.
         arguments: The arguments of `MFUCallback`.
+
+    Attributes:
+        is_over: Whether it was summed up; a run is not started twice.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, arguments: Arguments) -> None:
@@ -47,6 +50,7 @@ class MeasuredRun:
         self._warned: set[str] = set()
         self._is_measuring = False
         self._in_step = False
+        self.is_over = False
         device = trainer.strategy.root_device
         self._timer = timer_for(device)
         self._clock = StepClock(self._timer)
@@ -74,6 +78,7 @@ class MeasuredRun:
 
     def start(self) -> None:
         """Find the peak and put the brackets on, at the start of training."""
+        self._is_measuring = True
         self._peak.find(private_names.matmul_dtype(self._trainer))
         self._steps.start(self._trainer)
         self._brackets.put(self._trainer.strategy, "training_step", self._counting.around_training_step)
@@ -82,7 +87,6 @@ class MeasuredRun:
         self._metric_log.put(self._brackets)
         if self._arguments.modules:
             Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
-        self._is_measuring = True
         self.assign_rest("setup")
         self._clock.start()
 
@@ -127,7 +131,7 @@ class MeasuredRun:
         self._brackets.remove()
         if not self._is_measuring:
             return None
-        return self._finish(self._all_ranks(self._meter.run_totals()))
+        return self._sum_up(self._all_ranks(self._meter.run_totals()))
 
     def break_off(self) -> Summary | None:
         """Take the brackets off and sum up after an exception, without waiting; None if other ranks are needed."""
@@ -135,21 +139,24 @@ class MeasuredRun:
         if not self._is_measuring or self._trainer.world_size > 1:
             return None
         with suppress(RuntimeError):  # from a device that no longer answers
-            return self._finish([self._meter.run_totals(wait=False)])
+            return self._sum_up([self._meter.run_totals(wait=False)])
         return None
+
+    def show(self, summary: Summary) -> None:
+        """Print the summary and write it to the loggers and the log directory."""
+        if self._trainer.is_global_zero:
+            with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding, a full disk
+                print_summary(summary, warmup_steps=self._arguments.warmup_steps)
+            self._board.end(summary)
 
     def close(self) -> None:
         """Take the brackets off and release the loggers."""
         self._brackets.remove()
         self._board.close()
 
-    def _finish(self, ranks: list[Totals]) -> Summary:
+    def _sum_up(self, ranks: list[Totals]) -> Summary:
         summary = self._meter.summary(ranks)
-        self._is_measuring = False
-        if self._trainer.is_global_zero:
-            with suppress(OSError, UnicodeError):  # a closed pipe, a console with another encoding, a full disk
-                print_summary(summary, warmup_steps=self._arguments.warmup_steps)
-            self._board.end(summary)
+        self._is_measuring, self.is_over = False, True
         return summary
 
     def _log(self) -> None:

@@ -67,8 +67,8 @@ class Batches:
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
-                f"The batch could not be read ({type(error).__name__}: {error}), so samples are left out, and tokens and"
-                " FLOPs unless they are given. Pass tokens= and flops= as functions of the batch.",
+                f"The batch could not be read ({type(error).__name__}: {error}), so samples are left out, and tokens"
+                " and FLOPs unless they are given. Pass tokens= and flops= as functions of the batch.",
             )
             self.in_hand, self.real_tokens = self._as_given(batch), None
 

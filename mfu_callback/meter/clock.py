@@ -130,12 +130,14 @@ class StepClock:
 
     Attributes:
         now: The host's clock, in seconds.
+        made_at: When it was made, by the host's clock.
         synchronize: Waits for the device.
     """
 
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
         self.now = timer.now
+        self.made_at = self.now()
         self._stamp = timer.stamp  # read on the hot path
         self.synchronize = timer.synchronize
         self.start()

@@ -21,7 +21,7 @@ _MOST_PENDING = 1_000
 
 
 class Ledger:
-    """Sorts the seconds of one device's run into training and all other uses, from the moment it is created.
+    """Sorts the seconds of one device's run into training and all other uses, from the moment its clock is made.
 
     Ending a step stamps its end and, if ``sync`` asks for it, waits for the device. The arithmetic is done for many
     steps at once, when a window is read.
@@ -39,7 +39,6 @@ class Ledger:
         self._clock = clock
         self._waits_in_steps = sync == "step"
         self._waits_in_windows = sync == "window"
-        self._began = clock.now()
         self._wall = dict.fromkeys(PARTS, 0.0)
         self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host has finished
         self._window = Totals()
@@ -92,7 +91,7 @@ class Ledger:
     def wall_time_sec(self) -> dict[str, float]:
         """Wall time so far in seconds by part; "rest" makes the parts sum to it."""
         known = {part: seconds for part, seconds in self._wall.items() if part != "rest"}
-        return known | {"rest": max(self._clock.now() - self._began - sum(known.values()), 0.0)}
+        return known | {"rest": max(self._clock.now() - self._clock.made_at - sum(known.values()), 0.0)}
 
     def _book(self, *, wait: bool) -> None:
         if wait:

@@ -66,11 +66,11 @@ def test_every_operator_of_torch_whose_name_speaks_of_a_product_has_a_rule_or_is
         assert name in RULES or name.removesuffix("_") in RULES or may_compute(overload), name
 
 
-def count_with_a_rule(monkeypatch, rule):
+def count_with_a_rule(monkeypatch, rule, **arguments):
     monkeypatch.setitem(RULES, "aten::mm", rule)
     operators._rule_for.cache_clear()
     try:
-        with FlopCounter(nn.Identity()) as counter:
+        with FlopCounter(nn.Identity(), **arguments) as counter:
             out = A[0] @ torch.ones(7, 2)
     finally:
         monkeypatch.undo()
@@ -84,6 +84,11 @@ def test_a_rule_that_fails_is_our_fault_and_no_missing_rule_and_the_forward_goes
     assert count.rule_errors == ("aten::mm(float32[5, 7], float32[7, 2]): ZeroDivisionError: division by zero",)
     assert (count.uncounted, count.complete, count.left_out) == ((), False, count.rule_errors)
     assert "not counted: aten::mm(float32[5, 7]" in str(count)
+
+
+def test_a_rule_that_fails_is_named_beside_thops_own_figures_too(monkeypatch):
+    count = count_with_a_rule(monkeypatch, lambda call: 1 / 0, counter="thop-modules")
+    assert (len(count.rule_errors), count.complete) == (1, False)
 
 
 def test_a_rule_that_says_that_it_cannot_count_is_no_fault(monkeypatch):

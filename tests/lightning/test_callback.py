@@ -2,10 +2,11 @@ import csv
 import io
 import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -186,6 +187,32 @@ class TakesTheIterator(GPTModule):
 
 
 # Lightning warns of its own feature.
+@pytest.mark.parametrize("error", [ValueError("I/O operation on closed file"), KeyboardInterrupt()])
+def test_the_summary_is_there_though_it_could_not_be_printed(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mfu_callback.lightning.run.print_summary", fail)
+    callback = MFUCallback(peak=PEAK)
+    with pytest.raises(SystemExit) if isinstance(error, KeyboardInterrupt) else nullcontext():
+        train_tiny(callback)
+    assert callback.summary.steps == 5
+
+
+class PutsOneIn(Callback):
+    def __init__(self, other):
+        self.other = other
+
+    def on_fit_start(self, trainer, pl_module):
+        trainer.callbacks.append(self.other)
+
+
+def test_a_callback_that_another_puts_in_after_setup_measures_all_the_same():
+    callback = MFUCallback(peak=PEAK)
+    train_tiny(PutsOneIn(callback))
+    assert callback.summary.steps == 5
+
+
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor", "ignore:Found `dataloader_iter`")
 def test_a_training_step_that_takes_the_iterator_is_counted():
     callback = MFUCallback(peak=PEAK)
