@@ -1,4 +1,4 @@
-"""The sizes of GPT-2, as rows."""
+"""The configuration of a GPT, and the four sizes of GPT-2."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class GPTConfig:
 
 # Layers and widths: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", table 2,
 # https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
-# Every head is 64 channels wide. The table's parameter counts are not those of the models; these are counted.
+# Every head is 64 channels wide. The parameter counts below are counted; those of the table differ from the models'.
 SIZES: Mapping[str, GPTConfig] = MappingProxyType(
     {
         "gpt-small": GPTConfig(n_embd=768, n_layer=12, n_head=12),  # 124,439,808 parameters
@@ -62,14 +62,14 @@ SIZES: Mapping[str, GPTConfig] = MappingProxyType(
 
 
 def get_config(size: str, **changes: Any) -> GPTConfig:
-    """Look a size up by name, with some of its fields changed.
+    """Returns the config of a size, with some of its fields changed.
 
     Args:
         size: A key of ``SIZES``.
         changes: Fields of ``GPTConfig`` to replace, such as ``context_length=256``.
 
     Raises:
-        ValueError: No such size, no such field, or a field out of range.
+        ValueError: There is no such size or field, or a field is out of range.
 
     Example:
         >>> get_config("gpt-small", context_length=256).context_length

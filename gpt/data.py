@@ -1,4 +1,4 @@
-"""What the GPT reads: random tokens, or any text file as bytes."""
+"""The data of the GPT: random tokens, or any file read as bytes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Example = tuple[Tensor, Tensor]
 
 
 class RandomTokenDataset(Dataset[Example]):
-    """Uniform token ids, the same for the same index, drawn without the global generators.
+    """Uniform random token ids; an index always gives the same ones, and no global generator is used.
 
     Args:
         length: Number of examples.
-        context_length: Tokens of each, T.
-        vocab_size: Ids are below it.
-        seed: Makes different ones.
+        context_length: Tokens in each example, T.
+        vocab_size: Number of token ids; every id is below it.
+        seed: Another seed gives other tokens.
     """
 
     def __init__(self, *, length: int, context_length: int, vocab_size: int, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ class RandomTokenDataset(Dataset[Example]):
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        """Inputs (T,) and targets (T,), the inputs shifted by one."""
+        """Returns inputs (T,) and targets (T,); the targets are the inputs shifted by one token."""
         generator = torch.Generator().manual_seed(self.seed * self.length + index)
         tokens = torch.randint(self.vocab_size, (self.context_length + 1,), generator=generator)
         return tokens[:-1], tokens[1:]
@@ -44,7 +44,7 @@ class ByteDataset(Dataset[Example]):
 
     Args:
         data: (N,) bytes.
-        context_length: Bytes of each piece, T.
+        context_length: Bytes in each piece, T.
     """
 
     def __init__(self, data: Tensor, *, context_length: int) -> None:
@@ -55,7 +55,7 @@ class ByteDataset(Dataset[Example]):
         return max(0, len(self.data) - 1) // self.context_length
 
     def __getitem__(self, index: int) -> Example:
-        """Inputs (T,) and targets (T,), the inputs shifted by one."""
+        """Returns inputs (T,) and targets (T,); the targets are the inputs shifted by one byte."""
         start = index * self.context_length
         piece = self.data[start : start + self.context_length + 1].long()
         return piece[:-1], piece[1:]
@@ -65,12 +65,12 @@ class RandomTokens(LightningDataModule):
     """Batches of random tokens: the benchmark's input.
 
     Args:
-        batch_size: Sequences in a batch; read whenever the loader is made, so it may be changed before fit.
+        batch_size: Sequences in a batch. It is read each time a loader is made, so it may be changed before fit.
         context_length: Tokens in a sequence.
-        vocab_size: Ids are below it.
+        vocab_size: Number of token ids; every id is below it.
         length: Sequences in an epoch.
         num_workers: Processes that make the batches.
-        seed: Makes different tokens.
+        seed: Another seed gives other tokens.
 
     Raises:
         ValueError: A size is below 1.
@@ -106,13 +106,13 @@ class RandomTokens(LightningDataModule):
 
 
 class TextFile(LightningDataModule):
-    """Any file as a text of bytes: vocabulary 256, no tokenizer.
+    """Any file, read as bytes: the vocabulary has 256 ids, and there is no tokenizer.
 
     Args:
         path: The file.
-        batch_size: Pieces in a batch; read whenever a loader is made, so it may be changed before fit.
+        batch_size: Pieces in a batch. It is read each time a loader is made, so it may be changed before fit.
         context_length: Bytes in a piece.
-        validation_fraction: The share at the file's end that is kept for validation.
+        validation_fraction: The fraction of the file, at its end, that is kept for validation.
         num_workers: Processes that make the batches.
 
     Raises:
@@ -134,7 +134,7 @@ class TextFile(LightningDataModule):
         super().__init__()
         _check_at_least_one(batch_size=batch_size, context_length=context_length)
         if not 0.0 <= validation_fraction < 1.0:
-            raise ValueError(f"validation_fraction is {validation_fraction}: give one of at least 0 and below 1.")
+            raise ValueError(f"validation_fraction is {validation_fraction}: give a value of at least 0 and below 1.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         data = _read_bytes(Path(path))
@@ -143,7 +143,7 @@ class TextFile(LightningDataModule):
         self.val_data = ByteDataset(data[split:], context_length=context_length)
         if len(self.train_data) == 0:
             raise ValueError(
-                f"{path} has {len(data)} bytes, {split} of them for training; one piece takes {context_length + 1}:"
+                f"{path} has {len(data)} bytes, {split} of them for training; one piece needs {context_length + 1}:"
                 " give a longer file or a shorter context_length."
             )
 
@@ -152,7 +152,10 @@ class TextFile(LightningDataModule):
         return DataLoader(self.train_data, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
-        """The same from the end of the file, in order; no loader where it holds no whole piece."""
+        """Batches of inputs (B, T) and targets (B, T) from the validation part, in order.
+
+        Returns an empty list if that part has no whole piece.
+        """
         if len(self.val_data) == 0:
             return []
         return DataLoader(self.val_data, self.batch_size, num_workers=self.num_workers)

@@ -24,7 +24,7 @@ class GPTModule(LightningModule):
     Logs ``train/loss`` and ``val/loss``, in nats per token.
 
     Args:
-        config: The model's shape, the name of a size ("gpt-small"), or the shape's fields, as a checkpoint holds them.
+        config: The model's shape, the name of a size ("gpt-small"), or the fields of a shape, as a checkpoint has them.
         learning_rate: AdamW's learning rate.
         weight_decay: AdamW's weight decay, on matrices only.
         betas: AdamW's averaging coefficients.
@@ -43,7 +43,7 @@ class GPTModule(LightningModule):
     ) -> None:
         super().__init__()
         self.config = _resolve(config)
-        config = asdict(self.config)  # a checkpoint loads with weights_only=True, which refuses other classes
+        config = asdict(self.config)  # a checkpoint loads with weights_only=True, which refuses a GPTConfig
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -82,10 +82,13 @@ class GPTModule(LightningModule):
         return not self._clips_under_amp() and all(p.device.type in _FUSED_DEVICES for p in parameters)
 
     def _clips_under_amp(self) -> bool:
-        """Whether Lightning would refuse a fused optimizer: it clips none under AMP, with or without loss scaling."""
+        """Whether Lightning would refuse a fused optimizer.
+
+        Under AMP it refuses to clip the gradients of a fused optimizer, with or without loss scaling.
+        """
         try:
             trainer = self.trainer
-        except RuntimeError:  # there is none
+        except RuntimeError:  # the module has no trainer
             return False
         return bool(trainer.gradient_clip_val) and trainer.precision in ("16-mixed", "bf16-mixed")
 

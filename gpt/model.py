@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Let every token look at itself and at those before it."""
+        """Attend from every token to itself and to the tokens before it."""
         heads = (self.n_head, x.shape[-1] // self.n_head)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))  # (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the attention and then the MLP have to say."""
+        """Add the output of the attention, then that of the MLP, to the residual stream."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))  # (B, T, C)
         x = x + self.dropout(self.mlp(self.mlp_norm(x)))  # (B, T, C)
         return x
@@ -85,7 +85,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         device = torch.get_default_device()
-        # Modules fill their weights as they are made. On the meta device that is free; init_weights does it once.
+        # A module fills its weights when it is made. On the meta device that is free; init_weights fills each once.
         with torch.device("meta"):
             self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
             self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
@@ -125,8 +125,9 @@ class GPT(nn.Module):
     def init_weights(self) -> None:
         """Tie the head and draw every weight anew, as GPT-2 does (Radford et al. 2019, section 2.3).
 
-        Matrices are normal with a standard deviation of 0.02; those that write to the residual stream, two a block,
-        of 0.02 / sqrt(2 n_layer), so that the stream's variance does not grow with depth. Biases are 0.
+        Matrices are drawn from a normal distribution with a standard deviation of 0.02. The two matrices of each block
+        that write to the residual stream have 0.02 / sqrt(2 n_layer) instead, so that the stream's variance does not
+        grow with depth. Biases are 0.
         """
         if self.config.tie_head:
             self.head.weight = self.token_embedding.weight
@@ -141,9 +142,9 @@ class GPT(nn.Module):
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy, in nats per token.
 
-    Half-precision logits stay as they are: the softmax is computed in fp32 inside and rounded, and the mean is taken
-    in fp32. An fp32 copy of the logits would be the largest tensor of a step; without it the elements of the gradient
-    are off by up to 3 % each. Where autocast is on (bf16-mixed), it makes that copy.
+    Half-precision logits are not converted: `cross_entropy` computes the softmax in fp32 internally and rounds the
+    result, and the mean is taken in fp32. An fp32 copy of the logits would be the largest tensor of a step. Without it,
+    each element of the gradient is off by up to 3 %. Under autocast (bf16-mixed), autocast makes that copy.
 
     Args:
         logits: (B, T, V).
@@ -154,16 +155,16 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def fill_normal(weight: Tensor, std: float) -> None:
-    """Fill a weight with normal noise from the global generator, on the CPU with all of torch's threads.
+    """Fill a weight with normal noise that the global generator seeds; on the CPU, with all of torch's threads.
 
-    Each chunk has a generator of its own, so the numbers do not depend on how many threads there are.
+    Each chunk has its own generator, so the numbers do not depend on the number of threads.
     """
-    # Only plain CPU memory can be filled by hand: fake and distributed tensors have a type of their own.
+    # Only plain CPU parameters can be filled in chunks; fake and distributed tensors have other types.
     if weight.device.type != "cpu" or type(weight) is not nn.Parameter:
         weight.normal_(0.0, std)
         return
     chunks: tuple[Tensor, ...] = weight.detach().view(-1).split(_CHUNK)  # type: ignore[no-untyped-call]
-    first_seed = int(torch.randint(2**31, (), device="cpu"))  # of a generator's seed only 32 bits count
+    first_seed = int(torch.randint(2**31, (), device="cpu"))  # a generator uses only 32 bits of its seed
     seeds = range(first_seed, first_seed + len(chunks))
 
     def fill(chunk: Tensor, seed: int) -> None:

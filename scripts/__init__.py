@@ -1,1 +1,1 @@
-"""The benchmark and the plan, and the programs that print every figure that the README quotes."""
+"""The benchmark, the plan, and the programs that print every figure in the README."""

@@ -1,7 +1,7 @@
-"""Train GPTs of four sizes and print what they reach: tokens/s, MFU, memory.
+"""Train GPTs of four sizes and print their tokens/s, MFU and memory.
 
-With no argument, all four sizes run on this machine with defaults that suit it. Each runs in a process of its own, so
-that one that fails is a row that says so, and the others go on.
+Without arguments, all four sizes run, with defaults that suit this machine. Each size runs in its own process: if one
+fails, its row shows the error, and the other sizes still run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scripts.bench_parts.replaced import VECTOR_PEAKS, vector_peak
 from scripts.bench_parts.row import Request, Row, table_of
 
 CONTEXT_LIMIT = 1024
-WARMUP_STEPS = 2  # FLOPs are counted in the first
+WARMUP_STEPS = 2  # FLOPs are counted in the first of them
 PRECISIONS = ("bf16-true", "bf16-mixed", "16-true", "16-mixed", "32-true")
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser = make_parser()
     arguments = parser.parse_args()
     check(parser, arguments)
-    console = Console(width=None if sys.stdout.isatty() else 140)  # a file or a pipe has no width of its own
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file or a pipe has no width
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -49,18 +49,18 @@ def main() -> None:
         print(f"rows in {output / 'bench.json'}")
         return
     draw(rows, output / "bench.png")
-    print(f"rows in {output / 'bench.json'}, picture in {output / 'bench.png'}; the curves:")
+    print(f"rows in {output / 'bench.json'}, picture in {output / 'bench.png'}; open the curves with:")
     print(f"{tensorboard_command()} --logdir {output / 'tensorboard'}")
     if any(row.error for row in rows):
         sys.exit(1)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     accelerated = torch.accelerator.is_available()
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"of {', '.join(SIZES)}")
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"some of {', '.join(SIZES)}")
     add(
         "--batch-size",
         type=batch_size,
@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--budget",
         type=budget,
-        help="memory for --batch-size auto, such as 8GiB, model included (default: what is free; on a CPU 80 %% of it)",
+        help="memory for --batch-size auto, model included, such as 8GiB (default: free memory; on a CPU 80 %% of it)",
         default=argparse.SUPPRESS,
     )
     add(
@@ -80,26 +80,26 @@ def make_parser() -> argparse.ArgumentParser:
         help="tokens in a sequence (default: 1024; on a CPU 256)",
         default=argparse.SUPPRESS,
     )
-    add("--precision", choices=PRECISIONS, default="bf16-true", help="of Lightning's Trainer")
-    add("--max-steps", type=int, default=30 if accelerated else 5, help="optimizer steps, the warm-up of 2 included")
+    add("--precision", choices=PRECISIONS, default="bf16-true", help="precision of Lightning's Trainer")
+    add("--max-steps", type=int, default=30 if accelerated else 5, help="optimizer steps, including 2 warm-up steps")
     add("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
-    add("--devices", type=int, default=1, help="how many")
-    add("--strategy", default="auto", help="of Lightning's Trainer, such as ddp")
+    add("--devices", type=int, default=1, help="number of devices")
+    add("--strategy", default="auto", help="strategy of Lightning's Trainer, such as ddp")
     add("--compile", action="store_true", help="compile the model with torch.compile")
     add("--output", default=time.strftime("bench-results/%Y-%m-%d_%H-%M-%S"), help="directory of the results")
     add(
         "--peaks",
         choices=("dense", "vector"),
         default="dense",
-        help="what MFU is measured against: the dense"
-        " tensor-core rate, or the vector units' rate that the replaced benchmark took",
+        help="the peak that MFU is relative to: the dense"
+        " tensor-core rate, or the vector units' rate that the replaced benchmark used",
     )
-    add("--flops-only", action="store_true", help="count forward FLOPs and stop; takes no memory")
+    add("--flops-only", action="store_true", help="count forward FLOPs and stop, without memory for the models")
     return parser
 
 
 def batch_size(text: str) -> int | None:
-    """A number, or None for "auto"."""
+    """Parses --batch-size: a number, or None for "auto"."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -108,7 +108,7 @@ def batch_size(text: str) -> int | None:
 
 
 def budget(text: str) -> int:
-    """Bytes."""
+    """Parses --budget into bytes."""
     try:
         return bytes_of(text)
     except ValueError as error:
@@ -116,7 +116,7 @@ def budget(text: str) -> int:
 
 
 def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Fill in what suits the machine, and refuse what cannot work."""
+    """Fill in the defaults that depend on the machine, and refuse options that cannot work."""
     arguments.accelerator = accelerator_of(parser, arguments.accelerator)
     on_cpu = arguments.accelerator == "cpu"
     arguments.budget = getattr(arguments, "budget", None)
@@ -138,16 +138,18 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
     if arguments.flops_only and arguments.batch_size is None:
         parser.error("--batch-size auto: --flops-only trains nothing; give a number")
     if arguments.batch_size is not None and arguments.budget is not None:
-        parser.error(f"--budget: is for --batch-size auto, and the batch size is {arguments.batch_size}")
+        parser.error(
+            f"--budget: is for --batch-size auto, but the batch size is {arguments.batch_size}; give only one of them"
+        )
     if arguments.peaks == "vector" and not arguments.flops_only and not has_vector_peak(arguments):
         names = ", ".join(" ".join(sorted(row.words, reverse=True)).upper() for row in VECTOR_PEAKS)
-        parser.error(f"--peaks vector: the replaced benchmark has a peak for {names} alone; give --peaks dense")
+        parser.error(f"--peaks vector: the replaced benchmark has a peak for {names} only; give --peaks dense")
     if (Path(arguments.output) / "bench.json").exists():
         parser.error(f"--output {arguments.output}: holds the results of another run; give another directory")
 
 
 def accelerator_of(parser: argparse.ArgumentParser, name: str) -> str:
-    """The accelerator that "auto" stands for here; refuses one that is not there."""
+    """Returns the accelerator to use, with "auto" resolved; refuses one that this machine does not have."""
     current = torch.accelerator.current_accelerator(check_available=True)
     available = "cpu" if current is None else current.type
     if name not in ("auto", "cpu", available):
@@ -162,12 +164,12 @@ def has_vector_peak(arguments: argparse.Namespace) -> bool:
 
 
 def counted(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Forward FLOPs of one batch of each size."""
+    """Yields a row for each size, with the forward FLOPs of one batch."""
     return (count(size, arguments) for size in arguments.sizes)
 
 
 def count(size: str, arguments: argparse.Namespace) -> Row:
-    """Forward FLOPs of one batch, on the meta device: shapes without memory."""
+    """Returns a row with the forward FLOPs of one batch, counted on the meta device, which needs no memory."""
     with torch.device("meta"):
         model = GPT(get_config(size))
         tokens = torch.zeros(arguments.batch_size, arguments.context_length, dtype=torch.long)
@@ -183,7 +185,7 @@ def count(size: str, arguments: argparse.Namespace) -> Row:
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Iterator[Row]:
-    """Run one size after the other, each in its process, and show how far it is."""
+    """Run one size after the other, each in its own process, and show the progress."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -210,13 +212,16 @@ def show(progress: Progress, task: object, size: str, event: dict[str, object]) 
 
 
 def request_of(size: str, arguments: argparse.Namespace) -> Request:
-    """What one size's process is to run."""
+    """Returns the request for the process of one size."""
     fields = {name: value for name, value in vars(arguments).items() if name in Request.__dataclass_fields__}
     return Request(**fields, size=size, warmup_steps=WARMUP_STEPS)
 
 
 def run_in_process(request: Request, listen) -> Row:
-    """Run one size in a process; its log is DIR/logs/SIZE.log, and its death is a row as well."""
+    """Run one size in its own process and return its row.
+
+    The process logs to OUTPUT/logs/SIZE.log. If it dies, the row has the error.
+    """
     log_path = Path(request.output) / "logs" / f"{request.size}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(Path(__file__).with_name("bench_parts") / "worker.py"), json.dumps(asdict(request))]
@@ -232,21 +237,21 @@ def run_in_process(request: Request, listen) -> Row:
 
 
 def how_it_ended(return_code: int) -> str:
-    """A process's end in words."""
+    """Returns how a process ended, in words."""
     if return_code == -9:
         return "killed, most likely because memory ran out"
     return f"ended by signal {-return_code}" if return_code < 0 else f"ended with status {return_code}"
 
 
 def line_of(row: Row) -> str:
-    """A row in one line, for while the others still run."""
+    """Returns a row as one line, to print while the other sizes still run."""
     if row.error:
         return f"{row.size}: {row.error}"
     return f"{row.size}: {row.tokens_per_sec:,.1f} tokens/s, {row.step_time_sec:.3f} s a step, MFU {row.mfu:.4f}"
 
 
 def title_of(rows: list[Row], arguments: argparse.Namespace) -> str:
-    """What the table is about."""
+    """Returns the title of the table."""
     if arguments.flops_only:
         return f"Forward FLOPs of a batch of {arguments.batch_size} x {arguments.context_length} tokens"
     device = next((row.device for row in rows if row.device), arguments.accelerator)
@@ -254,7 +259,7 @@ def title_of(rows: list[Row], arguments: argparse.Namespace) -> str:
 
 
 def tensorboard_command() -> str:
-    """TensorBoard as it is called from here: beside this Python, or on the path."""
+    """Returns the command that starts TensorBoard: the one on the PATH, or else the one beside this Python."""
     beside = Path(sys.executable).with_name("tensorboard")
     if shutil.which("tensorboard") or not beside.exists():
         return "tensorboard"

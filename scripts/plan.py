@@ -1,8 +1,9 @@
-"""Predict the batch sizes of the four GPT sizes on the devices of the peaks table, without these devices.
+"""Predict the largest batch of the four GPT sizes on the devices of the peaks table, without these devices.
 
-The memory of a training step is followed on fake tensors (mfu_callback.predict_memory), so that no memory is taken. The
-figures of devices are estimates: they are those of a CPU's operators, less a reserve for what a device takes beside the
-step's tensors. --check puts predictions beside the peaks of real steps on this machine's CPU.
+The memory of a training step is computed with fake tensors (mfu_callback.predict_memory), so no memory is allocated.
+The figures for devices are estimates: they assume the operators of a CPU, and keep a reserve for the memory that a
+device needs besides the step's tensors. --check compares predictions with the peaks of real steps on this machine's
+CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mfu_callback.peaks.tables.devices import DEVICES
 from scripts.plan_parts.check import CASES, check
 
 DTYPES = {"bf16-true": torch.bfloat16, "32-true": torch.float32}
-MOST = 2**16  # sequences
+MOST = 2**16  # the largest batch to try, in sequences
 GIB = 2**30
 
 
@@ -42,16 +43,16 @@ def main() -> None:
     console.print(parts_table(steps, arguments))
     console.print(devices_table(steps, devices_named(arguments.devices), arguments))
     print(
-        "Estimates: as a CPU's operators make tensors, less a reserve of 1 GiB and 5 % of the memory for the device's"
-        " context, its libraries' workspaces and its allocator's rounding."
+        "Estimates: they assume the tensors of a CPU's operators and keep a reserve of 1 GiB and 5 % of the memory for"
+        " the device's context, its libraries' workspaces and its allocator's rounding."
     )
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"of {', '.join(SIZES)}")
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"some of {', '.join(SIZES)}")
     add("--devices", nargs="+", default=[], metavar="WORD", help="only devices with one of these words in their name")
     add("--context-length", type=int, default=1024, help="tokens in a sequence (default: %(default)s)")
     add("--precision", choices=DTYPES, default="bf16-true", help="of Lightning's Trainer (default: %(default)s)")
@@ -65,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def devices_named(words: list[str]) -> list[Device]:
-    """The devices with a known memory, one for each name and memory, the smallest memory first."""
+    """Returns the devices with a known memory, one for each name and memory, the smallest memory first."""
     devices = {(device.name, device.memory_gb): device for device in DEVICES if device.memory_gb is not None}
     wanted = {word.lower() for word in words}
     named = [device for device in devices.values() if not wanted or wanted & set(device.name.lower().split())]
@@ -73,7 +74,7 @@ def devices_named(words: list[str]) -> list[Device]:
 
 
 def step_of(size: str, arguments: argparse.Namespace) -> Any:
-    """From a batch size to the memory of one GPT's training step; each is run once."""
+    """Returns a function from a batch size to the memory of one GPT's training step; each size is run once."""
     with torch.device("meta"):
         module = GPTModule(size).to(DTYPES[arguments.precision])
     tokens = torch.zeros(1, arguments.context_length, dtype=torch.long)
@@ -81,10 +82,10 @@ def step_of(size: str, arguments: argparse.Namespace) -> Any:
 
 
 def parts_table(steps: dict[str, Any], arguments: argparse.Namespace) -> Table:
-    """The parts of a step's memory at batch 1, and what every further sequence adds."""
+    """Returns the table of a step's memory at batch 1, by parts, and the memory of each further sequence."""
     title = f"Peak memory of a training step in GiB, batch 1 x {arguments.context_length}, {arguments.precision}"
     table = Table(title=title, title_justify="left")
-    columns = ("size", "parameters", "gradients", "optimizer", "activations", "temporary", "total", "a sequence more")
+    columns = ("size", "parameters", "gradients", "optimizer", "activations", "temporary", "total", "1 more sequence")
     for column in columns:
         table.add_column(column, justify="left" if column == "size" else "right")
     for size, peak in steps.items():
@@ -96,7 +97,7 @@ def parts_table(steps: dict[str, Any], arguments: argparse.Namespace) -> Table:
 
 
 def devices_table(steps: dict[str, Any], devices: list[Device], arguments: argparse.Namespace) -> Table:
-    """The batch of every size on every device."""
+    """Returns the table of the largest batch of every size on every device."""
     table = Table(title=f"Largest batch of {arguments.context_length} tokens, estimated", title_justify="left")
     for column in ("device", "memory", *steps):
         table.add_column(column, justify="left" if column == "device" else "right")
@@ -107,7 +108,7 @@ def devices_table(steps: dict[str, Any], devices: list[Device], arguments: argpa
 
 
 def batch_of(peak: Any, memory_bytes: int) -> str:
-    """The largest batch in a memory, less the reserve."""
+    """Returns the largest batch that fits in a memory less the reserve, as text; a dash if none does."""
     usable = memory_bytes - reserve_of(memory_bytes)
     per_sample = (peak(64).total - peak(32).total) / 32
     guess = max(1, int((usable - peak(32).total) / per_sample) + 32)
@@ -116,7 +117,7 @@ def batch_of(peak: Any, memory_bytes: int) -> str:
 
 
 def check_table(rows: list[dict[str, Any]]) -> Table:
-    """Predictions beside what was measured."""
+    """Returns the table of predictions beside measurements."""
     table = Table(title="Peak memory of a training step on this CPU", title_justify="left")
     for column in ("model", "batch", "predicted", "measured", "predicted / measured"):
         table.add_column(column, justify="left" if column == "model" else "right")

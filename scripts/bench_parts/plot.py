@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Write a picture of the rows that were measured to a PNG file."""
+    """Draw the measured rows and write the picture to a PNG file."""
     measured = [row for row in rows if row.mfu is not None and row.tokens_per_sec is not None]
     sizes = [row.size for row in measured]
     figure, (speed, use) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")

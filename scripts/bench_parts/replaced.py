@@ -1,6 +1,7 @@
-"""The figures of the benchmark that `bench.py` replaces, for comparison: its peaks and its best results.
+"""The peaks and the best results of the benchmark that `bench.py` replaces, for comparison.
 
-The peaks are the vector units' rates; tensor cores do up to ten times as much, so an MFU against them is too high.
+The peaks are the vector units' rates. Tensor cores are up to ten times as fast, so an MFU relative to these peaks is
+too high.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorPeak:
-    """One device's rates in 1e12 FLOP/s, as the replaced benchmark had them."""
+    """The rates of one device in 1e12 FLOP/s, as in the replaced benchmark."""
 
     words: frozenset[str]
     float32: float
@@ -23,9 +24,10 @@ class VectorPeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One size's best row with backward on an A100.
+    """The best result of one size on an A100, with the backward pass.
 
-    Its forward FLOPs are those of a batch of 2 x 1024 tokens, counted by thop; it printed two digits of them.
+    The forward FLOPs are those of a batch of 2 x 1024 tokens, counted by thop. The replaced benchmark printed two
+    digits of them.
     """
 
     size: str
@@ -57,7 +59,7 @@ RESULTS: tuple[Result, ...] = (
 
 
 def vector_peak(device_name: str, dtype: torch.dtype) -> int | None:
-    """The replaced benchmark's peak of a device in FLOP/s, or None where it had none."""
+    """Returns the replaced benchmark's peak of a device in FLOP/s, or None if it had none."""
     words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
     rows = [row for row in VECTOR_PEAKS if row.words <= words and not words & {"ti", "super", "laptop", "mig"}]
     rate = getattr(rows[0], str(dtype).removeprefix("torch."), None) if len(rows) == 1 else None

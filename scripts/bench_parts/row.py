@@ -1,4 +1,4 @@
-"""One row of the benchmark, how its table shows it, and how a run of one size is asked for."""
+"""The request that starts the run of one size, the row of its results, and the table of all rows."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What one size's process is to run.
+    """What the process of one size must run.
 
     Attributes:
         size: A name in `gpt.SIZES`.
-        batch_size: Sequences in a batch; None has it found.
-        budget: Bytes that the batch to be found may take with the model; None is what is free.
+        batch_size: Sequences in a batch. None searches for the largest batch that fits.
+        budget: Bytes that the model and the batch may use in that search. None is the free memory.
         context_length: Tokens in a sequence.
-        precision: Of Lightning's Trainer.
-        max_steps: Optimizer steps, warm-up included.
-        warmup_steps: Those of them that are not measured.
-        accelerator: Of Lightning's Trainer, as the next two.
-        devices: How many.
-        strategy: How they work together.
+        precision: Precision of Lightning's Trainer.
+        max_steps: Number of optimizer steps, including warm-up.
+        warmup_steps: Number of the first steps, which are not measured.
+        accelerator: Accelerator of Lightning's Trainer.
+        devices: Number of devices of Lightning's Trainer.
+        strategy: Strategy of Lightning's Trainer.
         compile: Whether `torch.compile` compiles the model.
-        peaks: "dense" or "vector".
+        peaks: The peak that MFU is relative to, "dense" or "vector".
         output: The directory of the results.
     """
 
@@ -45,7 +45,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of one size; None is unknown, or not measured because of ``error``. The units are in the names."""
+    """The result of one size, with the units in the names.
+
+    None is unknown, or not measured because of ``error``.
+    """
 
     size: str
     parameters: int | None = None
@@ -67,14 +70,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of the table: its head, the row's field, and how it is written."""
+    """One column of the table: its heading, the row's field, and the format of its cells."""
 
     head: str
     field: str
     form: str | Callable[[float], str] = "{}"
 
     def cell(self, row: Row) -> str:
-        """The row's value as text; a dash where there is none."""
+        """Returns the row's value as text, or a dash if it is None."""
         value = getattr(row, self.field)
         if value is None:
             return "-"
@@ -97,7 +100,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
-    """The benchmark's table; columns that no row fills are left out, errors stand below their rows."""
+    """Returns the benchmark's table without empty columns; the errors are listed below it."""
     columns = [column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)]
     table = Table(title=title, title_justify="left")
     for column in columns:

@@ -1,6 +1,6 @@
-"""Runs one size of the benchmark in a process of its own: `worker.py REQUEST`, a JSON object.
+"""Runs one size of the benchmark in its own process: `worker.py REQUEST`, where REQUEST is a JSON object.
 
-Writes JSON lines to standard output: what it is doing, and at last the row.
+Writes JSON lines to standard output: its progress, and the row as the last line.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
 
 class Progress(Callback):
-    """Tells the steps done."""
+    """Reports the number of finished steps."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Tell how many of the steps are done."""
+        """Report the number of finished steps."""
         if trainer.is_global_zero:
             report(step=trainer.global_step)
 
 
 def main() -> None:
-    """Run the request of the command line."""
+    """Run the request that the command line gives."""
     request = Request(**json.loads(sys.argv[1]))
     try:
         row = run(request)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def run(request: Request) -> Row | None:
-    """Train and measure; None on all processes of a run but the first."""
+    """Train and return the row, or None on every rank but the first."""
     torch.manual_seed(0)
     dtype = DTYPES[request.precision.split("-")[0]]
     data = RandomTokens(batch_size=request.batch_size or 1, context_length=request.context_length)
@@ -66,7 +66,7 @@ def run(request: Request) -> Row | None:
 
 
 def make_trainer(request: Request, callbacks: list[Callback]) -> Trainer:
-    """A Trainer that logs every step to TensorBoard, one run a size, and does nothing else."""
+    """Returns a Trainer that logs every step to TensorBoard, one run per size, and has all other output off."""
     finder = [BatchSizeFinder(budget=request.budget)] if request.batch_size is None else []
     return Trainer(
         accelerator=request.accelerator,
@@ -84,14 +84,14 @@ def make_trainer(request: Request, callbacks: list[Callback]) -> Trainer:
 
 
 def vector_peak_of(request: Request, dtype: torch.dtype) -> float | None:
-    """The replaced benchmark's peak of this machine's GPU, where it is asked for."""
+    """Returns the replaced benchmark's peak of this machine's GPU if the request asks for it, else None."""
     return vector_peak(torch.cuda.get_device_name(), dtype) if request.peaks == "vector" else None
 
 
 def make_row(
     request: Request, trainer: Trainer, module: GPTModule, data: RandomTokens, callback: MFUCallback, dtype: torch.dtype
 ) -> Row:
-    """The row of a finished run."""
+    """Returns the row of a finished run."""
     summary, device = callback.summary, trainer.strategy.root_device
     assert summary is not None
     assert summary.peak is not None
@@ -118,7 +118,7 @@ def make_row(
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this run took: of the GPU's allocator, or resident in this process."""
+    """Returns the peak memory of this run: of the GPU's allocator, or else the resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes_or_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -131,7 +131,7 @@ def report(**event: Any) -> None:
 
 
 if __name__ == "__main__":
-    # Whatever else prints goes to the log; standard output is for the events alone.
+    # Standard output carries only the events; everything else that is printed goes to the log.
     TELL, sys.stdout = sys.stdout, sys.stderr
     Path(Request(**json.loads(sys.argv[1])).output).mkdir(parents=True, exist_ok=True)
     main()

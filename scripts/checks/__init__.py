@@ -1,1 +1,1 @@
-"""Whether what we say holds: each program tries one claim and fails where it does not."""
+"""Checks of this project's claims; each program checks one claim."""

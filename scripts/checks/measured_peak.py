@@ -1,8 +1,9 @@
-"""Whether measure_peak measures what a straight loop of matmuls reaches, and the same again after a while.
+"""Checks that measure_peak agrees with a plain loop of matmuls, and with itself after a pause.
 
-First one call of the sweep's own kind and one of a straight loop take turns, at the shape that a sweep found fastest:
-the machine may change its speed, but not between two calls. Then the peak is measured again after a while; the two
-agree within 10 %, or say that they are noisy. The user's own measured peaks are left alone.
+First, calls of the sweep's own kind and calls of a straight (plain) loop take turns, at the shape that a sweep found
+fastest. The machine may change its speed, but hardly between two successive calls. Then the peak is measured again
+after a pause. The two peaks agree within 10 %, or the kept one is marked as noisy. The user's own measured peaks are
+not changed.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ def main() -> None:
     second = measure_peak(device, dtype, use_cache=False)
     print_peak(f"second, {arguments.pause:g} s later", second)
     high, low = max(first.flops_per_sec, second.flops_per_sec), min(first.flops_per_sec, second.flops_per_sec)
-    print(f"higher over lower: {high / low:.3f}; what is kept of both: {kept_of(first, second)}")
+    print(f"higher over lower: {high / low:.3f}; the cache keeps {kept_of(first, second)}")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=60, help="calls of each kind (default: %(default)s)")
-    parser.add_argument("--pause", type=float, default=120, help="seconds between two peaks (default: %(default)s)")
+    parser.add_argument("--pause", type=float, default=120, help="seconds between the two peaks (default: %(default)s)")
     return parser.parse_args()
 
 
 def compare_with_loop(shape: Shape, device: torch.device, dtype: torch.dtype, *, pairs: int) -> None:
-    """Time a call of ours and one of a straight loop by turns and print the ratio of their rates."""
+    """Time calls of our kind and calls of a straight loop in turns, and print the ratio of their rates."""
     ours, timer = matmul_of(shape, device, dtype), call_timer_for(device)
     left = torch.randn(shape.m, shape.k, device=device).to(dtype)
     right = torch.randn(shape.k, shape.n, device=device).to(dtype)
@@ -84,13 +85,13 @@ def compare_with_loop(shape: Shape, device: torch.device, dtype: torch.dtype, *,
 
 
 def shape_of(peak: Peak) -> Shape:
-    """The shape that a measured peak says it was reached at."""
+    """Returns the shape that the source of a measured peak names."""
     m, k, n = map(int, re.findall(r"(\d+) x (\d+) x (\d+)", peak.source)[0])
     return Shape(m, k, n, transposed=" transposed " in peak.source)
 
 
 def kept_of(first: Peak, second: Peak) -> Peak:
-    """What the cache would keep of two peaks."""
+    """Returns the peak that the cache would keep of two."""
     with TemporaryDirectory() as directory, patch.dict("os.environ", {DIRECTORY_VARIABLE: directory}):
         key = CacheKey.of(torch.device("cpu"), first.dtype)
         keep_best(first, key)

@@ -1,12 +1,12 @@
-"""Whether time lands where it is spent: a run whose parts really sleep, and where MFUCallback finds that time.
+"""Checks that MFUCallback reports time under the part of a run that spent it.
 
     python scripts/checks/phases.py
 
-A dataset, a training step, a backward, an optimizer, another callback, a validation step and a checkpoint sleep known
-times, in a plain run, with gradient accumulation, on two processes with DDP, and in a run that is resumed. What each
-really slept, by the clock, is compared with what the summary says of it, less what it says of the same run without any
-sleep: the real work of a tiny model, of the loop and of the processes with one another. Within 2 % or 1 ms a batch it
-is right; exits with 1 if any is not.
+A dataset, a training step, a backward pass, an optimizer, another callback, a validation step and a checkpoint sleep
+for known times: in a plain run, with gradient accumulation, on two processes with DDP, and in a resumed run. The time
+that each part really slept, by the clock, is compared with the time that the summary reports for it, less the time that
+the summary reports for it in the same run without sleep: the real work of a tiny model, of the loop, and between the
+processes. A difference of up to 2 %, or up to 1 ms per batch, is right. Exits with 1 if any difference is larger.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ is_awake = "--awake" in sys.argv  # the processes that DDP starts have the same 
 
 
 def sleep(where: str) -> None:
-    """Sleep as long as this part of a run does, and keep how long it was."""
+    """Sleep for the time set for this part of a run, and record how long it really slept."""
     if not is_awake:
         start = time.perf_counter()
         time.sleep((SECONDS | OUTSIDE_SECONDS)[where])
@@ -53,7 +53,7 @@ def sleep(where: str) -> None:
 
 
 class SleepingData(Dataset):
-    """Batches that take their time."""
+    """A dataset that sleeps before each batch."""
 
     def __len__(self) -> int:
         return 10_000
@@ -64,10 +64,10 @@ class SleepingData(Dataset):
 
 
 class SleepingSGD(torch.optim.SGD):
-    """An optimizer that takes its time."""
+    """SGD that sleeps in each step."""
 
     def step(self, closure: Any = None) -> Any:
-        """Run the closure, which is the forward and the backward; then sleep, then step."""
+        """Run the closure (forward and backward pass), sleep, then step."""
         loss = None if closure is None else closure()
         sleep("optimizer")
         super().step()
@@ -75,40 +75,40 @@ class SleepingSGD(torch.optim.SGD):
 
 
 class SleepingModel(LightningModule):
-    """A linear layer whose every step takes its time."""
+    """A linear layer whose hooks sleep."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(8, 8)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        """The mean of what the layer returns."""
+        """Sleep, then return the mean of the layer's output."""
         sleep("forward")
         return self.layer(batch).mean()
 
     def backward(self, loss: torch.Tensor) -> None:  # type: ignore[override]
-        """The gradients."""
+        """Sleep, then compute the gradients."""
         sleep("backward")
         loss.backward()
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        """Only sleeps."""
+        """Only sleep."""
         sleep("validation")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A slow disk."""
+        """Sleep, like a slow disk."""
         sleep("checkpoint")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The one that sleeps."""
+        """Returns the optimizer that sleeps."""
         return SleepingSGD(self.parameters(), lr=1e-3)
 
     def train_dataloader(self) -> DataLoader:
-        """Batches as they are."""
+        """Returns a loader of the dataset's batches as they are."""
         return DataLoader(SleepingData(), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        """Batches that take no time."""
+        """Returns a loader that does not sleep."""
         return DataLoader(torch.ones(100, 4, 8), batch_size=None)
 
 
@@ -121,13 +121,16 @@ class SleepingCallback(Callback):
 
 
 class ForgetsTheFirstStep(Callback):
-    """What is slept in the step that is counted is not measured; that outside of steps is, always."""
+    """Discards the sleep of the first step, which is counted and therefore not measured.
+
+    Sleep outside of steps is always measured.
+    """
 
     def __init__(self) -> None:
         self._first = True
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Forget it, once."""
+        """Discard it at the end of the first step."""
         if (
             self._first
             and trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
@@ -138,9 +141,9 @@ class ForgetsTheFirstStep(Callback):
 
 
 def main() -> int:
-    """Make one run and print it as JSON, or all of them and a table."""
+    """Make one run and print its figures as JSON, or make all runs and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=HOWS, help="make this run alone, and print what it found as JSON")
+    parser.add_argument("--only", choices=HOWS, help="make only this run, and print its figures as JSON")
     parser.add_argument("--awake", action="store_true", help="with --only: do not sleep")
     how = parser.parse_args().only
     if how is not None:
@@ -153,7 +156,7 @@ def main() -> int:
 
 
 def print_run(how: str) -> None:
-    """Train, and print what was slept and what was found, in seconds of the whole run."""
+    """Train, and print the seconds slept and the seconds found, of the whole run."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with TemporaryDirectory() as directory:
@@ -172,7 +175,7 @@ def print_run(how: str) -> None:
 
 
 def train(how: str, directory: Path, steps: int, checkpoint: Path | None) -> tuple[MFUCallback, Trainer]:
-    """A run that saves a checkpoint in its sixth step and every sixth step after it."""
+    """Train, with a checkpoint every six steps."""
     callback = MFUCallback(peak=1e12, warmup_steps=0)
     saving = ModelCheckpoint(directory, every_n_train_steps=6, save_top_k=-1)
     trainer = Trainer(
@@ -194,7 +197,7 @@ def train(how: str, directory: Path, steps: int, checkpoint: Path | None) -> tup
 
 
 def add_rows(table: Table, how: str) -> bool:
-    """Make a run, asleep and awake, and add what it found; whether all of it is right."""
+    """Make a run with and without sleep, and add its rows; returns whether all of them are right."""
     asleep, awake = in_own_process(how), in_own_process(how, "--awake")
     batches = asleep["steps"] * _BATCHES_OF_A_STEP.get(how, 1)
     right = True
@@ -211,7 +214,7 @@ def add_rows(table: Table, how: str) -> bool:
 
 
 def in_own_process(how: str, *options: str) -> dict[str, Any]:
-    """What a run prints."""
+    """Make a run in its own process and return the figures that it prints."""
     done = subprocess.run([sys.executable, __file__, "--only", how, *options], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"The run {how} failed:\n{done.stderr}")

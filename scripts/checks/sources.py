@@ -1,9 +1,9 @@
-"""Ask every URL in the device table whether it still answers.
+"""Check that every source URL in the device table still answers.
 
     python scripts/checks/sources.py
 
-Exits with 1 where one does not. A vendor's server may refuse a script and answer a browser: look at what is named here
-before you change a row.
+Exits with 1 if one does not. A vendor's server may refuse a script but answer a browser: open the URLs that are named
+here in a browser before you change a row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _AGENT = "Mozilla/5.0 (compatible; mfu-callback source check)"
 
 
 def urls_of(devices: Iterable[Device]) -> dict[str, list[str]]:
-    """Every source with the names of what it is the source of."""
+    """Returns every source URL, with the names of the devices and architectures that cite it."""
     urls: dict[str, list[str]] = {}
     for device in devices:
         urls.setdefault(device.source, []).append(device.name)
@@ -40,7 +40,7 @@ def urls_of(devices: Iterable[Device]) -> dict[str, list[str]]:
 
 
 def complaint(url: str, *, timeout_sec: float) -> str | None:
-    """What is wrong with a URL, or None where it answers."""
+    """Returns what is wrong with a URL, or None if it answers."""
     try:
         with urlopen(Request(url, headers={"User-Agent": _AGENT}), timeout=timeout_sec) as answer:
             answer.read(1)
@@ -52,10 +52,10 @@ def complaint(url: str, *, timeout_sec: float) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None, devices: Sequence[Device] = DEVICES) -> int:
-    """Run the command; 1 where a source does not answer."""
+    """Run the command; returns 1 if a source does not answer, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--timeout", type=float, default=20, metavar="SECONDS", help="of one URL (default: %(default)s)"
+        "--timeout", type=float, default=20, metavar="SECONDS", help="time limit of one URL (default: %(default)s)"
     )
     timeout_sec = parser.parse_args(arguments).timeout
     urls = urls_of(devices)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, devices: Sequence[Device] = DEV
         progress = track(answers, total=len(urls), description="asking", console=Console(stderr=True))
         wrong = {url: answer for url, answer in zip(urls, progress, strict=True) if answer is not None}
     if wrong:
-        table = Table("source", "what it answered", "is the source of")
+        table = Table("source", "answer", "is the source of")
         for url, answer in wrong.items():
             table.add_row(url, answer, ", ".join(urls[url]))
         Console(width=None if sys.stdout.isatty() else 200).print(table)

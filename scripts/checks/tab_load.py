@@ -1,4 +1,4 @@
-"""How long the tab "MFU" takes to open, and what the browser needs for it, with many runs of many points.
+"""Measures how long the tab "MFU" takes to open, and how much memory the browser uses, with many runs and points.
 
 Writes event files as a logger would, waits until TensorBoard has loaded them, and opens the tab in headless Chromium.
 """
@@ -36,7 +36,7 @@ _PATIENCE_SEC = 600
 
 
 def main() -> int:
-    """Run the measurement; returns the exit status: 1 where a limit is not kept."""
+    """Run the measurement and return the exit status: 1 if a limit is exceeded."""
     options = make_parser().parse_args()
     if not IS_INSTALLED:
         print("scripts/checks/tab_load.py needs chromium and its driver: apt-get install chromium chromium-driver")
@@ -54,13 +54,13 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The script's options."""
+    """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=50, help="how many (default: %(default)s)")
-    parser.add_argument("--points", type=int, default=1_000_000, help="of all runs together (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often the tab is opened (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=50, help="number of runs (default: %(default)s)")
+    parser.add_argument("--points", type=int, default=1_000_000, help="points of all runs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many times to open the tab (default: %(default)s)")
     parser.add_argument(
-        "--most-seconds", type=float, default=3.0, help="exit with 1 if the median is above (default: %(default)s)"
+        "--most-seconds", type=float, default=3.0, help="longest median time to open (default: %(default)s)"
     )
     parser.add_argument(
         "--most-mb", type=float, default=500.0, help="most private memory of the browser, in MB (default: %(default)s)"
@@ -83,7 +83,7 @@ def write_runs(logdir: Path, *, runs: int, points: int) -> int:
 
 
 def events(run: int, steps: int, random: np.random.Generator) -> Iterator[Event]:
-    """The events of a run: its record, and an event for each value, as Lightning's logger writes them."""
+    """Yields the events of a run: its record, and an event for each value, as Lightning's logger writes them."""
     start = 1.7e9 + run * 3600
     yield Event(wall_time=start, file_version="brain.Event:2")
     yield Event(wall_time=start, step=0, summary=record(run))
@@ -96,7 +96,7 @@ def events(run: int, steps: int, random: np.random.Generator) -> Iterator[Event]
 
 
 def record(run: int) -> Summary:
-    """What a run says of itself while it goes on: its facts, and no figures."""
+    """Returns the record that a run writes while it trains: its facts, without figures."""
     peak = {"flops_per_sec": 312e12, "name": "A100", "dtype": "bfloat16", "source": "given: peak="}
     modules = [{"name": f"blocks.*.part{part}", "modules": 48, "flops": 1e9 * (part + 1)} for part in range(12)]
     facts = {"model": "GPT", "parameters": 10**9, "parameter_bytes": 2 * 10**9, "batch_size": run + 1}
@@ -125,12 +125,12 @@ def _last_step(address: str, run: str) -> int | None:
     try:
         with urlopen(f"{address}/data/plugin/scalars/scalars?{query}") as answer:
             return int(json.load(answer)[-1][1])
-    except OSError:  # the run is not there yet
+    except OSError:  # the run is not loaded yet
         return None
 
 
 def open_once(address: str) -> dict[str, float]:
-    """Open TensorBoard at the tab in a new browser, until its charts are drawn."""
+    """Open the tab in a new browser, wait for its charts, and return the seconds and the memory."""
     with chromium() as browser:
         start = time.perf_counter()
         browser.open_tab(address)
@@ -142,13 +142,13 @@ def open_once(address: str) -> dict[str, float]:
 
 
 def is_drawn(browser: Browser, chart: str) -> bool:
-    """Whether there is anything on the paper of a chart."""
+    """Whether a chart has drawn any data."""
     script = "return document.querySelector(arguments[0]) !== null"
     return bool(browser.run(script, f"#{chart} :is(path.js-line, .bars path, path.point, path.js-fill)"))
 
 
 def memory_bytes(browser: Browser) -> dict[str, int]:
-    """What all processes of the browser take: private, and with the pages of its program that they share."""
+    """Returns the memory of all the browser's processes: private, and with the program pages that they share."""
     driver = psutil.Process(browser.driver.service.process.pid)
     used: list[Any] = [process.memory_full_info() for process in driver.children(recursive=True)]
     return {
@@ -163,10 +163,10 @@ def show(options: argparse.Namespace, loaded_sec: float, opened: list[dict[str, 
     for column in ("", "median", "worst"):
         table.add_column(column, justify="right" if column else "left")
     for name, key, unit, form in (
-        ("opens, s", "seconds", 1, ".2f"),
+        ("time to open, s", "seconds", 1, ".2f"),
         ("private memory of the whole browser, MB", "private_bytes", 10**6, ".0f"),
-        ("the same with the pages of its program, MB", "all_bytes", 10**6, ".0f"),
-        ("JavaScript's heap in it, MB", "heap_bytes", 10**6, ".0f"),
+        ("memory with the shared pages of its program, MB", "all_bytes", 10**6, ".0f"),
+        ("JavaScript heap of the page, MB", "heap_bytes", 10**6, ".0f"),
     ):
         values = [one[key] / unit for one in opened]
         table.add_row(name, f"{np.median(values):{form}}", f"{max(values):{form}}")

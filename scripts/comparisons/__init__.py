@@ -1,1 +1,1 @@
-"""Ours beside what others have, and what it costs."""
+"""Comparisons of this package with other tools, and measurements of what it costs."""

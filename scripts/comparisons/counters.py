@@ -1,9 +1,9 @@
-"""Count the forward FLOPs of the same models with our counter and with others, and compare what they say.
+"""Count the forward FLOPs of the same models with our counter and with others, and compare the counts.
 
-Every count is a fraction of the model's closed form, in counter_parts/models.py. Each pair of a counter
-and a model runs in a process of its own, so that one that fails is a row that says why. Time and memory are those of
-the count alone, in fp32 on the CPU, after a plain forward: seconds of the first count in the process and of another
-one, and by how much the first let resident memory grow. forward-alone counts nothing: it is a forward pass.
+Every count is shown as a fraction of the model's closed form, which is in counter_parts/models.py. Each pair of a
+counter and a model runs in its own process: if it fails, its row shows the error. Time and memory are those of the
+count alone, in fp32 on the CPU, after a plain forward pass: the seconds of the first count in the process and of a
+second one, and the growth of resident memory during the first. forward-alone counts nothing: it is a forward pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scripts.comparisons.counter_parts.tools import COUNTERS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one counter says of one model; None is unknown, or not measured because of ``error``."""
+    """The result of one counter on one model; None is unknown, or not measured because of ``error``."""
 
     counter: str
     model: str
@@ -41,14 +41,14 @@ class Row:
 
     @property
     def fraction(self) -> str:
-        """The count over the closed form, as text; only what is exact is 1."""
+        """The count over the closed form, as text; "1" only if the count is exact."""
         if self.flops is None or self.closed_form is None:
             return "-"
         return "1" if self.flops == self.closed_form else f"{self.flops / self.closed_form:.4f}"
 
 
 def main() -> None:
-    """Compare what the command line asks for."""
+    """Run the comparison that the command line asks for."""
     arguments = parse_arguments()
     console = Console(width=None if sys.stdout.isatty() else 140)
     pairs = [(counter, model) for model in arguments.models for counter in arguments.counters]
@@ -62,18 +62,18 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="MODEL", help=", ".join(SUBJECTS))
     add("--counters", nargs="+", choices=COUNTERS, default=list(COUNTERS), metavar="TOOL", help=", ".join(COUNTERS))
-    add("--timeout", type=float, default=300.0, help="seconds that one count may take, with its process's start")
+    add("--timeout", type=float, default=300.0, help="seconds for one count, including the start of its process")
     add("--output", help="file for the rows, as JSON")
     return parser.parse_args()
 
 
 def measure(counter: str, model: str, timeout: float) -> Row:
-    """Run one pair in a process; a tool that is missing, fails or dies is a row as well."""
+    """Run one pair in its own process; if a tool is missing, fails or dies, the row has the error."""
     if not COUNTERS[counter].installed:
         return Row(counter=counter, model=model, error=f"not installed: pip install {COUNTERS[counter].package}")
     command = [sys.executable, str(Path(__file__).with_name("counter_parts") / "worker.py"), counter, model]
@@ -88,12 +88,12 @@ def measure(counter: str, model: str, timeout: float) -> Row:
 
 
 def how_it_ended(return_code: int) -> str:
-    """A process's end in words."""
+    """Returns how a process ended, in words."""
     return f"ended by signal {-return_code}" if return_code < 0 else f"ended with status {return_code}"
 
 
 def versions(counters: Sequence[str]) -> Iterator[str]:
-    """Of torch, transformers and the counters' packages, those that are installed."""
+    """Yields the installed ones of torch, transformers and the counters' packages, each with its version."""
     for package in dict.fromkeys(("torch", "transformers", *(COUNTERS[counter].package for counter in counters))):
         try:
             yield f"{package} {importlib.metadata.version(package)}"
@@ -102,7 +102,7 @@ def versions(counters: Sequence[str]) -> Iterator[str]:
 
 
 def fractions(rows: Sequence[Row], counters: Sequence[str], models: Sequence[str]) -> Table:
-    """A line for each counter, a column for each model."""
+    """Returns the table of fractions, with a row for each counter and a column for each model."""
     table = Table(title="Forward FLOPs over the closed form; 1 is exact", title_justify="left")
     table.add_column("counter")
     for model in models:
@@ -116,8 +116,8 @@ def fractions(rows: Sequence[Row], counters: Sequence[str], models: Sequence[str
 
 
 def details(rows: Sequence[Row]) -> Table:
-    """A line for each row: the count, what it took, and what went wrong."""
-    table = Table(title="What each count took", title_justify="left")
+    """Returns the table of all rows: the count, its time and memory, and the error."""
+    table = Table(title="Time and memory of each count", title_justify="left")
     for head in ("model", "counter", "its unit", "FLOPs", "of closed form", "first s", "again s", "memory MiB"):
         table.add_column(head, justify="left" if head in ("model", "counter", "its unit") else "right")
     table.add_column("error", overflow="fold")
@@ -129,7 +129,7 @@ def details(rows: Sequence[Row]) -> Table:
 
 
 def numbers(row: Row) -> tuple[str, ...]:
-    """The row's figures as text; a dash where there is none."""
+    """Returns the row's figures as text, with a dash for None."""
     return (
         "-" if row.flops is None else f"{row.flops:.4e}",
         row.fraction,

@@ -1,7 +1,7 @@
-"""What counting FLOPs costs: a training step that is counted beside a plain one, and a count on the meta device.
+"""Measures what counting FLOPs costs: a counted training step beside a plain one, and a count on the meta device.
 
-The steps are those of one GPT with AdamW, in turns. The counted one runs inside a FlopCounter as the first step of a
-run with MFUCallback does. Then the largest GPT is counted without memory, on the meta device.
+The steps train one GPT with AdamW and take turns. The counted step runs inside a FlopCounter, as the first step of a
+run with MFUCallback does. Then the largest GPT is counted on the meta device, without memory.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="gpt-small", help="which GPT to train")
     parser.add_argument("--meta-size", choices=SIZES, default="gpt-xl", help="which GPT to count on the meta device")
     parser.add_argument("--batch-size", type=int, default=1, help="sequences in a batch")
     parser.add_argument("--context-length", type=int, default=256, help="tokens in a sequence")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of weights and activations")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of weights and activations")
     parser.add_argument("--rounds", type=int, default=15, help="measured steps of each")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each before that")
+    parser.add_argument("--warmup", type=int, default=2, help="warm-up steps of each before that")
     return parser.parse_args()
 
 
 def plain_and_counted(arguments: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """The same training step, as it is and counted."""
+    """Returns the same training step twice: plain and counted."""
     model = GPT(get_config(arguments.size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     tokens = torch.randint(50257, (arguments.batch_size, arguments.context_length + 1))
@@ -62,7 +62,7 @@ def plain_and_counted(arguments: argparse.Namespace) -> dict[str, Callable[[], N
 
 
 def time_on_meta(size: str) -> None:
-    """Build and count a GPT without memory."""
+    """Build and count a GPT on the meta device, without memory, and print the times."""
     start = perf_counter()
     with torch.device("meta"):
         model, tokens = GPT(get_config(size)), torch.zeros(2, 1024, dtype=torch.long)

@@ -1,17 +1,19 @@
-"""Put our search for the largest batch beside those of Lightning and accelerate, within one real budget on the CPU.
+"""Compare our search for the largest batch with those of Lightning and accelerate, within one real budget on the CPU.
 
     python scripts/comparisons/finders.py                    # two models, three rounds
     python scripts/comparisons/finders.py --models gpt --rounds 1 --budget 128
 
-Every search runs in a process of its own, on the same model, with the same private memory for the model and all that
-comes of it (RLIMIT_DATA; glibc's thresholds are fixed in all of them, and all have trained once before). The rounds
-are interleaved, and the figures are medians. "ours" and "binsearch" are asked for the largest size itself: without a
-margin, at full resolution, without Lightning's maximum of 8192; "as it comes" is a finder with its own defaults.
+Every search runs in its own process, on the same model, with the same limit on the private memory of the model and
+everything that training allocates (RLIMIT_DATA). All processes fix glibc's thresholds and have trained once before. The
+finders take turns in each round, and the figures are medians. "ours" and "binsearch" look for the exact largest size:
+without a margin, at full resolution, and without Lightning's maximum of 8192. "as it comes" marks a finder with its own
+defaults.
 
-The limit is found without any finder: a Trainer fits two steps of one size within the budget, each time in a fresh
-process, at sizes further and further from what ours found until one trains and one does not, and between those by
-bisection; the sizes next to the limit are trained in several processes. Processes differ by a MiB or two, so sizes
-within one of what they show, or within 0.5 %, count as exact. Exits with 1 if ours is not. Linux with glibc alone.
+The limit is found without any finder: a Trainer trains two steps at one size within the budget, each time in a fresh
+process. It tries sizes further and further from the one that ours found, until one trains and another does not, and
+then bisects between them. The sizes next to the limit are trained in several processes. Processes differ by a MiB or
+two, so a size counts as exact if it is within one of the limits that they show, or within 0.5 %. Exits with 1 if ours
+is not exact. Works only on Linux with glibc.
 """
 
 from __future__ import annotations
@@ -72,18 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["gpt", "mlp"], help="default: gpt mlp")
-    parser.add_argument("--finders", nargs="+", choices=FINDERS, default=FINDERS, help="beside ours (default: all)")
+    parser.add_argument("--finders", nargs="+", choices=FINDERS, default=FINDERS, help="others to run (default: all)")
     parser.add_argument("--rounds", type=_at_least_one, default=3, help="searches of each finder (default: 3)")
-    parser.add_argument("--budget", type=_at_least_one, metavar="MIB", help="default: 512 for a gpt, 1024 for the mlp")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all that was found as JSON")
+    parser.add_argument("--budget", type=_at_least_one, metavar="MIB", help="default: 512 for gpt models, 1024 for mlp")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all results as JSON")
     return parser.parse_args(arguments)
 
 
 def search_in_turns(model: str, budget_bytes: int, finders: list[str], rounds: int) -> list[Row]:
-    """Every finder once a round; who goes first changes with every round."""
+    """Run every finder once per round; every other round runs them in reverse order."""
     rows = []
     for turn in range(rounds):
         for finder in finders[:: -1 if turn % 2 else 1]:
@@ -93,13 +95,13 @@ def search_in_turns(model: str, budget_bytes: int, finders: list[str], rounds: i
 
 
 def search(request: Request) -> Row:
-    """One search; the death of its process is a row as well."""
+    """Run one search; if its process dies, the row has the error."""
     fields, why = in_own_process(request)
     return Row(finder=request.finder, model=request.model, error=why) if fields is None else Row(**fields)
 
 
 def limit_of(model: str, budget_bytes: int, rows: list[Row], rounds: int) -> Limit:
-    """The limit without any finder, looked for from what ours found."""
+    """Find the limit without any finder, starting from the size that ours found."""
     found = next((row.found for row in rows if row.finder == "ours" and row.found), 1)
     return find_limit(trains_in_own_process(model, budget_bytes), start=found, repeats=max(2, rounds))
 
@@ -117,12 +119,12 @@ def trains_in_own_process(model: str, budget_bytes: int) -> Callable[[int], bool
 
 
 def in_own_process(request: Request) -> tuple[dict[str, Any] | None, str]:
-    """What the worker answers, or None and how it ended."""
+    """Returns the worker's answer, or None and how its process ended."""
     worker = Path(__file__).with_name("finder_parts") / "worker.py"
     command = [sys.executable, str(worker), json.dumps(asdict(request))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no error output"])[-1]
         return None, f"its process ended with {done.returncode}: {last}"
     return json.loads(done.stdout.splitlines()[-1]), ""
 

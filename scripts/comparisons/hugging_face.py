@@ -1,7 +1,7 @@
 """Train our GPT and Hugging Face's GPT-2 of the same size side by side, step by step, and compare their step times.
 
-Both run the same optimizer on the same random tokens in one process, in turns, so that a machine that changes its
-speed changes it for both.
+Both run the same optimizer on random tokens, in turns in one process, so that a change of the machine's speed affects
+both.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ def main() -> None:
     steps = {"ours": our_step(arguments), "Hugging Face": hugging_face_step(arguments)}
     seconds = time_in_turns(steps, warmup=arguments.warmup, rounds=arguments.pairs)
     print_comparison(seconds, over="ours", tokens=arguments.batch_size * arguments.context_length)
-    print(f"transformers {transformers.__version__}; above 1: ours is faster")
+    print(f"transformers {transformers.__version__}; a ratio above 1 means that ours is faster")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="gpt-small", help="which GPT")
+    parser.add_argument("--size", choices=SIZES, default="gpt-small", help="which GPT to train")
     parser.add_argument("--batch-size", type=int, default=2, help="sequences in a batch")
     parser.add_argument("--context-length", type=int, default=512, help="tokens in a sequence")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of weights and activations")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="dtype of weights and activations")
     parser.add_argument("--device", default="cpu", help="where to train")
     parser.add_argument("--pairs", type=int, default=10, help="measured steps of each")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each before that")
+    parser.add_argument("--warmup", type=int, default=2, help="warm-up steps of each before that")
     return parser.parse_args()
 
 
 def our_step(arguments: argparse.Namespace) -> Callable[[], None]:
-    """One training step of our model."""
+    """Returns a training step of our model."""
     model = GPT(get_config(arguments.size))
     inputs, targets = random_batch(arguments)
     return training_step(model, lambda: next_token_loss(model(inputs), targets))
 
 
 def hugging_face_step(arguments: argparse.Namespace) -> Callable[[], None]:
-    """One training step of transformers' model; the loss shifts the labels by itself."""
+    """Returns a training step of transformers' model, whose loss shifts the labels itself."""
     config = get_config(arguments.size)
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
@@ -71,7 +71,7 @@ def hugging_face_step(arguments: argparse.Namespace) -> Callable[[], None]:
 
 
 def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """Forward, backward and AdamW."""
+    """Returns a step of forward pass, backward pass and AdamW."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
@@ -86,7 +86,7 @@ def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> C
 
 
 def random_batch(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets, both (B, T)."""
+    """Returns random inputs and targets, both (B, T)."""
     tokens = torch.randint(50257, (arguments.batch_size, arguments.context_length + 1))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 

@@ -1,4 +1,4 @@
-"""Timing of two or more steps in turns, so that a machine that changes its speed changes it for all of them."""
+"""Times two or more steps in turns, so that a change of the machine's speed affects all of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.table import Table
 
 
 def time_in_turns(steps: dict[str, Callable[[], None]], *, warmup: int, rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each step; who goes first changes with every round.
+    """Returns the seconds of each step; every other round runs the steps in reverse order.
 
     Args:
-        steps: What to run, by name.
-        warmup: Rounds that are run and not timed.
-        rounds: Rounds that are timed.
+        steps: The steps to run, by name.
+        warmup: Number of rounds to run before timing.
+        rounds: Number of rounds to time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in track(range(warmup + rounds), description="rounds of steps", console=Console(stderr=True)):
@@ -34,12 +34,12 @@ def time_in_turns(steps: dict[str, Callable[[], None]], *, warmup: int, rounds: 
 
 
 def print_comparison(seconds: dict[str, np.ndarray], *, over: str, tokens: int) -> None:
-    """Print what ran where, each step's times, and the ratio of the others over one of them.
+    """Print the command and the machine, the times of each step, and the ratio of the others over one of them.
 
     Args:
-        seconds: What :func:`time_in_turns` returned.
+        seconds: The seconds that :func:`time_in_turns` returned.
         over: The step that the others are compared with.
-        tokens: Tokens of a step.
+        tokens: Tokens in a step.
     """
     print(shlex.join(["python", *sys.argv]))
     print(f"{platform.platform()}, Python {platform.python_version()}, {torch.get_num_threads()} threads")

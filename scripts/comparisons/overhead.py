@@ -1,15 +1,17 @@
-"""What MFUCallback costs a training step, beside Lightning's ThroughputMonitor, in one run.
+"""Measures what MFUCallback costs in a training step, beside Lightning's ThroughputMonitor, in one run.
 
     python scripts/comparisons/overhead.py                         # 5,000 steps of a tiny model
     python scripts/comparisons/overhead.py --steps 1000 100000 --modules 10 10000 --ranks 1 2 4
 
-Both callbacks listen to the same steps of one Trainer, and the time that each spends in its own code is added up step
-by step, so that a machine that changes its speed changes it for both: its hooks, and for ours what its brackets around
-methods of the Trainer and of the optimizers add to them. A third callback has the same hooks and brackets and does
-nothing in them: its figures are the cost of measuring itself. Steps on which the Trainer logs are counted apart,
-with the collective of several ranks, and so is what Lightning and its loggers take to send our values away.
+Both callbacks run in the same steps of one Trainer, so that a change of the machine's speed affects both. The time that
+each spends in its own code is added up step by step: the time of its hooks and, for ours, the time that its brackets
+add to methods of the Trainer and of the optimizers. A third callback has the same hooks and brackets but does nothing
+in them: its time is the cost of the measurement itself. Steps on which the Trainer logs are shown separately; with
+several ranks they include the collective. The time that Lightning and its loggers need to send our values away is
+separate too.
+
 Each setting is one run in its own process (several processes for several ranks; the first is shown). If an option has
-several values, each is run with the first value of the other options.
+several values, each further value is run with the first value of the other options.
 """
 
 from __future__ import annotations
@@ -33,35 +35,35 @@ RUN = Path(__file__).with_name("overhead_parts") / "run.py"
 
 
 def main() -> None:
-    """Run and print."""
+    """Run every setting and print the table."""
     arguments = parse_arguments()
     print(shlex.join(["python", *sys.argv]))
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}")
     table = make_table()
     for setting in settings(arguments):
         add_rows(table, setting, run(setting, arguments))
-    print(f"sync={arguments.sync}, a logging step in {arguments.log_every}; microseconds a step, medians")
+    print(f"sync={arguments.sync}, one logging step in {arguments.log_every}; medians in microseconds per step")
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=[5000], help="of a run (default: 5000)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[5000], help="steps of a run (default: 5000)")
     parser.add_argument("--modules", type=int, nargs="+", default=[10], help="layers of the model (default: 10)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes that train with DDP (default: 1)")
-    parser.add_argument("--sync", choices=SYNCS, default="step", help="of MFUCallback (default: %(default)s)")
+    parser.add_argument("--sync", choices=SYNCS, default="step", help="sync of MFUCallback (default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=50, help="log_every_n_steps (default: %(default)s)")
     arguments = parser.parse_args()
     if min(arguments.steps) < 3 * arguments.log_every:
-        parser.error("--steps must be at least 3 times --log-every, for some logging steps to be measured.")
+        parser.error("--steps must be at least 3 times --log-every, so that some logging steps are measured.")
     if min(*arguments.modules, *arguments.ranks, arguments.log_every) < 1:
         parser.error("--modules, --ranks and --log-every must be at least 1.")
     return arguments
 
 
 def settings(arguments: argparse.Namespace) -> list[dict[str, int]]:
-    """The first value of every option together, and each further one with the others' first."""
+    """Returns the setting of all first values, and one for each further value with the others' first values."""
     options = {name: getattr(arguments, name) for name in ("steps", "modules", "ranks")}
     first = {name: values[0] for name, values in options.items()}
     return [first, *({**first, name: value} for name, values in options.items() for value in values[1:])]
@@ -78,14 +80,14 @@ def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any
 
 
 def make_table() -> Table:
-    """The empty table."""
+    """Returns the table without rows."""
     table = Table("steps", "layers", "ranks", "callback", "without logging", "with logging", "sending its values")
     table.add_column("memory growth after step 1,000")
     return table
 
 
 def add_rows(table: Table, setting: dict[str, int], figures: dict[str, Any]) -> None:
-    """Add what a run printed, a row a callback."""
+    """Add the figures of a run, one row per callback."""
     where = [f"{setting[name]:,}" for name in ("steps", "modules", "ranks")]
     for name in ("MFUCallback", "ThroughputMonitor", "nothing"):
         own = [f"{figures[name][kind]:.1f}" for kind in ("plain", "logging")]

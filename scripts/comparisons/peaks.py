@@ -1,11 +1,11 @@
-"""Put our look-up of a device's peak beside those of Lightning and torchtitan, on names as drivers report them.
+"""Compare our look-up of a device's peak with those of Lightning and torchtitan, on names as drivers report them.
 
     python scripts/comparisons/peaks.py             # how many each gets right
     python scripts/comparisons/peaks.py --names     # every name with every answer
 
-A name counts as right where the answer is within 2 % of the rate in device_names.py, or is None where no rate can be
-told from the name. Lightning asks the driver for the name, which is answered for it; its TPUs are asked elsewhere and
-left out of its count. torchtitan is optional: `pip install --no-deps torchtitan`.
+An answer is right if it is within 2 % of the rate in peak_parts/device_names.py, or if it is None and the name does not
+determine a rate. Lightning asks the driver for the name; this script answers in its place. Lightning looks TPUs up
+elsewhere, so they are left out of its count. torchtitan is optional: `pip install --no-deps torchtitan`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def lightnings(named: Named) -> float | None:
 
 
 def torchtitans(named: Named) -> float | None:
-    """The answer of torchtitan, in FLOP/s; it never says that it knows none."""
+    """The answer of torchtitan, in FLOP/s; it gives one for every name."""
     from torchtitan.tools.utils import get_peak_flops
 
     no_lspci = patch("torchtitan.tools.utils.subprocess.run", side_effect=FileNotFoundError)
@@ -60,7 +60,7 @@ def torchtitans(named: Named) -> float | None:
 
 
 def judged(named: Named, answer: float | None) -> str:
-    """Whether an answer is right, wrong, or missing where there is one."""
+    """Whether an answer is "right" or "wrong", or "missing" if there is a rate but no answer."""
     if named.tflops_per_sec is None:
         return "right" if answer is None else "wrong"
     if answer is None:
@@ -69,7 +69,7 @@ def judged(named: Named, answer: float | None) -> str:
 
 
 def summary_table(look_ups: dict[str, LookUp]) -> Table:
-    """How many names each look-up gets right, those with a rate and those without apart."""
+    """Returns the table of right answers of each look-up, separately for names with and without a rate."""
     table = Table(title=f"{len(NAMES)} device names, dense bf16 (fp16 where there is no bf16)", title_justify="left")
     table.add_column("look-up")
     heads = ("right", "wrong", "missing", "rightly None", "a rate that is\nnot in the name")
@@ -85,7 +85,7 @@ def summary_table(look_ups: dict[str, LookUp]) -> Table:
 
 
 def names_table(look_ups: dict[str, LookUp]) -> Table:
-    """Every name with the rate that is expected and every answer, wrong ones marked."""
+    """Returns the table of all names with the expected rate and every answer, wrong ones marked."""
     table = Table(title="TFLOP/s")
     for head in ("name", "dtype", "expected", *look_ups):
         table.add_column(head, justify="left" if head in ("name", "dtype") else "right")
@@ -97,7 +97,7 @@ def names_table(look_ups: dict[str, LookUp]) -> Table:
 
 
 def names_for(look_up: str) -> list[Named]:
-    """The names that a look-up can be asked about."""
+    """Returns the names that a look-up can be asked about."""
     return [named for named in NAMES if not (look_up.startswith("lightning") and named.name.startswith("TPU"))]
 
 
@@ -107,7 +107,7 @@ def _cell(named: Named, answer: float | None) -> str:
 
 
 def make_look_ups() -> dict[str, LookUp]:
-    """The look-ups that are installed, by name and version."""
+    """Returns the look-ups that are installed, by name and version."""
     look_ups: dict[str, LookUp] = {
         f"mfu-callback {version('mfu-callback')}": ours,
         f"lightning {version('lightning')}": lightnings,

@@ -1,1 +1,1 @@
-"""What people see: the pictures of the README, and the browser that takes them."""
+"""The pictures of the README, and the browser that takes them."""

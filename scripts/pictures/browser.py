@@ -1,4 +1,4 @@
-"""A real TensorBoard and a real headless Chromium, for the tests and scripts that look at what people see."""
+"""A real TensorBoard and a real headless Chromium, for tests and scripts that look at the rendered pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 IS_INSTALLED = CHROMIUM is not None and DRIVER is not None
 _PATIENCE_SEC = 60
-# Chromium asks its vendor's servers for much that no page here needs.
+# These also turn off Chromium's requests to its vendor's servers, which no page here needs.
 _QUIET = (
     "--headless=new",
     "--no-sandbox",
@@ -38,7 +38,7 @@ _QUIET = (
 
 @contextmanager
 def tensorboard(logdir: Path, *options: str) -> Iterator[str]:
-    """TensorBoard on some free port of this machine: its address."""
+    """Starts TensorBoard on a free port of this machine and yields its address."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--port", "0", *options]
     log = logdir.parent / f"{logdir.name}.tensorboard.log"
     with log.open("w") as output:
@@ -62,7 +62,7 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 def wait_for_runs(address: str, count: int) -> None:
-    """Wait until TensorBoard has loaded so many runs."""
+    """Wait until TensorBoard has loaded this number of runs."""
     for _ in range(_PATIENCE_SEC * 10):
         try:
             with urlopen(f"{address}/data/runs") as answer:
@@ -76,7 +76,7 @@ def wait_for_runs(address: str, count: int) -> None:
 
 @contextmanager
 def chromium(*options: str, width: int = 1400, height: int = 1600) -> Iterator[Browser]:
-    """A browser without a past."""
+    """Starts a browser with an empty profile and yields it."""
     settings = webdriver.ChromeOptions()
     settings.binary_location = CHROMIUM or ""
     for option in (*_QUIET, f"--window-size={width},{height}", *options):
@@ -90,7 +90,7 @@ def chromium(*options: str, width: int = 1400, height: int = 1600) -> Iterator[B
 
 
 class Browser:
-    """What the tests ask of a browser."""
+    """The operations that tests and scripts need from a browser."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
@@ -100,15 +100,15 @@ class Browser:
         self.driver.get(address)
 
     def open_tab(self, address: str) -> None:
-        """Open the tab of the plugin inside TensorBoard, and wait until it has drawn."""
-        self.driver.get("about:blank")  # an address that differs in its hash alone would load nothing
+        """Open the plugin's tab inside TensorBoard and wait until it is ready."""
+        self.driver.get("about:blank")  # an address that differs only in its hash would load nothing
         self.driver.get(f"{address}/#mfu")
         frame = self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, "iframe"))[0]
         self.driver.switch_to.frame(frame)
         self.until(self.is_ready)
 
     def is_ready(self) -> bool:
-        """Whether the page has shown its data once."""
+        """Whether the page has shown its data at least once."""
         return self.run("return document.documentElement.dataset.ready === 'true'")
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -116,23 +116,23 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def all(self, selector: str) -> list[Any]:
-        """The elements of a selector."""
+        """Returns the elements that match a selector."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of its elements."""
+        """Returns the texts of the elements that match a selector."""
         return self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector)
 
     def click(self, selector: str) -> None:
-        """Click on the first element of a selector."""
+        """Click on the first element that matches a selector."""
         self.all(selector)[0].click()
 
     def until(self, condition: Any) -> Any:
-        """Wait until a condition holds, and return what it says."""
+        """Wait until a condition returns a true value, and return that value."""
         return WebDriverWait(self.driver, _PATIENCE_SEC, poll_frequency=0.1).until(lambda _: condition())
 
     def errors(self) -> list[str]:
-        """What the console has said since the last call that is no plain information."""
+        """Returns the warnings and errors that the console has shown since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
     def screenshot(self, file: Path) -> None:

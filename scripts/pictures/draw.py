@@ -1,4 +1,7 @@
-"""Draws the README's pictures: trains a small GPT in several ways, and looks at TensorBoard in headless Chromium."""
+"""Draws the README's pictures: trains a small GPT in several ways and saves screenshots of TensorBoard.
+
+TensorBoard is shown in headless Chromium.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ from scripts.pictures.browser import IS_INSTALLED, Browser, chromium, tensorboar
 _COLORS = 256
 PICTURES = Path(__file__).parent
 _CONFIG = GPTConfig(n_layer=4, n_head=8, n_embd=256, vocab_size=8192, context_length=128)
-_SET_THEME = "localStorage.setItem('_tb_global_settings', JSON.stringify({theme: arguments[0]}))"  # TensorBoard's own
+_SET_THEME = "localStorage.setItem('_tb_global_settings', JSON.stringify({theme: arguments[0]}))"  # TensorBoard's key
 
 
 def main() -> int:
-    """Draw them; returns the exit status."""
+    """Draw the pictures and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=60, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of each run (default: %(default)s)")
     steps = parser.parse_args().steps
     if not IS_INSTALLED:
         print("scripts/pictures/draw.py needs chromium and its driver: apt-get install chromium chromium-driver")
@@ -48,7 +51,7 @@ def main() -> int:
 
 
 def train_all(logdir: Path, steps: int) -> None:
-    """Train in four ways."""
+    """Train the four runs that the pictures show."""
     train(logdir, "batch 2, fp32", steps, batch_size=2, precision="32-true")
     train(logdir, "batch 2, bf16", steps, batch_size=2)
     train(logdir, "waits for data", steps, batch_size=8, wait_sec=0.02)
@@ -65,7 +68,7 @@ def train(
     wait_sec: float = 0.0,
     finds: bool = False,
 ) -> None:
-    """One run."""
+    """Train one run."""
     seed_everything(0, verbose=False)
     finder = [BatchSizeFinder(budget=2**30, objective="throughput", max_size=32)] if finds else []
     trainer = Trainer(
@@ -92,11 +95,11 @@ def train(
 
 
 class Slow(Dataset[torch.Tensor]):
-    """A data set that takes its time.
+    """A dataset that waits before it returns a sample.
 
     Args:
-        dataset: What it gives.
-        wait_sec: How long a sample takes.
+        dataset: The dataset that has the samples.
+        wait_sec: Seconds to wait before each sample.
     """
 
     def __init__(self, dataset: Any, wait_sec: float) -> None:
@@ -104,17 +107,17 @@ class Slow(Dataset[torch.Tensor]):
         self._wait_sec = wait_sec
 
     def __len__(self) -> int:
-        """As many samples as there are."""
+        """Returns the number of samples."""
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """A sample, late."""
+        """Wait, then return a sample."""
         time.sleep(self._wait_sec)
         return self._dataset[index]
 
 
 def picture_of_the_tab(address: str, name: str, *, run: str, is_dark: bool) -> None:
-    """The upper part of the tab, or in the dark its lower part, with a run selected."""
+    """Save a picture of the tab with a run selected: its upper part, or in the dark theme its lower part."""
     with chromium(width=1280, height=1560) as browser:
         browser.open(address)
         browser.run(_SET_THEME, "dark" if is_dark else "light")
@@ -127,7 +130,7 @@ def picture_of_the_tab(address: str, name: str, *, run: str, is_dark: bool) -> N
 
 
 def picture_of_the_dashboard(address: str) -> None:
-    """The custom scalars tab."""
+    """Save a picture of the custom scalars tab."""
     with chromium(width=1280, height=1100) as browser:
         browser.open(f"{address}/#custom_scalars")
         settle(browser)
@@ -135,12 +138,12 @@ def picture_of_the_dashboard(address: str) -> None:
 
 
 def settle(browser: Browser) -> None:
-    """Wait until nothing moves any more."""
+    """Wait until the page has stopped changing."""
     time.sleep(5)
 
 
 def save(browser: Browser, name: str) -> None:
-    """Take the picture, at three quarters of its size."""
+    """Save a picture of the window at three quarters of its size."""
     file = PICTURES / name
     browser.screenshot(file)
     with Image.open(file) as picture:

@@ -1,1 +1,1 @@
-"""What scripts/plan.py is made of."""
+"""The parts of scripts/plan.py."""

@@ -1,4 +1,4 @@
-"""Predicted memory beside measured: `check.py CASE` runs real steps of one model and prints JSON."""
+"""Compares predicted with measured memory: `check.py CASE` runs real steps of one model and prints JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mfu_callback import find_batch_size, predict_memory
 
 
 class Classifier(LightningModule):
-    """Any network that classifies."""
+    """A classifier around any network."""
 
     def __init__(self, net: nn.Module, make_optimizer: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Classifier(LightningModule):
         return F.cross_entropy(self.net(inputs), targets)
 
     def configure_optimizers(self) -> Any:
-        """What it was given."""
+        """Returns the optimizer that ``make_optimizer`` makes."""
         return self.make_optimizer(self.parameters())
 
 
@@ -47,7 +47,7 @@ class Case:
         make: Makes the model.
         sample: Makes one sample.
         batch_size: Samples in the batch.
-        precision: Of Lightning's Trainer.
+        precision: Precision of Lightning's Trainer.
     """
 
     make: Callable[[], LightningModule]
@@ -80,12 +80,12 @@ def momentum(parameters: Any) -> Any:
 
 
 def tokens(length: int, vocabulary: int) -> Callable[[], Any]:
-    """Makes a pair of sequences."""
+    """Returns a function that makes a pair of token sequences."""
     return lambda: (torch.randint(vocabulary, (length,)), torch.randint(vocabulary, (length,)))
 
 
 def labelled(*shape: int) -> Callable[[], Any]:
-    """Makes numbers with a label."""
+    """Returns a function that makes random numbers of this shape with a label."""
     return lambda: (torch.randn(shape), torch.tensor(1))
 
 
@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
 
 
 def check(name: str) -> dict[str, Any]:
-    """Predict and measure one case, in a process of its own."""
+    """Predict and measure one case, in its own process."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__)), name]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -120,7 +120,7 @@ def check(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the case of the command line."""
+    """Run the case that the command line names."""
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     name = sys.argv[1]

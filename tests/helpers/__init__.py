@@ -1,1 +1,1 @@
-"""What several tests use: models, runs, closed forms, readers of what was written."""
+"""What several tests use: models, runs, closed forms, readers of event files."""

@@ -1,4 +1,4 @@
-"""A real run with a board."""
+"""A real training run that writes a board to TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trained(directory: Path, *callbacks: Any, module: LightningModule | None = N
 
 
 class WithoutHParams(GPTModule):
-    """A module that has none to log."""
+    """A module without hyperparameters to log."""
 
     def __init__(self) -> None:
         super().__init__(TINY)

@@ -1,4 +1,4 @@
-"""Model FLOPs by hand: 2 for each multiply-accumulate of the parts that architectures share."""
+"""Closed forms of model FLOPs for the parts that architectures share: 2 for each multiply-accumulate."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ BATCH, LENGTH = 2, 24
 TOKENS = BATCH * LENGTH
 SIDE = 32  # pixels of an image's side
 VOCABULARY = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-# What many configurations call alike, in sizes of which no two are the same.
+# Options that have the same name in many configurations; no two sizes are the same.
 TRANSFORMER = {
     **VOCABULARY,
     "hidden_size": 48,
@@ -48,12 +48,12 @@ def gated_mlp(tokens, width, inner):
 
 
 def convolution(outputs, c_in, c_out, kernel, groups=1):
-    """``outputs`` counts the positions of every sample that the kernel is applied at, those over padding included."""
+    """``outputs`` is the number of positions of the kernel in all samples, including positions over padding."""
     return 2 * outputs * kernel * (c_in // groups) * c_out
 
 
 def steps(length, kernel, stride, padding=0):
-    """How many positions a convolution's kernel is applied at."""
+    """The number of positions of a convolution's kernel along one dimension."""
     return (length + 2 * padding - kernel) // stride + 1
 
 
@@ -75,7 +75,7 @@ def transformer_block(batch, length, width, heads, inner):
 
 
 def grouped_attention(c):
-    """Of a decoder whose heads may share keys and values, and may have a width of their own."""
+    """The attention block of a decoder whose heads may share keys and values, and may have their own width."""
     sizes = {"kv_heads": c.num_key_value_heads, "head_dim": getattr(c, "head_dim", None)}
     return attention_block(BATCH, LENGTH, c.hidden_size, c.num_attention_heads, **sizes)
 
@@ -90,21 +90,24 @@ def patches(c, width):
 
 
 def vision_tower(c):
-    """Patches and a class token."""
+    """The projection of the patches, and the blocks on the patches and a class token."""
     length = (SIDE // c.patch_size) ** 2 + 1
     block = transformer_block(BATCH, length, c.hidden_size, c.num_attention_heads, c.intermediate_size)
     return patches(c, c.hidden_size) + c.num_hidden_layers * block
 
 
 def build(name, options, *, implementation=EAGER, training=False):
-    """A model of transformers by its class's name. In training its dropout, where it has one, chooses other kernels."""
+    """A model of transformers, by the name of its class.
+
+    In training, a model with dropout chooses other kernels.
+    """
     model_class = getattr(transformers, name)
     config = model_class.config_class(**{**options, "attn_implementation": implementation})
     return model_class(config).train(training)
 
 
 def variants(rows):
-    """A row for each architecture times each of its attention implementations, in evaluation and in training."""
+    """A row for each architecture with each of its attention implementations, in evaluation and in training."""
     return [
         pytest.param(*row[1:-1], implementation, training, id=f"{row[0]}-{implementation}-{mode}")
         for row in rows
@@ -114,7 +117,7 @@ def variants(rows):
 
 
 def tokens(length=LENGTH):
-    """None of the special ones, which some models look for."""
+    """Random token ids without the special ones, which some models look for."""
     return torch.randint(3, VOCABULARY["vocab_size"], (BATCH, length))
 
 
@@ -123,7 +126,7 @@ def images():
 
 
 def check(model, inputs, expected):
-    # In inference mode, operators such as matmul and einsum arrive at a counter whole.
+    # In inference mode, operators such as matmul and einsum reach a counter without being decomposed.
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             count = count_flops(model, **inputs)

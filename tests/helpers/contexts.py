@@ -27,7 +27,7 @@ in_every_context = pytest.mark.parametrize("context", [*CONTEXTS.values(), autoc
 
 
 class Functional(nn.Module):
-    """A function that passes for a module."""
+    """A module that calls a function."""
 
     def __init__(self, function):
         super().__init__()

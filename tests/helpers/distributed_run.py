@@ -1,9 +1,9 @@
-"""Trains on CPU processes: `distributed_run.py DIRECTORY HOW`; each rank writes what it ends with.
+"""Trains on CPU processes: `distributed_run.py DIRECTORY HOW`; each rank saves its results in DIRECTORY.
 
 HOW is words joined by hyphens: a strategy (ddp, fsdp2, or tp, where pairs of processes share a batch), the number of
-processes, and any of these: "without" the callback, "failing" (the count fails on the second rank), "raising" (the
-second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled"
-(blocks), "uneven" (the second rank's batches are half as large), "modules" (times them).
+processes, and any of these: "without" (no callback), "failing" (the count fails on the second rank), "raising" (the
+second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled" (the
+blocks are compiled), "uneven" (the second rank's batches are half as large), "modules" (modules are timed).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from gpt import GPTModule
 from mfu_callback import MFUCallback
 from tests.helpers.runs import TINY, make_trainer, tiny_data
 
-STEPS = {2: 200, 4: 30}  # by the number of processes; four wait for one another a good deal
+STEPS = {2: 200, 4: 30}  # by the number of processes; four processes wait for one another a lot
 
 LOG_EVERY = 10
 
 
 class Breaking(GPTModule):
-    """The GPT, which on one rank or on all of them breaks off in its fifth step."""
+    """The GPT; in its fifth step it raises on the second rank or is interrupted on all ranks, if HOW says so."""
 
     how: tuple[str, ...] = ()
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        """Break off where that is asked for."""
+        """Raise or interrupt if HOW says so, then train."""
         if batch_idx == 4 and "raising" in self.how and self.trainer.global_rank == 1:
             raise ArithmeticError("broken")
         if batch_idx == 4 and "interrupted" in self.how:
@@ -45,13 +45,13 @@ class Breaking(GPTModule):
         return super().training_step(batch, batch_idx)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Half the batch on the second rank, where that is asked for."""
+        """Returns half the batch on the second rank with "uneven", else the whole batch."""
         is_half = "uneven" in self.how and self.trainer.global_rank == 1
         return tuple(part[:2] for part in batch) if is_half else batch
 
 
 class Sharded(Breaking):
-    """The GPT with each block and the rest of it sharded by FSDP2, and the blocks compiled where that is asked for."""
+    """The GPT, its blocks and its other parameters sharded by FSDP2; with "compiled", the blocks are compiled."""
 
     def configure_model(self) -> None:
         """Shard over the ranks."""
@@ -64,14 +64,14 @@ class Sharded(Breaking):
 
 
 class Attention(nn.Module):
-    """Every process of a pair has one of two heads, as plain tensors between its sharded projections."""
+    """Attention whose two heads are split over a pair of processes, on plain tensors between sharded projections."""
 
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k, self.v, self.o = (nn.Linear(16, 16, bias=False) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Of shape (B, T, 16)."""
+        """(B, T, 16) -> (B, T, 16)."""
         q, k, v = (part(x).unflatten(-1, (-1, 8)).transpose(1, 2) for part in (self.q, self.k, self.v))
         return self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 class TensorParallel(LightningModule):
     """An attention that is split over pairs of processes, and a head that both of a pair compute."""
 
-    # Of 4 x 8 tokens: four projections, two matmuls of attention, the head.
+    # Forward FLOPs of 4 x 8 tokens: four projections, two matmuls of attention, the head.
     flops = 4 * (4 * 2 * 8 * 16**2 + 2 * 2 * 8**2 * 16 + 2 * 8 * 16 * 64)
     how: tuple[str, ...] = ()
 
@@ -99,7 +99,7 @@ class TensorParallel(LightningModule):
         return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD, a tensor at a time: a fused one does not take plain tensors and split ones together."""
+        """Plain SGD, one tensor at a time: the foreach kernels do not accept plain and split tensors together."""
         return torch.optim.SGD(self.parameters(), lr=0.1, foreach=False)
 
 
@@ -162,7 +162,7 @@ def main() -> None:
         "modules": None if modules is None else {row.name: row.flops for row in modules},
     }
     torch.save(ends_with, directory / f"{sys.argv[2]}-{trainer.global_rank}.pt")
-    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts the process
+    torch.distributed.destroy_process_group()  # if left to the interpreter's exit, it sometimes aborts the process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests read from event files, and the damage that they do to them."""
+"""Functions that read event files for the tests, and functions that damage them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def event_files(directory: Path) -> list[Path]:
 
 
 def tensors(directory: Path) -> dict[str, list[bytes]]:
-    """Texts, layouts and records of a run by tag, in their order."""
+    """Texts, layouts and records of a run by tag, in the order of the files."""
     found: dict[str, list[bytes]] = {}
     for file in event_files(directory):
         for event in EventFileLoader(str(file)).Load():
@@ -59,7 +59,7 @@ def layouts(directory: Path) -> list[Layout]:
 
 
 def hparams(directory: Path) -> tuple[dict[str, Any], list[str], list[str]]:
-    """What TensorBoard takes as a run's HParams: the values, the names of the columns, the metrics."""
+    """The HParams that TensorBoard reads from a run: the values, the names of the columns, the metrics."""
     runs = EventMultiplexer().AddRunsFromDirectory(str(directory))
     runs.Reload()
 
@@ -73,13 +73,13 @@ def hparams(directory: Path) -> tuple[dict[str, Any], list[str], list[str]]:
 
 
 def cut_off(file: Path, bytes_left_out: int) -> None:
-    """Leave out the end of a file."""
+    """Cut off the last bytes of a file."""
     data = file.read_bytes()
     file.write_bytes(data[:-bytes_left_out])
 
 
 def damage(file: Path, at: int) -> None:
-    """Change one byte of a file; a negative place is counted from the end."""
+    """Change one byte of a file; a negative position counts from the end."""
     data = bytearray(file.read_bytes())
     data[at] ^= 0xFF
     file.write_bytes(bytes(data))

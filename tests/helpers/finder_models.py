@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from mfu_callback import BatchSizeFinder
 
 MIB = 2**20
-VOCABULARY = 4096  # the logits take nearly all memory, and little time
+VOCABULARY = 4096  # large, so that the logits need nearly all the memory, but little time
 
 
 class Sequences(Dataset[Tensor]):
@@ -30,7 +30,7 @@ class Sequences(Dataset[Tensor]):
 
 
 class TinyGPT(LightningModule):
-    """A causal transformer with dropout with its own train_dataloader()."""
+    """A causal transformer with dropout and its own train_dataloader()."""
 
     def __init__(self, batch_size: int = 4, width: int = 32, dataset: Any = None, shuffle: bool = True) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class TinyGPT(LightningModule):
 
 
 class Tabular(LightningModule):
-    """A small network of rows with dropout, BatchNorm and a counter; its data are 64 rows."""
+    """A small network with dropout, BatchNorm and a step counter; its data are 64 rows."""
 
     def __init__(self, batch_size: int = 4) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def trainer(*callbacks: Callback, **options: Any) -> Trainer:
 
 
 def fitted(model: LightningModule, *callbacks: Callback, seed: int = 7, fit: Any = (), **options: Any) -> Trainer:
-    """Fit a model, perhaps with loaders, with the global seed set right before."""
+    """Set the global seed, fit a model, perhaps with loaders, and return the Trainer."""
     run = trainer(*callbacks, **options)
     seed_everything(seed, verbose=False)
     run.fit(model, *fit)
@@ -116,7 +116,7 @@ ROWS: list[Any] = Tabular().dataset
 
 
 class Unloaded(Tabular):
-    """Without a train_dataloader() and a batch_size of its own."""
+    """`Tabular` without train_dataloader() and batch_size."""
 
     train_dataloader = LightningModule.train_dataloader
 
@@ -126,7 +126,7 @@ class Unloaded(Tabular):
 
 
 def found(model: LightningModule, *arguments: Any, **options: Any) -> Any:
-    """Fit three steps with a finder and give its result and the Trainer."""
+    """Fit three steps with a finder, and return its result and the Trainer."""
     finder = BatchSizeFinder(**{"max_size": 12, **options})
     run = fitted(model, finder, fit=arguments)
     assert finder.result is not None

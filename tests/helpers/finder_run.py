@@ -1,10 +1,10 @@
-"""Searches on CPU processes: `finder_run.py DIRECTORY HOW`; each rank writes what it ends with.
+"""Searches on CPU processes: `finder_run.py DIRECTORY HOW`; each rank saves its results in DIRECTORY.
 
 HOW is words joined by hyphens: a strategy (ddp or fsdp2), the number of processes, and any of these: "uneven" (the
-second rank has half the budget), "capped" (no larger size than GIVEN), "given" (that size, not searched for),
-"loaders" (given to fit), "gathering" (the step gathers from all ranks), "raising" (the second rank's step raises in
-larger trials), "exhausting" (it runs out of memory in larger trials, though predicted to fit), "tight" (second rank's
-budget holds nothing).
+second rank has half the budget), "capped" (no size above GIVEN is tried), "given" (trains at size GIVEN without a
+search), "loaders" (fit receives the loader), "gathering" (the step gathers from all ranks), "raising" (the second
+rank's step raises in larger trials), "exhausting" (the second rank runs out of memory in larger trials, though they
+were predicted to fit), "tight" (no size fits the second rank's budget).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ GIVEN = 11
 
 
 class Model(TinyGPT):
-    """The small GPT, which on the second rank does what is asked for."""
+    """The small GPT, which gathers or fails if HOW says so."""
 
     words: tuple[str, ...] = ()
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Break off where that is asked for."""
+        """Train, then gather, or fail on the second rank, if HOW says so."""
         loss = super().training_step(batch, batch_idx)
         if "raising" in self.words and RANK == 1 and len(batch) >= 8:
             raise ArithmeticError("broken")
@@ -49,7 +49,7 @@ class Model(TinyGPT):
 
 
 class Sharded(Model):
-    """The same, sharded by FSDP2."""
+    """The small GPT, sharded by FSDP2."""
 
     def configure_model(self) -> None:
         """Shard over the ranks."""
@@ -59,13 +59,13 @@ class Sharded(Model):
 
 
 class WithoutLoader(Model):
-    """The same, for loaders that are given to fit."""
+    """The small GPT without train_dataloader(), for loaders that are passed to fit."""
 
     train_dataloader = LightningModule.train_dataloader
 
 
 def budget_of(words: tuple[str, ...]) -> int:
-    """This rank's."""
+    """The budget of this rank, in bytes."""
     if RANK == 0:
         return BUDGET
     return 5 * MIB if "tight" in words else BUDGET // 2 if "uneven" in words else BUDGET
@@ -100,7 +100,7 @@ def main() -> None:
         "steps": run.global_step,
     }
     torch.save(ends_with, directory / f"{sys.argv[2]}-{RANK}.pt")
-    torch.distributed.destroy_process_group()  # left to the interpreter's end, it now and then aborts the process
+    torch.distributed.destroy_process_group()  # if left to the interpreter's exit, it sometimes aborts the process
 
 
 if __name__ == "__main__":

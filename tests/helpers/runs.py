@@ -18,10 +18,10 @@ TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=64, context_length=8
 # Forward FLOPs of TINY on a batch of 4 x 8 tokens: blocks, attention, head.
 TINY_FLOPS = 4 * (2 * (24 * 8 * 16**2 + 4 * 8**2 * 16) + 2 * 8 * 16 * 64)
 PEAK = 1e12
-# Of one CPU process that recomputes nothing, has no measured peak and no attention mask.
+# Tags that one CPU process does not log if it recomputes nothing and has no measured peak and no attention mask.
 ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "throughput/real_tokens_per_sec", "memory/peak_gib"}
 ABSENT_TAGS |= {"time/step_sec_min", "time/step_sec_max"}
-# The first layer's share of a model of two layers: its input takes no gradient.
+# A warning about models with few layers: the first one is a large share, and its input needs no gradient.
 SMALL_MODEL = "ignore:The backward pass of this model takes"
 
 
@@ -54,7 +54,7 @@ def train_tiny(*callbacks: Any, module: LightningModule | None = None, **argumen
 
 
 class Images(LightningModule):
-    """A batch without tokens: float images and class labels."""
+    """A classifier whose batches have no tokens: float images and class labels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Images(LightningModule):
 
 
 class Manual(LightningModule):
-    """Two networks with an optimizer each, driven by hand."""
+    """Two networks with one optimizer each, under manual optimization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Manual(LightningModule):
         self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 4)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        """A step of each optimizer."""
+        """Take a step with each optimizer."""
         first, second = self.optimizers()
         for optimizer in (first, second):
             optimizer.zero_grad()
@@ -91,7 +91,7 @@ class Manual(LightningModule):
             optimizer.step()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimizer a network."""
+        """One optimizer for each network."""
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.one, self.two)]
 
     def train_dataloader(self) -> DataLoader:
@@ -100,7 +100,7 @@ class Manual(LightningModule):
 
 
 class Step(LightningModule):
-    """Any network, loss and data; four samples a batch."""
+    """Any network on random batches of any sizes; by default four samples of eight features."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Step(LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD of what is trained."""
+        """Plain SGD on the parameters that are trained."""
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1e-3)
 
     def train_dataloader(self) -> DataLoader:

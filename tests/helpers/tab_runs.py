@@ -1,4 +1,4 @@
-"""The runs that the tests of the tab look at, and what they ask of the page."""
+"""The runs that the tests of the tab show, and the functions with which they read the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
 
 HOSTILE = "<img src=x onerror=window.top.hit=1>$x^2$&amp;..%2f%{y}"
 CHARTS = ["mfu", "tokens", "waterfall", "last", "modules", "finder", "roofline"]
-# Chromium's word on a machine without a graphics card, and what TensorBoard's own code says in its console.
+# Console messages of Chromium on a machine without a graphics card, and of TensorBoard's own code.
 NOT_OURS = ("WebGL", "index.js?_file_hash=")
 
 
@@ -30,7 +30,7 @@ def train(directory: Path, name: str, **options: Any) -> None:
 
 
 def write_hostile_record(directory: Path) -> None:
-    """A run whose record has hostile texts in every place."""
+    """Write a run whose record has hostile text in every field."""
     peak = {"flops_per_sec": PEAK, "name": HOSTILE, "source": HOSTILE, "dtype": HOSTILE}
     modules = [{"name": f"{HOSTILE}.{part}", "modules": 2, "flops": 100} for part in "ab"]
     run = {"model": HOSTILE, "precision": HOSTILE, "parameter_bytes": 4, "batch_flops": 10, "modules": modules}
@@ -42,7 +42,7 @@ def write_hostile_record(directory: Path) -> None:
 
 
 def train_found(directory: Path, name: str) -> None:
-    """A run whose batch size was found by a sweep."""
+    """Train a run whose batch size was found by a sweep."""
     finder = BatchSizeFinder(budget=60 * MIB, objective="throughput", max_size=8)
     logger = TensorBoardLogger(directory, name="", version=name)
     make_trainer(finder, MFUCallback(peak=2 * PEAK, warmup_steps=1), logger=logger).fit(TinyGPT())
@@ -53,13 +53,13 @@ def names(tab: Browser) -> list[str]:
 
 
 def traces(tab: Browser, chart: str) -> list[str]:
-    """The names of what a chart draws."""
+    """The names of the traces in a chart."""
     script = "return (document.querySelector(arguments[0]).data ?? []).map((t) => t.name ?? t.type)"
     return tab.run(script, f"#{chart} .plot")
 
 
 def is_drawn(tab: Browser, chart: str) -> bool:
-    """Whether there are lines, areas, bars or points on the paper."""
+    """Whether a chart has drawn lines, areas, bars or points."""
     script = "return document.querySelectorAll(arguments[0]).length"
     return tab.run(script, f"#{chart} :is(path.js-line, .bars path, path.point, path.js-fill)") > 0
 
@@ -75,7 +75,7 @@ def click_run(tab: Browser, kind: str, name: str) -> None:
 
 
 def sorted_by(tab: Browser) -> list[str]:
-    """The titles of the columns that a screen reader is told are sorted."""
+    """The titles of the columns that are marked as sorted for screen readers."""
     return tab.texts('th:is([aria-sort="ascending"], [aria-sort="descending"]) button')
 
 

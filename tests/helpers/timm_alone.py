@@ -1,8 +1,8 @@
-"""timm, also where torchvision is missing or does not load, as a build for CUDA beside torch's build for the CPU.
+"""Imports timm even if torchvision is missing or fails to load, such as a build for CUDA beside a torch for the CPU.
 
-Of torchvision timm needs, when it is imported, the names of data sets and image transforms, and one class of batch
-norm that none of its models use by default. Stand-ins give it those names and are gone again afterwards, so that
-whoever else looks for torchvision still finds none. Where torchvision does load, nothing happens here.
+When timm is imported, it needs from torchvision the names of datasets and image transforms, and one class of batch norm
+that none of its models use by default. Stand-ins provide these names and are removed afterwards, so that other code
+that looks for torchvision still finds none. If torchvision loads, no stand-ins are used.
 """
 
 import sys

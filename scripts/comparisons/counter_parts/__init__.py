@@ -1,1 +1,1 @@
-"""The FLOP counters that are compared, what they count, and the process that counts."""
+"""The FLOP counters that are compared, the models that they count, and the process that runs a count."""

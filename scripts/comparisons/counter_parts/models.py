@@ -1,8 +1,8 @@
-"""The models that FLOP counters are compared on, as rows, each with the closed form of its forward FLOPs.
+"""The models that FLOP counters are compared on, each with the closed form of its forward FLOPs.
 
-A closed form is arithmetic on a configuration: it never looks at the model. Attention is the full square, as in PaLM's
-appendix B; norms, activations and other elementwise work are no model FLOPs. Libraries of models are imported where
-one of theirs is built.
+A closed form is computed from a configuration alone, never from the model. Attention counts as the full square, as in
+PaLM's appendix B. Norms, activations and other elementwise work are not model FLOPs. A library of models is imported
+only where one of its models is built.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Subject:
     """One model.
 
     Attributes:
-        config: Its configuration.
-        model: The model of a configuration, with random weights.
-        inputs: What it is called with.
-        flops: Forward FLOPs of a configuration on these inputs, in closed form.
+        config: Makes its configuration.
+        model: Makes the model of a configuration, with random weights.
+        inputs: Makes the inputs of one forward pass from a configuration.
+        flops: Returns the forward FLOPs of a configuration on these inputs, in closed form.
     """
 
     config: Callable[[], Any]
@@ -43,7 +43,15 @@ def tokens(config: Any) -> tuple[Tensor, ...]:
 
 
 def transformer_flops(*, tokens: int, weights: int, layers: int, width: int, length: int) -> int:
-    """Forward FLOPs of matrices of so many weights on every token, and of attention over heads of this joint width."""
+    """Returns the forward FLOPs of a transformer's matrices and of its attention.
+
+    Args:
+        tokens: Number of tokens in the batch.
+        weights: Number of weights of the matrices that are applied to every token.
+        layers: Number of layers with attention.
+        width: Joint width of the attention heads.
+        length: Number of tokens in a sequence.
+    """
     return 2 * tokens * weights + 4 * tokens * layers * width * length
 
 
@@ -122,7 +130,7 @@ def mixtral(config: Any) -> nn.Module:
 
 
 def llama_flops(config: Any, *, feed_forwards: int = 1, router: int = 0) -> int:
-    """Llama: query and output, key and value, three matrices for each feed-forward that a token takes, the head."""
+    """Llama: query and output, key and value, three matrices for each feed-forward of a token, the head."""
     width, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
     head = width // heads
     attention = 2 * width * heads * head + 2 * width * config.num_key_value_heads * head
@@ -132,20 +140,20 @@ def llama_flops(config: Any, *, feed_forwards: int = 1, router: int = 0) -> int:
 
 
 def mixtral_flops(config: Any) -> int:
-    """Mixtral: Llama with the experts that a token takes, and the router."""
+    """Mixtral: a Llama with the experts that a token is routed to, and the router."""
     router = config.hidden_size * config.num_local_experts
     return llama_flops(config, feed_forwards=config.num_experts_per_tok, router=router)
 
 
 def recurrent_flops(config: RecurrentConfig) -> int:
-    """Four gates see the input and the state, in each layer at each step."""
+    """LSTM: four gates multiply the input and the state, in each layer at each step; then the head."""
     hidden = config.hidden
     weights = 4 * hidden * (config.features + hidden) + (config.layers - 1) * 4 * hidden * (hidden + hidden)
     return 2 * BATCH * LENGTH * (weights + hidden * config.labels)
 
 
 def resnet_flops(config: ResNetConfig) -> int:
-    """Every pixel of a convolution's output is a matmul with its kernel."""
+    """ResNet: every output pixel of a convolution is a matmul with its kernel; then the head."""
     macs, pixels, before = 3 * 9 * config.widths[0] * config.image**2, config.image**2, config.widths[0]
     for stage, width in enumerate(config.widths):
         pixels = pixels // 4 if stage else pixels
@@ -157,7 +165,7 @@ def resnet_flops(config: ResNetConfig) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
-    """Layers of `nn.TransformerEncoder`."""
+    """The shape of an `nn.TransformerEncoder`."""
 
     width: int = 256
     heads: int = 4
@@ -172,7 +180,7 @@ def encoder(config: EncoderConfig) -> nn.Module:
 
 
 def encoder_flops(config: EncoderConfig) -> int:
-    """Query, key, value and output, and the two matrices of the feed-forward."""
+    """Encoder: query, key, value and output, and the two matrices of the feed-forward."""
     width, layers = config.width, config.layers
     weights = layers * (4 * width**2 + 2 * width * config.feed_forward)
     return transformer_flops(tokens=BATCH * LENGTH, weights=weights, layers=layers, width=width, length=LENGTH)
@@ -194,7 +202,7 @@ def vit(config: Any) -> nn.Module:
 
 
 def vit_flops(config: Any) -> int:
-    """The patches' projection, the blocks on all patches and the class token, the head on the class token."""
+    """ViT: the projection of the patches, the blocks on patches and class token, the head on the class token."""
     width, layers = config.hidden_size, config.num_hidden_layers
     patches = (config.image_size // config.patch_size) ** 2
     patch_weights = config.num_channels * config.patch_size**2 * width

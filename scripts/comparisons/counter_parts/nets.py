@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentConfig:
-    """Layers of `nn.LSTM` and a linear head."""
+    """The shape of an `nn.LSTM` with a linear head."""
 
     features: int = 64
     hidden: int = 128
@@ -18,7 +18,7 @@ class RecurrentConfig:
 
 
 class Recurrent(nn.Module):
-    """`nn.LSTM` and a head on its every step, (B, T, features) -> (B, T, labels)."""
+    """`nn.LSTM` and a head on every step, (B, T, features) -> (B, T, labels)."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
@@ -33,7 +33,10 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResNetConfig:
-    """A stem, stages of two-convolution blocks that halve the image from the second on, a linear head."""
+    """The shape of a ResNet: a stem, stages of two-convolution blocks, and a linear head.
+
+    Every stage but the first halves the image.
+    """
 
     image: int = 64
     widths: tuple[int, ...] = (32, 64, 128)
@@ -54,7 +57,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the convolutions find to the shortcut."""
+        """Add the output of the convolutions to the shortcut."""
         y = self.second_norm(self.second(self.first_norm(self.first(x)).relu()))
         return (y + self.shortcut(x)).relu()
 

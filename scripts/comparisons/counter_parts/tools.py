@@ -1,6 +1,7 @@
-"""The FLOP counters that are compared, as rows. Each is called as its own documentation does, on the whole batch.
+"""The FLOP counters that are compared.
 
-The tools are imported when they count, so that one that is not installed is missed by nobody else.
+Each is called as in its own documentation, on the whole batch. A tool is imported only when it counts, so a tool that
+is not installed does not affect the others.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class Counter:
     """One tool.
 
     Attributes:
-        count: What it says of one forward pass of a model on these inputs, in its own unit; None says nothing.
-        module: What is imported before the clock starts.
-        package: What pip installs.
+        count: Returns the count of one forward pass of a model on these inputs, in the tool's unit; None is no count.
+        module: The module to import before the clock starts.
+        package: The package to install with pip.
         unit: "FLOPs", or "MACs" (multiply-accumulates) of 2 FLOPs each.
     """
 
@@ -37,17 +38,17 @@ class Counter:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be imported."""
+        """Whether the tool can be imported."""
         return importlib.util.find_spec(self.module.partition(".")[0]) is not None
 
     def flops(self, model: nn.Module, inputs: Inputs) -> float | None:
-        """Forward FLOPs."""
+        """Returns the forward FLOPs; None is no count."""
         counted = self.count(model, inputs)
         return counted if counted is None or self.unit == "FLOPs" else 2 * counted
 
 
 def forward_alone(model: nn.Module, inputs: Inputs) -> None:
-    """Count nothing: what time and memory are compared with."""
+    """Count nothing: the baseline of time and memory."""
     model(*inputs)
 
 
@@ -91,7 +92,7 @@ def calflops_macs(model: nn.Module, inputs: Inputs) -> float:
 def ptflops(model: nn.Module, inputs: Inputs) -> int:
     """ptflops, in MACs: https://github.com/sovrasov/flops-counter.pytorch.
 
-    It divides a part of its count by the length of the first positional input; inputs by name are counted whole.
+    It divides a part of its count by the length of the first positional input, so the inputs are passed by name.
     """
     from ptflops import get_model_complexity_info
 
@@ -105,7 +106,7 @@ def ptflops(model: nn.Module, inputs: Inputs) -> int:
 
 
 def fvcore(model: nn.Module, inputs: Inputs) -> float:
-    """fvcore, in what it calls flops and defines as MACs: https://github.com/facebookresearch/fvcore."""
+    """fvcore, in MACs, which it calls flops: https://github.com/facebookresearch/fvcore."""
     from fvcore.nn import FlopCountAnalysis
 
     return FlopCountAnalysis(model, inputs).total()

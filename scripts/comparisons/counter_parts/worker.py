@@ -1,6 +1,6 @@
-"""Counts one model with one tool in a process of its own: `worker.py COUNTER MODEL`.
+"""Counts one model with one tool in its own process: `worker.py COUNTER MODEL`.
 
-Writes one JSON object to standard output, with the fields of `compare_counters.Row` that it knows.
+Writes one JSON object to standard output, with those fields of `Row` in `counters.py` that it knows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from scripts.comparisons.counter_parts.tools import COUNTERS
 
 
 def main() -> None:
-    """Count what the command line names."""
+    """Run the count that the command line names."""
     counter, model = sys.argv[1:]
-    answer, sys.stdout = sys.stdout, sys.stderr  # whatever a tool prints is no answer
+    answer, sys.stdout = sys.stdout, sys.stderr  # what a tool prints is no answer
     try:
         fields = measure(counter, model)
     except Exception as error:
@@ -37,7 +37,10 @@ def main() -> None:
 
 
 def measure(counter_name: str, model_name: str) -> dict[str, Any]:
-    """Count twice, each time on a new model: the first time with its memory, then without what first uses cost."""
+    """Count twice, each time on a new model: first with time and memory, then with time alone.
+
+    The second count is free of the costs of first use.
+    """
     counter, subject = COUNTERS[counter_name], SUBJECTS[model_name]
     importlib.import_module(counter.module)
     config = subject.config()
@@ -53,7 +56,10 @@ def measure(counter_name: str, model_name: str) -> dict[str, Any]:
 
 
 def prepare(subject: Subject, config: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A model that trains and its inputs; it has run once, so that the forward's own first uses fall on no tool."""
+    """Returns a model in training mode and its inputs.
+
+    The model has run once, so that no tool is charged for the forward pass's own first use.
+    """
     torch.manual_seed(0)
     model, inputs = subject.model(config).train(), subject.inputs(config)
     with torch.no_grad():
@@ -62,26 +68,26 @@ def prepare(subject: Subject, config: Any) -> tuple[nn.Module, tuple[Tensor, ...
 
 
 def timed(count: Callable[[], float | None]) -> tuple[float | None, float]:
-    """What was counted, and seconds."""
+    """Returns the count and the seconds that it took."""
     start = perf_counter()
     counted = count()
     return counted, perf_counter() - start
 
 
 def restart_peak() -> int:
-    """Give freed memory back and let the peak start anew, where the system can do either; returns the peak so far."""
+    """Give freed memory back and reset the peak, as far as the system can; returns the peak after that."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc alone
+        ctypes.CDLL(None).malloc_trim(0)  # only in glibc
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5)
     return peak_bytes()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident.
+    """Returns the peak resident memory of this process.
 
-    On Linux ru_maxrss starts at the parent's size and cannot start anew; VmHWM can.
+    On Linux, ru_maxrss starts at the parent's size and cannot be reset; VmHWM can.
     """
     status = Path("/proc/self/status")
     if status.exists() and (line := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):

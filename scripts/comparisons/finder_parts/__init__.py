@@ -1,1 +1,1 @@
-"""What a comparison of batch-size finders is made of."""
+"""The parts of the comparison of batch size finders."""

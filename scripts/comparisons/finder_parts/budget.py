@@ -1,6 +1,6 @@
-"""One budget of private memory for a whole process, whatever it calls (Linux with glibc).
+"""A limit on the private memory of a whole process, for any code that it runs (Linux with glibc).
 
-This is not the limit of `mfu_callback.finder`, on purpose: what checks it must not share its faults.
+This is deliberately not the limit of `mfu_callback.finder`: a check must not share the faults of what it checks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _THRESHOLD_BYTES = 128 * 2**10
 
 
 def fix_heap_thresholds() -> None:
-    """Have glibc return freed blocks of 128 KiB or more at once.
+    """Make glibc return freed blocks of 128 KiB or more to the system at once.
 
-    The finder of this package does so, and every process of the comparison does, so that it is the searches that are
-    compared and not what an allocator holds on to.
+    The finder of this package does this. Every process of the comparison does it too, so that the searches are compared
+    and not the memory that an allocator keeps.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
@@ -29,7 +29,7 @@ def fix_heap_thresholds() -> None:
 
 
 def used_bytes() -> int:
-    """Private memory of this process once freed memory is given back, as RLIMIT_DATA counts it."""
+    """Returns the private memory of this process after freed memory is given back, as RLIMIT_DATA counts it."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     (kibibytes,) = re.findall(r"^VmData:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
@@ -38,7 +38,7 @@ def used_bytes() -> int:
 
 @contextmanager
 def limited_to(total_bytes: int) -> Iterator[None]:
-    """A context in which allocations beyond a total fail."""
+    """A context in which allocations fail beyond this total of private memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (total_bytes, hard))
     try:

@@ -1,4 +1,4 @@
-"""The largest size that trains, found by nothing but trying; slow, and no part of any finder."""
+"""Finds the largest size that trains by trying sizes only; slow, and independent of every finder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _TOLERANCE = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What fresh processes say of the sizes around the limit.
+    """The limit, and the sizes around it, as fresh processes show them.
 
     Attributes:
-        always: The largest size up to which every size that was tried trained in every process.
+        always: The largest tried size for which it and all smaller tried sizes trained in every process.
         ever: The largest size that trained in any process.
         tried: For each size, whether it trained in each of its processes.
     """
@@ -23,19 +23,19 @@ class Limit:
     tried: dict[int, list[bool]]
 
     def is_exact(self, size: int) -> bool:
-        """Whether a size is the limit, to within one of what the processes show, or to within 0.5 %.
+        """Whether a size is within one of the limits that the processes show, or within 0.5 %.
 
-        A Trainer that trains takes a MiB or two beside its steps, in which a few small samples have room.
+        A training Trainer uses a MiB or two besides its steps, which is enough for a few small samples.
         """
         tolerance = max(1, int(_TOLERANCE * self.always))
         return self.always - tolerance <= size <= self.ever + tolerance
 
 
 def find_limit(trains: Callable[[int], bool], *, start: int, repeats: int) -> Limit:
-    """Find the limit from a guess, and then see how sharp it is.
+    """Find the limit from a guess, then try the sizes around it several times.
 
     Args:
-        trains: Tells whether a size trains, each time in a fresh process.
+        trains: Returns whether a size trains, each time in a fresh process.
         start: The guess; a wrong one only takes longer.
         repeats: How often the four sizes around the limit are tried.
     """
@@ -56,7 +56,7 @@ def find_limit(trains: Callable[[int], bool], *, start: int, repeats: int) -> Li
 
 
 def limit_from(tried: dict[int, list[bool]]) -> Limit:
-    """The limit that the tries show."""
+    """Returns the limit that the tried sizes show."""
     failing = min((size for size, fits in tried.items() if not all(fits)), default=max(tried) + 1)
     always = max((size for size in tried if size < failing), default=0)
     ever = max((size for size, fits in tried.items() if any(fits)), default=0)
@@ -64,7 +64,7 @@ def limit_from(tried: dict[int, list[bool]]) -> Limit:
 
 
 def _bracket(trains: Callable[[int], bool], start: int) -> tuple[int, int]:
-    """A size that trains, or 0, and one that does not, in steps that double."""
+    """Returns a size that trains, or 0, and a larger one that does not, found in doubling steps."""
     low, high, step = (start, start, 1)
     if trains(start):
         while trains(high := low + step):

@@ -1,4 +1,4 @@
-"""One search of the comparison of batch size finders: how it is asked for, and what came of it."""
+"""The request to one process of the comparison of batch size finders, and the results that it returns."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What one process is to do.
+    """What one process must do: run a finder, or train at one size.
 
     Attributes:
-        model: A name in `finder_subjects.SUBJECTS`.
-        budget_bytes: What the model and all that comes of it may take.
+        model: A name in `SUBJECTS` of `finder_parts/subjects.py`.
+        budget_bytes: Memory that the model and everything that its training allocates may use.
         finder: The finder to run.
-        size: The batch size to train instead.
+        size: The batch size to train; None runs the finder.
     """
 
     model: str
@@ -24,20 +24,20 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What came of one search.
+    """The result of one search.
 
     Attributes:
-        finder: Its name.
-        model: What was trained.
-        found: The size that was returned; None if there was an error.
-        seconds: How long the search took.
-        ran: Whether two steps at the size that was returned ended.
-        sizes: Different batch sizes that were trained.
-        attempts: How often training was begun.
-        steps: Training steps that were begun.
-        left: Names of what is not as it was.
-        wrote: The endings of files that were there during the search.
-        error: What ended it.
+        finder: The name of the finder.
+        model: The name of the model that was trained.
+        found: The size that the finder returned; None if there was an error.
+        seconds: Seconds that the search took.
+        ran: Whether two steps at the returned size finished.
+        sizes: Number of different batch sizes that were trained.
+        attempts: How often training was started.
+        steps: Number of training steps that were started.
+        left: Names of what the search changed and did not restore.
+        wrote: Extensions of the files that existed during the search.
+        error: The error that ended the search.
     """
 
     finder: str
@@ -58,8 +58,8 @@ class Training:
     """Whether a size trains.
 
     Attributes:
-        fits: Two steps ended within the budget.
-        why: What says so.
+        fits: Whether two steps finished within the budget.
+        why: The error, or "ran" if there was none.
     """
 
     fits: bool

@@ -1,4 +1,4 @@
-"""What the batch size finders are compared on: models that keep a log of their own training."""
+"""The models that the batch size finders are compared on; each keeps a log of its own training."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpt import GPTConfig, GPTModule, RandomTokens
 
-_SAMPLES = 20_000  # of each data set; what is tried has to come from it
+_SAMPLES = 20_000  # in each dataset; a batch of every tried size must come from it
 _FEATURES, _WIDTH = 64, 16_384
 
 
 @dataclass
 class Log:
-    """What a search did. It is a global, so that no finder can put it back with the model.
+    """A record of what a search did.
+
+    It is global, so that no finder can restore it together with the model.
 
     Attributes:
-        attempts: How often training was begun.
-        begun: The batch size of every training step.
-        ended: How many training steps ended, of each batch size.
-        files: The names of files that were there while it trained.
+        attempts: How often training was started.
+        begun: The batch size of every training step that was started.
+        ended: Number of finished training steps, by batch size.
+        files: The names of the files that existed during training.
     """
 
     attempts: int = 0
@@ -38,7 +40,7 @@ class Log:
     files: set[str] = field(default_factory=set)
 
     def begin(self, size: int) -> None:
-        """A training step begins."""
+        """Record the start of a training step."""
         self.begun.append(size)
         self.files.update(os.listdir())
 
@@ -53,32 +55,32 @@ LOG = Log()
 
 
 class Logged(LightningModule):
-    """Writes the log, and counts its steps in an attribute, as a user's model may."""
+    """Writes the log, and counts its steps in an attribute, as a user's model may do."""
 
     steps_seen = 0
 
     def on_train_start(self) -> None:
-        """Training begins."""
+        """Record the start of training."""
         LOG.attempts += 1
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """The model's own."""
-        if not isinstance(batch[0], FakeTensor):  # else it trains nothing: a finder looks at the model's shapes
+        """Record the step, then run the model's own."""
+        if not isinstance(batch[0], FakeTensor):  # a fake tensor trains nothing: a finder only looks at shapes
             LOG.begin(len(batch[0]))
         self.steps_seen += 1
         return super().training_step(batch, batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A step of the optimizer is done."""
+        """Record the end of a training step."""
         LOG.ended[len(batch[0])] += 1
 
 
 class LoggedGPT(Logged, GPTModule):
-    """The GPT of this repository, whose data module has nothing to validate on."""
+    """The GPT of this repository, with a validation step; its data module has no validation data."""
 
 
 class TrainedGPT(LoggedGPT):
-    """The same without a validation step."""
+    """The GPT of this repository, without a validation step."""
 
     validation_step = LightningModule.validation_step
 
@@ -101,11 +103,11 @@ class WideNetwork(LightningModule):
 
 
 class LoggedNetwork(Logged, WideNetwork):
-    """The wide network."""
+    """The wide network, logged."""
 
 
 class Rows(LightningDataModule):
-    """Random rows."""
+    """A data module of random rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,12 +123,12 @@ class Rows(LightningDataModule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A model, its data, and the budget that it is tried with.
+    """A model, its data, and its budget.
 
     Attributes:
         module: Makes the model.
         data: Makes its data.
-        budget_mib: What model, gradients, optimizer state, activations and batch may take.
+        budget_mib: Memory that model, gradients, optimizer state, activations and batch may use.
     """
 
     module: Callable[[], LightningModule]

@@ -15,14 +15,14 @@ _AT_MOST = 1 / 3  # of the time of Lightning's bisection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """Whether what is claimed of ours holds.
+    """Whether the claims about ours hold.
 
     Attributes:
-        found: What it found in each round.
+        found: The size that ours found in each round.
         limit: The limit of fresh processes, in words.
-        is_exact: Whether each of these is the limit.
-        over_binsearch: Its median wall time over that of Lightning's bisection; None where either did not end.
-        left: What it left behind, in any round.
+        is_exact: Whether every one of these sizes is the limit.
+        over_binsearch: Median wall time of ours over that of Lightning's bisection; None if a search of either failed.
+        left: What ours left behind, in any round.
     """
 
     found: list[int | None]
@@ -44,7 +44,7 @@ class Claims:
 
 
 def claims(rows: list[Row], limit: Limit) -> Claims:
-    """Judge ours."""
+    """Returns whether the claims about ours hold."""
     ours = [row for row in rows if row.finder == "ours"]
     binsearch = [row for row in rows if row.finder == "binsearch"]
     found = [row.found for row in ours]
@@ -61,7 +61,7 @@ def claims(rows: list[Row], limit: Limit) -> Claims:
 
 
 def finders_table(model: str, budget_bytes: int, rows: list[Row], limit: Limit) -> Table:
-    """A row for each finder."""
+    """Returns the table, with a row for each finder."""
     title = f"{model}, {budget_bytes / 2**20:,.0f} MiB: {limit_in_words(limit)}"
     table = Table(title=title, title_justify="left")
     for head in ("finder", "found", "of limit", "was run", "trains", "sizes", "trials", "steps", "seconds"):
@@ -73,7 +73,7 @@ def finders_table(model: str, budget_bytes: int, rows: list[Row], limit: Limit) 
 
 
 def limit_in_words(limit: Limit) -> str:
-    """The limit of fresh processes."""
+    """Returns the limit of fresh processes, in words."""
     if limit.always == limit.ever:
         return f"fresh processes train up to {limit.ever:,}"
     return f"fresh processes always train up to {limit.always:,}, some up to {limit.ever:,}"

@@ -1,4 +1,4 @@
-"""What a search leaves behind: everything that can be compared before and after it, by name."""
+"""What a search leaves behind: everything that it could change, by name, to compare before and after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALSO_OF_TRAINER = ("global_step", "current_epoch", "datamodule", "should_stop")
 
 
 def traces(module: LightningModule, trainer: Trainer | None) -> dict[str, Any]:
-    """What a search could change, by name; equal values say that nothing did."""
+    """Returns what a search could change, by name; equal values mean that it changed nothing."""
     flags = {name: part.training for name, part in module.named_modules()}
     gradients = {name: parameter.grad is not None for name, parameter in module.named_parameters()}
     named: dict[str, Any] = {
@@ -39,7 +39,7 @@ def traces(module: LightningModule, trainer: Trainer | None) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """The names of what is not as it was."""
+    """Returns the names of the values that have changed."""
     return [name for name in before | after if before.get(name) != after.get(name)]
 
 
@@ -50,7 +50,7 @@ def _of_trainer(trainer: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Plain values as they are, of lists which objects they hold, and of anything else which object it is."""
+    """Returns a plain value as it is, a list as the ids of its items, and anything else as its id."""
     if isinstance(value, list):
         return [id(item) for item in value]
     return value if isinstance(value, _PLAIN) else id(value)

@@ -1,6 +1,6 @@
-"""Runs one search, or trains one size, in a process of its own: `worker.py REQUEST`, a JSON object.
+"""Runs one search, or trains at one size, in its own process: `worker.py REQUEST`, where REQUEST is a JSON object.
 
-Writes one JSON object to standard output: the fields of `finder_row.Row` or of `finder_row.Training`.
+Writes one JSON object to standard output: the fields of `Row` or of `Training` in `finder_parts/row.py`.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from scripts.comparisons.finder_parts.row import Request, Row, Training
 from scripts.comparisons.finder_parts.subjects import LOG, SUBJECTS, Subject
 from scripts.comparisons.finder_parts.traces import differences, traces
 
-with suppress(ImportError):  # here, so that its time is not the search's; without it, its rows say that it is missing
+with suppress(ImportError):  # here, so that it is not timed as part of a search; without it, its rows have an error
     import accelerate.utils
 
-_STEPS = 2  # the optimizer's state is there from the second on
+_STEPS = 2  # the optimizer has a state from the second one on
 _NO_MAXIMUM = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What a finder is given.
+    """What a finder receives.
 
     Attributes:
         subject: What to train.
         module: The model.
         data: Its data.
         trainer: A Trainer that has not run.
-        budget_bytes: What the model and all that comes of it may take.
-        total_bytes: What this process may take, if it keeps to that.
+        budget_bytes: Memory that the model and everything that its training allocates may use.
+        total_bytes: Memory that this whole process may use, so that training stays within ``budget_bytes``.
     """
 
     subject: Subject
@@ -60,7 +60,7 @@ class Case:
 def main() -> None:
     """Do what the command line asks for."""
     request = Request(**json.loads(sys.argv[1]))
-    answer, sys.stdout = sys.stdout, sys.stderr  # whatever a tool prints is no answer
+    answer, sys.stdout = sys.stdout, sys.stderr  # what a tool prints is no answer
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     fix_heap_thresholds()
@@ -73,10 +73,10 @@ def main() -> None:
 
 
 def prepare(request: Request) -> Case:
-    """Everything that a search needs, in a process that has trained before.
+    """Returns everything that a search needs, after this process has trained once.
 
-    What only the first steps of a process take is taken first, without a limit: lazy imports and threads that fail
-    half-way under one break the process.
+    Memory that only the first steps of a process need is allocated here, without a limit: a lazy import or a thread
+    that fails half-way under a limit breaks the process.
     """
     subject = SUBJECTS[request.model]
     fit(make_trainer(), subject.module(), subject.data(), size=2)
@@ -93,7 +93,7 @@ def prepare(request: Request) -> Case:
 
 
 def search(case: Case, request: Request) -> Row:
-    """Search, and compare what there is afterwards with what there was."""
+    """Run the search, and compare the state after it with the state before it."""
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(0)
     before = traces(case.module, case.trainer)
@@ -120,7 +120,7 @@ def search(case: Case, request: Request) -> Row:
 
 
 def train(case: Case, size: int) -> Training:
-    """Whether a size trains within the budget; whatever goes wrong says that it does not."""
+    """Returns whether a size trains within the budget; any exception means that it does not."""
     try:
         with limited_to(case.total_bytes):
             fit(case.trainer, case.module, case.data, size)
@@ -137,7 +137,7 @@ def fit(trainer: Trainer, module: LightningModule, data: Any, size: int) -> None
 
 
 def make_trainer() -> Trainer:
-    """A silent Trainer with a callback of the user's."""
+    """Returns a silent Trainer that has a user's callback."""
     return Trainer(
         accelerator="cpu",
         max_steps=1000,
@@ -156,7 +156,7 @@ def ours(case: Case) -> int:
 
 
 def lightnings(mode: str, **options: Any) -> Callable[[Case], int | None]:
-    """Lightning's finder within the budget."""
+    """Returns Lightning's finder, within the budget."""
 
     def find(case: Case) -> int | None:
         with limited_to(case.total_bytes):
@@ -166,7 +166,10 @@ def lightnings(mode: str, **options: Any) -> Callable[[Case], int | None]:
 
 
 def accelerates(start: int) -> Callable[[Case], int]:
-    """The finder of accelerate within the budget; what it calls makes all that it trains, as its guide says."""
+    """Returns accelerate's finder, within the budget.
+
+    The function that it calls makes the model and the data, as its guide says.
+    """
 
     def find(case: Case) -> int:
         @accelerate.utils.find_executable_batch_size(starting_batch_size=start)
@@ -181,7 +184,7 @@ def accelerates(start: int) -> Callable[[Case], int]:
 
 
 def train_plainly(module: Any, data: Any, size: int) -> None:
-    """Two steps in a loop of one's own."""
+    """Train two steps in a loop without a Trainer."""
     data.batch_size = size
     batches, optimizer = iter(data.train_dataloader()), module.configure_optimizers()
     module.on_train_start()

@@ -1,4 +1,4 @@
-"""One run of scripts/comparisons/overhead.py: trains a tiny model, prints what each callback took per step as JSON."""
+"""One run of scripts/comparisons/overhead.py: trains a tiny model and prints each callback's time per step as JSON."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _BATCH_SIZE = 4
 
 
 class Model(LightningModule):
-    """Some linear layers, of which the first alone computes; a step takes a fraction of a millisecond.
+    """Linear layers, of which only the first computes; a step takes a fraction of a millisecond.
 
     Args:
-        modules: How many layers.
+        modules: Number of layers.
     """
 
     def __init__(self, modules: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(modules))
         self.layers[1:].requires_grad_(False)
-        self.flops_per_batch = 3 * 2 * _BATCH_SIZE * 8 * 8  # asked for by ThroughputMonitor
+        self.flops_per_batch = 3 * 2 * _BATCH_SIZE * 8 * 8  # ThroughputMonitor reads it
         self.optimizer = torch.optim.SGD(self.layers[0].parameters(), lr=1e-3)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-        """The mean of the first layer's output."""
+        """Returns the mean of the first layer's output."""
         return self.layers[0](batch).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -58,10 +58,10 @@ class Model(LightningModule):
 
 
 class StepTimes:
-    """Adds up the seconds of one callback, step by step, and keeps the sums.
+    """The seconds of one callback, summed for each step.
 
     Args:
-        steps: How many there will be; their memory is taken now, so that it does not grow.
+        steps: Number of steps. Their memory is allocated now, so that it does not grow.
     """
 
     def __init__(self, steps: int) -> None:
@@ -70,14 +70,14 @@ class StepTimes:
         self._ended = 0
 
     def begin_step(self) -> None:
-        """The next step begins, and the last one, if there was one, ends."""
+        """End the last step, if there was one, and begin the next."""
         if self._ended:
             self.per_step[self._ended - 1] = self.seconds
         self._ended += 1
         self.seconds = 0.0
 
     def timed(self, function: Function) -> Callable[..., Any]:
-        """Have a function's time added."""
+        """Returns the function, with its time added to the current step."""
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             start = perf_counter()
@@ -89,17 +89,17 @@ class StepTimes:
         return call
 
     def time_hooks_of(self, callback: Callback) -> None:
-        """Have the callback's hooks timed."""
+        """Replace the hooks of a callback with timed ones."""
         for name in HOOKS:
             setattr(callback, name, self.timed(getattr(callback, name)))
 
 
 class TimedBrackets(Brackets):
-    """Brackets that add what they take, less what the methods take that they are around, to the times.
+    """Brackets that record their own time, without the time of the methods inside them.
 
     Args:
-        own: Gets the time of the brackets.
-        sending: Gets the time that Lightning and its loggers take to send metrics away.
+        own: Receives the time of the brackets.
+        sending: Receives the time that Lightning and its loggers need to send metrics away.
     """
 
     def __init__(self, own: StepTimes, sending: StepTimes) -> None:
@@ -125,10 +125,10 @@ class TimedBrackets(Brackets):
 
 
 class Empty(Callback):
-    """Has the hooks and as many brackets as MFUCallback, and does nothing in them: what measuring takes by itself.
+    """Has the hooks and as many brackets as MFUCallback, all empty: its time is the cost of the measurement itself.
 
     Args:
-        brackets: Puts them on.
+        brackets: Put on at the start of training.
     """
 
     def __init__(self, brackets: Brackets) -> None:
@@ -157,10 +157,10 @@ class Empty(Callback):
 
 
 class StepStarts(Callback):
-    """Begins a step of all times, before any other callback, and keeps the process's memory.
+    """Begins a step of all times, before any other callback, and records the memory of the process.
 
     Args:
-        times: Of all callbacks.
+        times: The times of all callbacks.
     """
 
     def __init__(self, times: list[StepTimes]) -> None:
@@ -207,7 +207,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("steps", "modules", "ranks", "log-every"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -216,7 +216,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def timing_registration(optimizer: torch.optim.Optimizer, times: StepTimes) -> Callable[[Function], Any]:
-    """An optimizer's way to register hooks, that has them timed."""
+    """Returns a replacement for the optimizer's method that registers hooks; it registers timed hooks."""
     register = optimizer.register_step_post_hook
     return lambda hook: register(times.timed(hook))
 
@@ -224,7 +224,7 @@ def timing_registration(optimizer: torch.optim.Optimizer, times: StepTimes) -> C
 def train(
     module: LightningModule, callbacks: list[Callback], arguments: argparse.Namespace, directory: Path
 ) -> Trainer:
-    """Fit without a word."""
+    """Fit without output."""
     data = DataLoader(torch.zeros(_BATCH_SIZE * arguments.steps * arguments.ranks, 8), batch_size=_BATCH_SIZE)
     trainer = Trainer(
         accelerator="cpu",
@@ -243,7 +243,7 @@ def train(
 
 
 def split(times: StepTimes, log_every: int) -> Mapping[str, float]:
-    """The median microseconds of the steps that log and of those that do not, the first ones left out."""
+    """Returns the median microseconds of logging and of other steps, without the first ``log_every`` steps."""
     seconds = times.per_step[:-1]  # no step begins after the last one
     logs = (np.arange(len(seconds)) + 1) % log_every == 0
     warm = np.arange(len(seconds)) >= log_every

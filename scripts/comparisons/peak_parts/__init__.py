@@ -1,1 +1,1 @@
-"""The names of devices that look-ups of peaks are compared on."""
+"""The device names on which look-ups of peaks are compared."""

@@ -1,9 +1,10 @@
-"""Names as drivers report them, and the dense 16-bit rate of the device, checked by hand one by one.
+"""Device names as drivers report them, each with the device's dense 16-bit rate, checked by hand one by one.
 
-The rate is bf16's with accumulation in fp32, fp16's where the device has no bf16, in TFLOP/s; None where the name
-does not tell one device, where its maker's power limit sets the rate, or where the device has no 16-bit rate. The
-names of Turing and later are those of NVIDIA's driver, https://github.com/NVIDIA/open-gpu-kernel-modules (README).
-The rates were written down apart from the table, from the vendors' whitepapers, so that one checks the other.
+The rate is in TFLOP/s, for bf16 with accumulation in fp32, or for fp16 if the device has no bf16. It is None if several
+devices have the name, if the rate depends on a power limit that the machine's maker sets, or if the device has no
+16-bit rate. The names of Turing and later are those of NVIDIA's driver,
+https://github.com/NVIDIA/open-gpu-kernel-modules (README). The rates come from the vendors' whitepapers and were
+written down independently of the table of peaks, so that each checks the other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 
 class Named(NamedTuple):
-    """A name and what its device does."""
+    """A device name and its rate."""
 
     name: str
     tflops_per_sec: float | None
@@ -64,7 +65,7 @@ NAMES = (
     Named("NVIDIA GB200", 2500),
     Named("NVIDIA B300 SXM6 AC", 2250),
     Named("NVIDIA GB300", 2500),
-    # Slices and virtual GPUs: never the rate of the whole
+    # Slices and virtual GPUs: never the rate of the whole GPU
     Named("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None),
     Named("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
     Named("NVIDIA A100-SXM4-80GB MIG 7g.80gb", None),
@@ -99,7 +100,7 @@ NAMES = (
     Named("NVIDIA RTX 6000 Ada Generation", 364.2),
     Named("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 503.8),
     Named("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 438.9),
-    # Names that a desktop's and a laptop's card of different rates share
+    # Names that a desktop card and a laptop card with different rates share
     Named("Quadro RTX 4000", None),
     Named("Quadro RTX 5000", None),
     Named("Quadro RTX 6000", None),
@@ -113,7 +114,7 @@ NAMES = (
     Named("NVIDIA GeForce RTX 2070 SUPER", 36.3, "float16"),
     Named("NVIDIA GeForce RTX 2080 SUPER", 44.6, "float16"),
     Named("NVIDIA GeForce RTX 2080 Ti", 53.8, "float16"),
-    Named("NVIDIA GeForce RTX 3050", None),  # of 20 and of 18 multiprocessors
+    Named("NVIDIA GeForce RTX 3050", None),  # sold with 20 and with 18 multiprocessors
     Named("NVIDIA GeForce RTX 3060", 25.5),
     Named("NVIDIA GeForce RTX 3060 Ti", 32.4),
     Named("NVIDIA GeForce RTX 3070", 40.6),
@@ -137,7 +138,7 @@ NAMES = (
     Named("NVIDIA GeForce RTX 5070 Ti", 87.9),
     Named("NVIDIA GeForce RTX 5080", 112.6),
     Named("NVIDIA GeForce RTX 5090", 209.5),
-    Named("NVIDIA GeForce RTX 5090 D", None),  # its tensor cores are slowed, by how much is not published
+    Named("NVIDIA GeForce RTX 5090 D", None),  # its tensor cores are slowed by an unpublished factor
     Named("GeForce RTX 3090", 71),
     # NVIDIA, laptops and boards: the power limit that their maker set is not in the name
     Named("NVIDIA GeForce RTX 2050", None),
