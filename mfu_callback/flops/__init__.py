@@ -1,4 +1,4 @@
-"""What the model computes: its FLOPs, counted while it runs."""
+"""Counts the FLOPs of a model while it runs."""
 
 from mfu_callback.flops.count import count_flops
 from mfu_callback.flops.counter import ATTENTIONS, COUNTERS, FlopCounter

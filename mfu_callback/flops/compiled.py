@@ -1,9 +1,9 @@
 """Watches every call of compiled code without changing it.
 
 A module hook inside a compiled region changes what Dynamo compiles, and so does a dispatch mode that does not declare
-itself infrastructure (Dynamo may skip the frame for the rest of the run). Nor would either see what a compiled kernel
-computes. So the hooks are taken out while compiled code runs, what the mode sees of it is not counted, and the call is
-replayed (replay.py).
+itself infrastructure (Dynamo may skip the frame for the rest of the run). Neither would see what a compiled kernel
+computes. So the module hooks are removed while compiled code runs, the operators that the mode sees there are not
+counted, and the call is replayed (replay.py).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Function = Callable[..., Any]
 def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: Callable[[], None]) -> Iterator[None]:
     """A context in which every call of compiled code is reported: modules, functions, flex_attention.
 
-    All compiled code runs inside one wrapper of Dynamo's, which calls a function of its module before and after the
-    call to switch Dynamo on and off. That function is replaced, so nothing is put on the user's objects.
+    All compiled code runs inside one wrapper in Dynamo. Before and after the call, the wrapper calls a function of its
+    module to switch Dynamo on and off. That function is replaced, so nothing is put on the user's objects.
 
     Args:
         before: Called before the outermost compiled call, with the uncompiled function and its arguments.
-        after: Called after it, also when it raised.
+        after: Called after the outermost compiled call, also if it raised.
     """
     original = eval_frame._maybe_set_eval_frame
     running: list[FrameType] = []

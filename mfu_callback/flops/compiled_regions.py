@@ -1,4 +1,4 @@
-"""Compiled code during a count: nothing is counted while it runs, and its call is replayed uncompiled."""
+"""Handles compiled code during a count: its operators are not counted, and its call is replayed uncompiled."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mfu_callback.flops.replay import Replay
 
 
 class CompiledRegions:
-    """Replays every call of compiled code, and knows which operators belong to which of both.
+    """Replays every call of compiled code, and knows which operators belong to the call and which to its replay.
 
     Args:
-        modules: The running modules; their hooks are out while compiled code runs.
-        mode: Sees the operators of the replay.
-        running_pass: Returns the pass that runs now; None for work that is not counted.
-        failed: Called with the name of a function that could not be replayed, and why.
+        modules: The stack of running modules; its hooks are removed while compiled code runs.
+        mode: The dispatch mode that sees the operators of the replay.
+        running_pass: Returns the pass that is running; None for work that is not counted.
+        failed: Called with a text that names a function that could not be replayed, and the error.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class CompiledRegions:
         self._running_pass = running_pass
         self._mode = mode
         self._failed = failed
-        self._replayed_backward: list[range] = []  # sequence numbers of the compiled calls' autograd nodes
-        self._entered_at: int | None = None  # the first such number of the running call
+        self._replayed_backward: list[range] = []  # sequence numbers of the autograd nodes of compiled calls
+        self._entered_at: int | None = None  # the first sequence number of the running call
         self._replay_of: _Replayed | None = None
 
     @contextmanager
@@ -58,7 +58,7 @@ class CompiledRegions:
         return self._replay_of is not None
 
     def current_pass(self) -> Pass | None:
-        """The pass that runs now; None in compiled code and in its backward, which were replayed."""
+        """The pass that is running; None in compiled code and in its backward, because the replay counts both."""
         if self._entered_at is not None:
             return None
         if self._replay_of is None:
@@ -83,7 +83,7 @@ class CompiledRegions:
         try:
             with mode_off(self._mode):
                 replay = Replay(self._modules.root, function, args, kwargs)
-                # What a checkpoint that is not reentrant runs again has its backward in what ran the first time.
+                # The backward of a call that a non-reentrant checkpoint runs again belongs to its first run.
                 backward = not (running is Pass.RECOMPUTED and recomputes_for_first_graph())
                 with self._modules.also_known(replay.modules):
                     replay.run(self._mode, backward=backward)
@@ -94,7 +94,7 @@ class CompiledRegions:
 
 
 class _Replayed(NamedTuple):
-    """The pass of the compiled call that is replayed, and the backward that it runs in."""
+    """The pass of the compiled call that is replayed, and the number of the backward that it runs in."""
 
     running: Pass
     in_task: int

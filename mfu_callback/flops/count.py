@@ -17,11 +17,11 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the model FLOPs of one forward pass of one batch.
 
     The forward runs once, on the module itself and without gradients; buffers and random states are restored. On
-    the meta device it needs neither memory nor time to speak of. For the backward, or another convention for
-    attention, use :class:`FlopCounter` around the calls themselves.
+    the meta device it needs almost no memory or time. For the backward, or another convention for attention, use
+    :class:`FlopCounter` around the calls themselves.
 
     Args:
-        module: The module to call. It stays in its mode; work that it skips in eval mode is not counted then.
+        module: The module to call. It stays in train or eval mode; work that it skips in eval mode is not counted then.
         *args: Its positional arguments, on the module's device.
         **kwargs: Its keyword arguments, on the module's device.
 
@@ -29,7 +29,7 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
         The count, in FLOPs (2 per multiply-accumulate; 8 where the numbers are complex).
 
     Raises:
-        Exception: Whatever the module's own forward raises; nothing stays behind in that case either.
+        Exception: Any exception of the module's forward. The module is restored in that case too.
 
     Example:
         >>> count_flops(nn.Linear(8, 4), torch.zeros(2, 8)).forward

@@ -1,4 +1,4 @@
-"""Counting while a training step really runs: one dispatch mode that sees every operator, forward and backward."""
+"""Counts FLOPs during a real training step: one dispatch mode sees every operator of the forward and backward pass."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ ATTENTIONS = ("full", "causal")
 
 
 class FlopCounter:
-    """Counts the model FLOPs of the forward and backward work that runs inside its ``with`` block.
+    """Counts the model FLOPs of the forward and backward passes that run inside its ``with`` block.
 
-    Every operator is counted by a dispatch mode. What runs inside a module whose rule thop has (Linear, Conv*) is
-    filed as thop's where thop's figure is the same, or where its operators have no rule. An optimizer's own matmuls
-    are left out. What goes into compiled code is replayed, uncompiled, on fake tensors, which takes no memory and
-    computes nothing; the code itself is compiled and run as it would be without us. Nothing is put on the user's
-    objects, and all of it is gone when the block is left, also by an exception, which passes through unchanged.
+    A dispatch mode counts every operator. For a module that thop has a rule for (Linear, Conv*), the FLOPs are
+    attributed to thop if thop's rule gives the same number, or if the module's operators have no rule here. The
+    matmuls of an optimizer are not counted. A call of compiled code is replayed, uncompiled, on fake tensors, which
+    uses no memory and computes nothing; the compiled code itself is compiled and run as it would be without the
+    counter. Nothing is attached to the user's objects. Everything is removed when the block ends, also by an
+    exception, which passes through unchanged.
 
-    Counting never raises into the code that it watches: a call on which a rule fails is named in ``rule_errors``.
+    Counting never raises into the code that it watches. A call on which a rule fails is listed in ``rule_errors``.
 
     Args:
-        module: The module whose parts' names stand in the count.
-        counter: "thop" as above; "dispatch" files all as functional; "thop-modules" counts exactly what
-            `thop.profile` would return, times 2.
+        module: The module whose submodule names are used in the count.
+        counter: "thop" as described above; "dispatch" attributes all FLOPs to functional calls; "thop-modules" counts
+            exactly what `thop.profile` would return, times 2.
         attention: "full" counts the whole T x S square of attention, "causal" only the pairs that attend.
-        tensor_parallel: How many devices share the work on one batch; their work together is counted (shards.py).
+        tensor_parallel: The number of devices that share the work on one batch; the work of all of them is counted
+            (shards.py).
 
     Raises:
-        ValueError: If an argument is not one of these.
+        ValueError: If ``counter`` or ``attention`` is not one of these values.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -92,7 +94,7 @@ class FlopCounter:
 
     @contextmanager
     def forward_only_inside(self) -> Iterator[None]:
-        """Count forward work only while this context is open; backward work is always counted."""
+        """Count forward work inside this context, even if ``in_forward`` is False; backward work is always counted."""
         before, self.in_forward = self.in_forward, True
         try:
             with self._optimizers.forward_inside():
@@ -116,7 +118,7 @@ class FlopCounter:
         running = self._regions.current_pass()
         if running is not Pass.FORWARD or self._regions.is_replaying:
             return running
-        return running if self.in_forward and self._thread.is_running and not self._optimizers.compute else None
+        return running if self.in_forward and self._thread.is_running and not self._optimizers.is_computing else None
 
 
 def _rules(counter: str, module: nn.Module, tally: Tally) -> ModuleRules:

@@ -13,28 +13,30 @@ class FlopCount:
     """Model FLOPs of one forward pass of one batch, and of its backward pass if that was watched.
 
     Model FLOPs are the multiplications and additions of matmuls, convolutions and recurrent cells that the model's
-    mathematics needs (PaLM, appendix B, https://arxiv.org/abs/2204.02311): no norms, activations, embedding look-ups
-    and no recomputation. One multiply-accumulate is 2 FLOPs.
+    mathematics needs (PaLM, appendix B, https://arxiv.org/abs/2204.02311). Norms, activations, embedding look-ups and
+    recomputation are not counted. One multiply-accumulate is 2 FLOPs.
 
-    Printed, it is a table of the modules (:func:`mfu_callback.flops.table.module_table`).
+    ``print`` shows a table of the modules (:func:`mfu_callback.flops.table.module_table`).
 
     Attributes:
-        forward: All model FLOPs of the pass; ``thop + functional``.
+        forward: All model FLOPs of the forward pass; ``thop + functional``.
         thop: The part that thop's module rules counted.
         functional: The part that ran outside those modules: attention, functional calls, and the modules for which
             thop's rule is wrong.
         backward: Model FLOPs of the backward pass, or None if none was watched.
         recomputed: FLOPs that ran a second time (activation checkpointing, the scores in a fused attention's
             backward), or None if no backward pass was watched.
-        attention: The convention: "full" counts the whole T x S square, "causal" only what attends.
-        uncounted: Names of compute operations that no rule covers; empty when the count is complete.
-        rule_errors: Operator calls, with the shapes, on which one of our rules failed. They are bugs of this package
-            and should be reported; empty when the count is complete.
+        attention: The convention for attention: "full" counts the whole T x S square, "causal" only the pairs that
+            attend.
+        uncounted: Names of the work that could not be counted: operations without a rule, compiled code that could not
+            be replayed, memory filled outside of torch's operators; empty when the count is complete.
+        rule_errors: Operator calls, with their shapes, on which a rule failed. They are bugs of this package and
+            should be reported; empty when the count is complete.
         notes: Remarks on how some calls were counted.
         per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
             ``forward``.
-        per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"), complex numbers as
-            that of their parts; empty where nothing was watched.
+        per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"); for complex numbers, the
+            dtype of their parts. Empty if no operator was counted.
     """
 
     forward: int
@@ -80,7 +82,7 @@ class FlopCount:
         )
 
     def __str__(self) -> str:
-        """The table of the modules, the backward where it was watched, and what was left out."""
+        """The table of the modules, the backward pass if it was watched, and what was left out."""
         ratio = self.backward_ratio
         lines = [
             f"by thop's rules {self.thop:.4e}, outside of them {self.functional:.4e}; attention: {self.attention}",

@@ -1,4 +1,4 @@
-"""Knows which module is running, from global hooks; the modules themselves get none."""
+"""Knows which module is running, from global hooks; nothing is put on the modules themselves."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ModuleStack:
 
     @property
     def name(self) -> str:
-        """The name of the module that is running now; "" is the root."""
+        """The name of the running module; "" for the root, and outside of all modules."""
         return self._frames[-1].name if self._frames else ""
 
     @property
@@ -109,7 +109,7 @@ class ModuleStack:
         return f"{type(frame.module).__name__} {frame.name}".rstrip()
 
     def innermost_is(self, kind: type[nn.Module]) -> bool:
-        """Whether the running module has a type."""
+        """Whether the innermost running module is of this type."""
         return bool(self._frames) and isinstance(self._frames[-1].module, kind)
 
     def any_type(self, matches: Callable[[nn.Module], bool]) -> bool:
@@ -117,24 +117,24 @@ class ModuleStack:
         return any(matches(frame.module) for frame in self._frames)
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """The name of a function, with the module that it is a method of."""
+        """The type and name of the module that a function is a method of, or else the function's own name."""
         owner = self.module_of(function)
         if owner is not None:
             return f"{type(owner).__name__} {self.name_of_module(owner) or ''}".rstrip()
         return getattr(function, "__qualname__", type(function).__name__)
 
     def name_of_module(self, module: nn.Module) -> str | None:
-        """A module's name, if the root knows it."""
+        """A module's name, or None if it is not part of the root."""
         return self._names.get(id(module))
 
     @staticmethod
     def module_of(function: Callable[..., Any]) -> nn.Module | None:
-        """The module that a function is a method of."""
+        """The module that a function is a method of, or None."""
         owner = getattr(function, "__self__", None)
         for cell in getattr(function, "__closure__", None) or ():
-            with suppress(ValueError):  # it may be empty
+            with suppress(ValueError):  # the cell may be empty
                 inside = getattr(cell.cell_contents, "__self__", None)
-                owner = inside if isinstance(inside, nn.Module) else owner  # a wrapper of Dynamo's
+                owner = inside if isinstance(inside, nn.Module) else owner  # a wrapper by Dynamo
         return owner if isinstance(owner, nn.Module) else None
 
     def _before(self, module: nn.Module, args: Any) -> None:
@@ -156,7 +156,7 @@ class ModuleStack:
         return self._thread.is_running or in_backward()
 
     def _name_of(self, module: nn.Module) -> str:
-        """The module's name; one that the root does not know (in a plain list, say) is named by its type."""
+        """A module's name; one outside the root (in a plain list, say) gets the running module's name and its type."""
         known = self._names.get(id(module))
         if known is not None:
             return known

@@ -21,7 +21,7 @@ class OperatorMode(TorchDispatchMode):
     """Runs every operator unchanged and reports it afterwards.
 
     Args:
-        see: Called with the operator, its arguments and what it returned.
+        see: Called with the operator, its positional and keyword arguments, and what it returned.
     """
 
     supports_higher_order_operators = True
@@ -40,7 +40,7 @@ class OperatorMode(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if any(_unwraps_itself(kind) for kind in types):
-            return NotImplemented  # a jagged tensor comes back as operators on its own values
+            return NotImplemented  # a jagged tensor then calls operators on its values, which arrive here
         if torch.is_inference_mode_enabled() and not (has_rule(func) and _has_nested(args)):
             # In inference mode composite operators (matmul, einsum) arrive whole; run their decomposition instead.
             with self:
@@ -54,7 +54,7 @@ class OperatorMode(TorchDispatchMode):
 
 @contextmanager
 def mode_off(mode: OperatorMode) -> Iterator[None]:
-    """A context without a mode, if it is the innermost one."""
+    """A context in which a mode is off, if it is the innermost one."""
     innermost = _get_current_dispatch_mode() is mode
     if innermost:
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Every operator that runs, filed by its pass, module and dtype."""
+"""Counts every operator that runs, by its pass, module and dtype."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mfu_callback.flops.unseen import BlankMemory
 
 
 class Operators:
-    """Adds the FLOPs of operators to a tally, and names those that it cannot count.
+    """Adds the FLOPs of operators to a tally, and the names of operators that it cannot count.
 
     Args:
-        tally: Takes the FLOPs and the names.
-        modules: The running modules.
-        rules: Told of every operator of the forward that was counted.
-        running_pass: The pass that runs now; None for work that is not counted.
-        attention: The convention for attention.
-        devices: How many devices share the work on one batch.
+        tally: Receives the FLOPs and the names.
+        modules: The stack of running modules.
+        rules: Called for every operator of the forward that was counted.
+        running_pass: Returns the pass that is running, or None if it is not counted.
+        attention: The convention for attention: "full" or "causal".
+        devices: The number of devices that share the work on one batch.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Operators:
         self._blank = BlankMemory()
 
     def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, is_replay: bool) -> None:
-        """Take one call of an operator; never raises.
+        """Count one call of an operator; never raises.
 
         Args:
             func: The operator's overload.
@@ -64,7 +64,7 @@ class Operators:
             running = self._running_pass()
             if running is not None and not self._modules.innermost_is(_SpectralNorm):
                 self._count(running, func, args, kwargs, out)
-        except NotImplementedError as reason:  # the rule's own word
+        except NotImplementedError as reason:  # raised by a rule that cannot count this call
             self._tally.uncounted.add(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")

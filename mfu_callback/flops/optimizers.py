@@ -1,4 +1,4 @@
-"""Whether an optimizer is stepping: its own matmuls (Muon's) are not the model's."""
+"""Knows whether an optimizer is stepping: its own matmuls (Muon has some) are not model FLOPs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 
 class SteppingOptimizers:
-    """Counts the optimizers that are stepping, by global hooks.
+    """Counts the optimizers that are stepping, with global hooks.
 
-    An optimizer may run the model's forward as its closure. That forward is the model's again.
+    An optimizer may run the model's forward in its closure. That forward counts as model FLOPs.
     """
 
     def __init__(self) -> None:
         self._stepping = 0
-        self._around_forward = 0  # of those, which run the forward as their closure
+        self._around_forward = 0  # how many of them run the forward in their closure
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """A context in which steps are seen."""
+        """A context in which optimizer steps are seen."""
         hooks = (register_optimizer_step_pre_hook(self._begin), register_optimizer_step_post_hook(self._end))
         try:
             yield
@@ -32,7 +32,7 @@ class SteppingOptimizers:
 
     @contextmanager
     def forward_inside(self) -> Iterator[None]:
-        """A context of a forward: whatever optimizer is stepping has called it."""
+        """A context for a forward: all optimizers that are stepping have called it from their closures."""
         before, self._around_forward = self._around_forward, self._stepping
         try:
             yield
@@ -40,8 +40,8 @@ class SteppingOptimizers:
             self._around_forward = before
 
     @property
-    def compute(self) -> bool:
-        """Whether what runs now is an optimizer's own arithmetic."""
+    def is_computing(self) -> bool:
+        """Whether the code that runs now is an optimizer's own computation."""
         return self._stepping > self._around_forward and not torch.is_grad_enabled()
 
     def _begin(self, *_: Any) -> None:

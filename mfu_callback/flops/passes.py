@@ -55,6 +55,6 @@ def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
 
 
 def recomputes_for_first_graph() -> bool:
-    """Whether a non-reentrant checkpoint is running its forward again."""
+    """Whether a non-reentrant checkpoint is running its forward again, for the graph of the first run."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"

@@ -14,13 +14,13 @@ from torch.nn.utils.rnn import PackedSequence
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.tools.nested import parts_of
 
-_MOST_COUNTS = 32  # for one state of the model
+_MOST_COUNTS = 32  # counted shapes for one state of the model
 _SHORT = 100
 _MOST_TRIES = 3  # for one shape whose counts find nothing (a training_step that returns None)
 
 
 class TrainingFlops(NamedTuple):
-    """FLOPs of one call of ``training_step``; unknown is NaN.
+    """FLOPs of one call of ``training_step``; NaN if unknown.
 
     Attributes:
         model: Model FLOPs of the forward and backward pass.
@@ -64,7 +64,7 @@ class BatchShape:
         structure: The nesting of the tensors, with their names, ranks and dtypes.
         sizes: All dimensions of all tensors, in order.
         elements: Number of elements of the first tensor, which is the model's input.
-        samples: The first dimension of the first tensor.
+        samples: The first dimension of the first tensor that has dimensions; 1 if none has.
     """
 
     structure: Hashable
@@ -107,7 +107,7 @@ class CountsByShape:
     """Keeps the training FLOPs of every counted batch shape.
 
     Args:
-        training_flops: Training FLOPs of a count; None if it found nothing.
+        training_flops: Returns the training FLOPs of a count, or None if the count found nothing.
     """
 
     def __init__(self, training_flops: Callable[[FlopCount], TrainingFlops | None]) -> None:
@@ -122,11 +122,11 @@ class CountsByShape:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further shape is counted in this state of the model."""
+        """Whether the limit of counted shapes is reached for this state of the model."""
         return sum(state == self.model_state for state, _ in self._known) >= _MOST_COUNTS
 
     def add(self, shape: BatchShape, count: FlopCount) -> bool:
-        """Store the count of a batch of this shape. A count that found nothing is repeated a few times.
+        """Store the count of a batch of this shape. A count that found nothing may be repeated a few times.
 
         Returns:
             False if it found nothing for the last time, so that the FLOPs stay unknown.
@@ -141,7 +141,7 @@ class CountsByShape:
         return found is not None
 
     def give_up(self, shape: BatchShape) -> None:
-        """Leave the FLOPs of this shape unknown."""
+        """Store the FLOPs of this shape as unknown."""
         self._known[self.model_state, shape] = UNKNOWN
 
     def flops(self, shape: BatchShape) -> TrainingFlops:

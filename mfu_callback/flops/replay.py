@@ -56,7 +56,7 @@ class Replay:
         modules: The copies of the root's modules by the ids of their originals.
 
     Raises:
-        Exception: Whatever copying raises.
+        Exception: Any exception that copying raises.
     """
 
     def __init__(self, root: nn.Module, function: Function, args: Any, kwargs: Any) -> None:
@@ -67,14 +67,14 @@ class Replay:
             _silence(module)
 
     def run(self, within: AbstractContextManager[Any], *, backward: bool = True) -> None:
-        """Run it inside a context that watches its operators.
+        """Run the call inside a context that watches its operators.
 
         Args:
             within: The context.
-            backward: Whether the backward of what it returns is run too.
+            backward: Whether to run the backward pass of the returned tensors too.
 
         Raises:
-            Exception: Whatever a function raises that needs the values of tensors.
+            Exception: Any exception of the function, for example because it needs the values of tensors.
         """
         function, args, kwargs = self._call
         stray = _StrayTensors(self._fakes)
@@ -129,7 +129,7 @@ class _StrayTensors(TorchDispatchMode):
 
 
 class _Fakes:
-    """Deep copies in which every tensor is a fake; the same original gives the same copy."""
+    """Makes deep copies in which every tensor is fake; the same original always gives the same copy."""
 
     def __init__(self, root: nn.Module) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -158,7 +158,7 @@ class _Fakes:
         return self._deepcopy(value, self._memo)
 
     def copies_of(self, root: nn.Module) -> dict[int, nn.Module]:
-        """The copies of a module's submodules by the ids of their originals."""
+        """The copies made of a module and its submodules, by the ids of their originals."""
         return {id(part): self._memo[id(part)] for part in root.modules() if id(part) in self._memo}
 
     def stand_in(self, tensor: torch.Tensor) -> torch.Tensor:

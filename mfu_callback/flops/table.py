@@ -1,4 +1,4 @@
-"""FLOPs by module as a table, like modules together."""
+"""A table of FLOPs by module, in which similar modules share a row."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.text import Text
 
 
 def group_of(name: str) -> str:
-    """The name that like modules share: ``*`` for each number, as in ``blocks.*.attention``."""
+    """The name that similar modules share: ``*`` for each number, as in ``blocks.*.attention``."""
     return ".".join("*" if re.fullmatch(r"\d+", part) else part for part in name.split("."))
 
 
 def grouped_by_module(per_module: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """FLOPs of like modules together: the same name but for the numbers in it, as in ``blocks.*.attention``.
+    """Sum the FLOPs of similar modules: those whose names differ only in numbers, as in ``blocks.*.attention``.
 
     Args:
         per_module: FLOPs by the module's name.
 
     Returns:
-        By the name with ``*`` for each number: how many modules there are, and their FLOPs, in the order of the run.
+        By the name with ``*`` for each number: the number of modules and their FLOPs, in the order in which they ran.
     """
     modules: Counter[str] = Counter()
     flops: Counter[str] = Counter()
@@ -35,11 +35,11 @@ def grouped_by_module(per_module: Mapping[str, int]) -> dict[str, tuple[int, int
 
 
 def module_table(per_module: Mapping[str, int], forward: int) -> Table:
-    """A table of the modules, like ones together, with their shares of the forward FLOPs.
+    """A table of the modules with their shares of the forward FLOPs; similar modules share a row.
 
     Args:
         per_module: FLOPs by the module's name.
-        forward: FLOPs of all of them.
+        forward: FLOPs of all modules together.
     """
     table = Table(title=f"{forward:.4e} model FLOPs in the forward pass", title_justify="left")
     table.add_column("module")
@@ -56,7 +56,7 @@ def as_text(table: Table, lines: Iterable[str], *, width: int = 100) -> str:
     Args:
         table: The table.
         lines: The lines.
-        width: Columns of the text.
+        width: The width of the text in characters.
     """
     text = io.StringIO()
     console = Console(file=text, width=width)

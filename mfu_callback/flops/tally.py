@@ -1,4 +1,4 @@
-"""The FLOPs counted so far, by pass, module and dtype, and what could not be counted."""
+"""Sums the FLOPs by pass, module and dtype, and collects what could not be counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tally:
 
     Attributes:
         uncounted: Names of compute operations without a rule.
-        rule_errors: Calls on which a rule of ours failed.
+        rule_errors: Calls on which a rule of this package failed.
         notes: Remarks on how some calls were counted.
         saw_backward: Whether a backward ran.
     """
@@ -47,19 +47,19 @@ class Tally:
         self._flops[Pass.RECOMPUTED] += work.recomputed
 
     def file_as_thops(self, flops: int, *, instead_of: int, module: str) -> None:
-        """Take thop's figure for a module's call.
+        """Use the FLOPs of thop's rule for a module's call, in place of those of its operators.
 
         Args:
-            flops: What thop's rule says.
-            instead_of: What its operators have added to the forward.
-            module: The module's name.
+            flops: The FLOPs that thop's rule gives.
+            instead_of: The FLOPs that the operators of the call have added to the forward.
+            module: The name of the module.
         """
         self._thop += flops
         self._flops[Pass.FORWARD] += flops - instead_of
         self._per_module[module] += flops - instead_of
 
     def result(self, *, attention: str) -> FlopCount:
-        """The count so far, made under a convention for attention."""
+        """The count so far; ``attention`` is the convention that it was made under."""
         forward = self._flops[Pass.FORWARD]
         return FlopCount(
             forward=forward,

@@ -1,4 +1,4 @@
-"""What runs in modules whose rule thop has, and which part of the count is thop's."""
+"""Decides which part of the count is attributed to thop's rules for modules."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ from mfu_callback.flops.tally import Tally
 
 
 class ModuleRules(Protocol):
-    """Decides what the operators in modules are filed under: thop's rules, or their own."""
+    """Decides whether the operators in a module are attributed to thop's rules or to their own rules."""
 
     def operator(self, name: str, modules: ModuleStack) -> None:
-        """An operator of the forward was counted.
+        """Record that an operator of the forward was counted.
 
         Args:
-            name: The operator's.
-            modules: Those that it ran in.
+            name: The name of the operator.
+            modules: The stack of modules that it ran in.
         """
 
     def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
-        """A module's call is over.
+        """Record that a module's call has ended.
 
         Args:
             frame: The call, and what was counted in it.
-            inputs: Its positional inputs.
-            output: What it returned; None if it raised, or is no part of the forward.
+            inputs: The positional inputs of the call.
+            output: What the call returned; None if it raised or was not part of the forward.
             is_replay: Whether it ran on fake tensors.
         """
 
     def result(self, attention: str) -> FlopCount:
-        """The count so far."""
+        """Return the count so far."""
 
 
 class OperatorsAlone:
-    """Files nothing as thop's.
+    """Attributes nothing to thop.
 
     Args:
-        tally: What the operators are added to.
+        tally: The tally that the operators are added to.
     """
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
 
     def operator(self, name: str, modules: ModuleStack) -> None:
-        """Nothing to do: it is in the tally."""
+        """Do nothing: the operator is already in the tally."""
 
     def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
-        """Operators that had no rule stay named."""
+        """Add the operators of the call that have no rule to the uncounted ones."""
         self._tally.uncounted |= frame.uncounted
 
     def result(self, attention: str) -> FlopCount:
-        """The operators' count."""
+        """The count of the operators."""
         return self._tally.result(attention=attention)
 
 
 class ThopWhereItAgrees(OperatorsAlone):
-    """Files a call as thop's where thop's rule says what its operators do, or where these have no rule.
+    """Attributes a module's call to thop if thop's rule agrees with its operators, or if these have no rule.
 
     Args:
-        tally: What the operators are added to.
+        tally: The tally that the operators are added to.
     """
 
     def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
-        """File the call; where it is thop's, operators without a rule are not named."""
+        """Attribute the call; if thop gets it, its operators without a rule are not listed as uncounted."""
         flops = None if output is None else self._flops(frame.module, inputs, output, is_replay)
         if flops is not None and (frame.uncounted or flops == frame.flops or _has_spectral_norm(frame.module)):
             self._tally.file_as_thops(flops, instead_of=frame.flops, module=frame.name)
@@ -84,19 +84,19 @@ class ThopWhereItAgrees(OperatorsAlone):
             return None
         try:
             flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
-            # thop's rules compute with tensors of their own.
+            # In a replay, the tensors that thop's rules create must not be fake.
             with _disable_current_modes() if is_replay else nullcontext():
                 return flops_per_mac * thop_macs(module, inputs, output)
-        except Exception:  # thop's rule does not understand the call; the operators count
+        except Exception:  # thop's rule does not understand the call; the count of its operators stays
             return None
 
 
 class ThopAlone:
-    """Counts exactly what `thop.profile` would return, times 2; operators outside of its modules are named.
+    """Counts exactly what `thop.profile` would return, times 2; operators outside thop's modules are uncounted.
 
     Args:
         module: The module that would be profiled.
-        tally: Has the names of what could not be counted.
+        tally: Holds the names of what could not be counted.
     """
 
     def __init__(self, module: nn.Module, tally: Tally) -> None:
@@ -104,12 +104,12 @@ class ThopAlone:
         self._tally = tally
 
     def operator(self, name: str, modules: ModuleStack) -> None:
-        """Name it, if thop counts none of the modules that it ran in."""
+        """List the operator as uncounted if it ran in no module that thop has a rule for."""
         if not modules.any_type(has_thop_rule):
             self._tally.uncounted.add(name)
 
     def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
-        """Add the call, unless it raised; a call that thop's rule does not understand is named."""
+        """Add the call, unless it raised; a call on which thop's rule fails is listed as uncounted."""
         if output is None:
             return
         try:
@@ -119,7 +119,7 @@ class ThopAlone:
             self._tally.uncounted.add(f"{name} (thop's rule: {type(error).__name__}: {error})")
 
     def result(self, attention: str) -> FlopCount:
-        """What thop would count."""
+        """The count that thop would give."""
         flops = 2 * self._profile.macs()
         return FlopCount(
             forward=flops,
@@ -131,5 +131,5 @@ class ThopAlone:
 
 
 def _has_spectral_norm(module: nn.Module) -> bool:
-    """Whether a hook divides the weight by its spectral norm first, by matmuls that are not the model's own."""
+    """Whether a hook normalises the weight by its spectral norm, with matmuls that are not model FLOPs."""
     return any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())

@@ -25,10 +25,10 @@ _READS_NOTHING = frozenset(
 
 
 class BlankMemory:
-    """Watches tensors that are allocated without values, to see what fills them.
+    """Watches tensors that are allocated blank (without values), to see what fills them.
 
-    A kernel launched past torch's operators (Triton, a C extension) cannot be seen, but what it writes to can: memory
-    that an operator allocated blank, that no operator has written, and that an operator then reads.
+    A kernel launched without torch's operators (Triton, a C extension) cannot be seen, but the memory that it writes
+    can: one operator allocated it blank, no operator has written it, and another operator then reads it.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class BlankMemory:
             where: The module that it ran in; "" outside of all modules.
 
         Returns:
-            Where the memory was allocated that it reads and that nobody was seen to fill.
+            The modules in which memory was allocated blank that this operator reads and no operator has filled.
         """
         allocates, reads_nothing, written = _effects(func)
         if allocates:

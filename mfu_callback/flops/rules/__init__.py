@@ -1,1 +1,1 @@
-"""What each operator computes: FLOP formulas, and how a call is read."""
+"""FLOP formulas for operators, and how they read the arguments of a call."""

@@ -1,10 +1,10 @@
-"""FLOPs of fused attention: queries with keys, and the weights with values, over the pairs that attend.
+"""FLOPs of fused attention: queries times keys and attention weights times values, for each pair that attends.
 
-Under the convention "full" the pairs are the whole T x S square, as in PaLM's appendix B. Under "causal" they are the
-half of it for a causal kernel, and exactly those that a window or a mask lets through.
+Under the convention "full", the pairs are the whole T x S square, as in PaLM's appendix B. Under "causal", they are
+half of the square for a causal kernel, or exactly the pairs that a window or a mask lets through.
 
-A fused backward makes the scores again (2 D FLOPs a pair) beside the four products that are the gradients: those
-count as the backward, twice the forward, and the scores as recomputed.
+A fused backward computes the four products of the gradients, and the scores a second time (2 D FLOPs per pair). The
+four products count as the backward, twice the forward; the scores count as recomputed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _batched_pairs(call: Call) -> int:
 
 
 def _pairs_of_mask(call: Call, mask: torch.Tensor, square: int) -> int:
-    """Pairs that a mask of shape broadcastable to (B, H, T, S) lets through."""
+    """The pairs that a mask lets through; its shape is broadcastable to (B, H, T, S)."""
     if isinstance(mask, FakeTensor) or mask.device.type == "meta":
         call.notes.add(_UNREADABLE)
         return square
@@ -61,7 +61,7 @@ def _attention_backward(call: Call) -> Work:
 
 
 def _kernel_pairs(call: Call) -> int:
-    """(B, T, H, D) queries, or (total T, H, D) of sequences whose ends are in cumulative lengths."""
+    """(B, T, H, D) queries, or (total T, H, D) for packed sequences with cumulative lengths."""
     query, key = call.get("query", "q"), call.get("key", "k")
     ends_q = call.get("cum_seq_q", "cu_seq_q", "cu_seqlens_q")
     ends_k = call.get("cum_seq_k", "cu_seq_k", "cu_seqlens_k")
@@ -97,13 +97,13 @@ def _window(call: Call) -> tuple[int | None, int | None]:
 
 
 def windowed_pairs(queries: int, keys: int, left: int | None, right: int | None) -> int:
-    """Pairs of a sliding window; the last query stands at the last key.
+    """Return the number of pairs of a sliding window; the last query is at the position of the last key.
 
     Args:
         queries: Number of queries.
         keys: Number of keys.
-        left: Keys seen before a query's own position; None sees all.
-        right: Keys seen after a query's own position; None sees all.
+        left: Number of keys that a query sees before its own position; None means all.
+        right: Number of keys that a query sees after its own position; None means all.
     """
     own = torch.arange(queries) + (keys - queries)
     first = torch.zeros_like(own) if left is None else (own - left).clamp(min=0)
@@ -135,7 +135,7 @@ def _is_masked(block_mask: Sequence[Any]) -> bool:
 
 def _pairs_of_blocks(query: Any, block_mask: Sequence[Any], queries: int, keys: int) -> int:
     """Evaluate the mask function on every pair, 128 queries at a time; it may depend on batch and head."""
-    batches, heads = block_mask[2].shape[:2]  # of the number of blocks: (B or 1, H or 1, blocks of queries)
+    batches, heads = block_mask[2].shape[:2]  # the tensor of block counts: (B or 1, H or 1, blocks of queries)
     each_pair = torch.vmap(torch.vmap(block_mask[-1], (None, None, None, 0)), (None, None, 0, None))
     visible = 0
     with unset_fake_temporarily():
@@ -165,7 +165,7 @@ def _softmax(call: Call) -> int:
 
 
 def _multi_head(call: Call) -> int:
-    """Projections in and out and the attention of self-attention over (B, T, E), nested or not."""
+    """Self-attention over (B, T, E), nested or not: the input and output projections and the attention."""
     tokens = call.get("query", "src")
     width = call["embed_dim"]
     lengths = [shape[0] for shape in sizes(tokens)]

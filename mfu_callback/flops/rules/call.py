@@ -71,7 +71,7 @@ def multiplied_dtype(args: tuple[Any, ...]) -> str:
 
 
 _REQUIRED = object()
-# The operators that flex_attention calls have no schema; these are the first of their arguments.
+# The operators that flex_attention calls have no schema; these are the names of their first arguments.
 _WITHOUT_SCHEMA = {
     "flex_attention": ("query", "key", "value", "score_mod", "block_mask"),
     "flex_attention_backward": (

@@ -1,7 +1,7 @@
 """FLOPs of convolutions.
 
-Each output element of a convolution meets one filter, of C_in / groups x kernel elements. In a transposed one each
-input element does, of C_out / groups x kernel elements. In both, a filter is what ``weight[0]`` holds.
+In a convolution, each output element needs one filter, of C_in / groups x kernel elements. In a transposed convolution,
+each input element needs one filter, of C_out / groups x kernel elements. In both, ``weight[0]`` is one filter.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from mfu_callback.flops.rules.call import Call, Rule
 
 
 def _one_pass(small: Any, weight: Any) -> int:
-    """The elements that meet a filter, times the filter's: output elements, or input ones if transposed."""
+    """``small`` holds the elements that need a filter each: the output, or the input of a transposed convolution."""
     return int(2 * small.numel() * (weight.numel() // weight.shape[0])) * _part_of_complex(weight) // 2
 
 
 def _part_of_complex(weight: Any) -> int:
-    """2, or 3 for the real or the imaginary part of a complex filter.
+    """Return 2, or 3 for the real or the imaginary part of a complex filter.
 
-    torch runs a complex convolution as three real ones: on the real parts, the imaginary parts, and the sums of both
-    (Gauss's trick). The first two standing for three halves make that the 8 FLOPs of a complex multiply-accumulate.
+    torch runs a complex convolution as three real ones: on the real parts, on the imaginary parts, and on the sums of
+    both (Gauss's trick). The first two count 3/2 times each. So the three together count 3/2 + 3/2 + 1 = 4 real
+    multiply-accumulates, the 8 FLOPs of a complex multiply-accumulate.
     """
     return 3 if weight._base is not None and weight._base.is_complex() else 2
 
@@ -35,7 +36,7 @@ def _transposed_convolution(call: Call) -> int:
 
 
 def _convolution_backward(call: Call) -> int:
-    """The gradients of the input and of the weight each take as much as the forward."""
+    """The gradients of the input and of the weight need as many FLOPs each as the forward."""
     meets_a_filter = call.get("input", "self") if call.get("transposed") else call["grad_output"]
     return _one_pass(meets_a_filter, call["weight"]) * int(sum(call["output_mask"][:2]))
 

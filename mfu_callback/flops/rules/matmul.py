@@ -1,6 +1,6 @@
 """FLOPs of matmuls: dense, batched, grouped, quantized, sparse, nested.
 
-A product of (M, K) and (K, N) is M K N multiply-accumulates, whatever the operator is called.
+A product of (M, K) and (K, N) is M K N multiply-accumulates, for every operator.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mfu_callback.flops.rules.call import Call, Rule, Work
 
 
 def _product(left: Any, right: Any) -> int:
-    """(..., M, K) x (..., K, N), batched alike, or nested tensors of such matrices."""
+    """(..., M, K) x (..., K, N) with equal batch dimensions, or nested tensors of such matrices."""
     if is_nested(left) or is_nested(right):
         return sum(int(2 * prod(a) * b[-1]) for a, b in zip(sizes(left), sizes(right), strict=True))
     if _is_sparse(left) and _is_sparse(right):
-        raise NotImplementedError("how many products meet depends on where both are sparse")
+        raise NotImplementedError("the number of products depends on the sparsity patterns of both matrices")
     if _is_sparse(left):
         return int(2 * _stored(left) * right.shape[-1])
     if _is_sparse(right):
@@ -68,7 +68,7 @@ def _outer(call: Call) -> int:
 
 
 def _grouped(call: Call) -> int:
-    """2-d operands are split into groups along one side, so that each row (or column) meets one matrix."""
+    """2-d operands are split into groups along one dimension, so each row (or column) is multiplied by one matrix."""
     left = call.get("self", "mat_a", "input")
     right = call.get("mat2", "mat_b", "weight")
     groups = left.shape[0] if left.dim() == right.dim() == 3 else 1
@@ -80,14 +80,14 @@ def _each_product(call: Call) -> int:
 
 
 def _trilinear(call: Call) -> int:
-    """nn.Bilinear: x1 (N, in1) with W (out, in1, in2), then that with x2 (N, in2)."""
+    """nn.Bilinear: x1 (N, in1) times W (out, in1, in2), then the result times x2 (N, in2)."""
     left, weight, right = call["i1"], call["i2"], call["i3"]
     batch = left.numel() // left.shape[-1] if left.dim() else 1
     return int(2 * batch * (weight.numel() + weight.shape[0] * right.shape[-1]))
 
 
 def _distances(call: Call) -> int:
-    """Cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate, where p is 2."""
+    """Cdist of (..., P, M) and (..., R, M): one multiply-accumulate for each pair and coordinate if p is 2."""
     if call.get("p") not in (None, 2):
         return 0
     return int(2 * call["x1"].numel() * call["x2"].shape[-2])
@@ -110,14 +110,14 @@ def _sampled_product(call: Call) -> int:
 
 
 def _linear_cross_entropy(call: Call) -> Work:
-    """(N, D) x (V, D): with a scalar loss, both gradients are made in the forward."""
+    """(N, D) x (V, D): with a scalar loss, the forward already computes both gradients."""
     product = int(2 * call["input"].numel() * call["linear_weight"].shape[0])
     gradients = int(bool(call.get("compute_input_grad"))) + int(bool(call.get("compute_linear_weight_grad")))
     return Work(product, backward=gradients * product)
 
 
 def is_nested(tensor: Any) -> bool:
-    """Whether this is a nested tensor of the strided layout, whose shape has no numbers."""
+    """Whether this is a nested tensor of the strided layout, whose shape cannot be read."""
     return isinstance(tensor, torch.Tensor) and tensor.is_nested and tensor.layout is torch.strided
 
 

@@ -106,7 +106,7 @@ def operator_name(func: Any) -> str:
 @cache
 def _rule_for(func: Any) -> Rule | None:
     name = operator_name(func)
-    return RULES.get(name) or RULES.get(name.removesuffix("_"))  # an in-place operator's name ends so
+    return RULES.get(name) or RULES.get(name.removesuffix("_"))  # the name of an in-place operator ends with it
 
 
 def _is_complex(out: Any) -> bool:

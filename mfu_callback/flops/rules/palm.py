@@ -6,22 +6,23 @@ from __future__ import annotations
 def palm_flops_per_token(*, parameters: int, layers: int, heads: int, head_dim: int, length: int) -> int:
     """Model FLOPs of forward and backward for one token of a dense decoder: 6 N + 12 L H Q T.
 
-    Attention is the full square of the sequence, causal or not, and the backward pass is twice the forward pass.
-    Divide by 3 for the forward pass alone, which `count_flops` counts.
+    Attention counts as the full square of the sequence, causal or not. The backward pass is twice the forward pass.
+    Divide by 3 for the forward pass alone, which is what `count_flops` counts.
 
     Source: Chowdhery et al., 2022, appendix B, https://arxiv.org/abs/2204.02311.
 
     Args:
-        parameters: N, the parameters that every token is multiplied with: the matrices of all blocks and of the
-            output head. The embedding look-up is no multiplication; where the head uses its matrix, that is counted
-            once. Biases, norms and position embeddings belong to N only approximately: they are no matrices.
-        layers: L, the transformer blocks.
-        heads: H, the query heads of one block.
-        head_dim: Q, the channels of one head.
-        length: T, the tokens of a sequence.
+        parameters: N, the number of parameters that every token is multiplied with: the matrices of all blocks and of
+            the output head. The embedding look-up is not a multiplication. If the head uses the embedding matrix, count
+            that matrix once. Including biases, norms and position embeddings in N is an approximation: they are not
+            matrices.
+        layers: L, the number of transformer blocks.
+        heads: H, the number of query heads of one block.
+        head_dim: Q, the number of channels of one head.
+        length: T, the number of tokens of a sequence.
 
     Returns:
-        FLOPs per token, 2 for each multiply-accumulate.
+        FLOPs per token, with 2 for each multiply-accumulate.
 
     Raises:
         ValueError: If an argument is below 1.

@@ -1,7 +1,7 @@
 """FLOPs of fused recurrent layers: each real time step multiplies every weight matrix once.
 
-The matrices hold the 4 gates of an LSTM, the 3 of a GRU or the one of an RNN, their input and hidden parts, of every
-layer and direction, and an LSTM's projection. What is not fused runs as ordinary matmuls and needs no rule.
+The weight matrices hold the input and hidden parts of the 4 gates of an LSTM, the 3 of a GRU or the one of an RNN, for
+every layer and direction, and an LSTM's projection. Layers that are not fused run as ordinary matmuls and need no rule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _one_pass(steps: torch.Tensor, weights: Sequence[torch.Tensor]) -> int:
 
 
 def _layer(call: Call) -> int:
-    # The last two are the biases; where there are none, they are zeros of the weights' shapes.
+    # The last two weights are the biases. A layer without biases passes zeros of the weights' shapes instead.
     return _one_pass(call["input"], [call["weight0"], call["weight1"]])
 
 
@@ -32,7 +32,7 @@ def _layers(call: Call) -> int:
 
 
 def _layers_backward(call: Call) -> int:
-    """The gradients of the steps, and those of the weights where they are asked for (the last of the mask)."""
+    """The gradients of the steps, and those of the weights if they are requested (the last item of the mask)."""
     mask = call.get("output_mask")
     return (2 if mask is None or mask[3] else 1) * _layers(call)
 

@@ -1,7 +1,8 @@
 """Work under tensor parallelism: an operator may see a whole tensor of the group, or one device's shard.
 
-A ``DTensor`` has the shape of the whole, so an operator on it counts the work of all devices of the group. Between two
-of them, attention say, models compute with plain tensors, which hold a shard (the heads of one device) or a copy.
+A ``DTensor`` has the shape of the whole tensor, so an operator on it counts the work of all devices of the group.
+Between two such operators, in attention for example, models compute with plain tensors. A plain tensor holds a shard
+(the heads of one device) or a copy of the whole.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ MESH_DIMENSION = "tensor_parallel"
 
 
 class Shards:
-    """Finds how often the group does the work of an operator, on different shards.
+    """Finds how many devices of the group do the work of an operator, each on a different shard.
 
-    Plain tensors are shards in a module whose parameters are sharded over the group, or whose submodules' are; and in
-    the backward of what was so in the forward, by the number of autograd's node.
+    Plain tensors are shards in a module if its parameters, or those of its submodules, are sharded over the group.
+    They are also shards in the backward of such work, which is recognised by the sequence numbers of its autograd
+    nodes.
 
     Args:
         devices: Number of devices of a tensor-parallel group.
@@ -57,7 +59,7 @@ def _is_sharded(parameters: Iterable[nn.Parameter]) -> bool:
 
 
 def _is_dtensor(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")  # not every build of torch has the class to import
+    return hasattr(tensor, "device_mesh")  # not every build of torch has the class DTensor
 
 
 def _is_shard(tensor: Any) -> bool:

@@ -29,8 +29,8 @@ def has_thop_rule(module: nn.Module) -> bool:
 def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
     """The MACs that thop's own rule for this type of module counts.
 
-    thop's rules add to ``module.total_ops``. They are handed a stand-in that has the module's attributes and takes
-    that sum, so that the module itself is never touched.
+    thop's rules add to ``module.total_ops``. They receive a stand-in that has the module's attributes and stores the
+    sum, so the module itself is never changed.
 
     Args:
         module: A module whose exact type has a rule in thop.
@@ -38,7 +38,7 @@ def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         output: What the call returned.
 
     Raises:
-        Exception: Whatever thop's rule raises for a call that it does not understand.
+        Exception: Any exception of thop's rule, for a call that it does not understand.
     """
     stand_in = _StandIn(module)
     _thop_rules()[type(module)](stand_in, inputs, output)
@@ -46,10 +46,10 @@ def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
 
 
 class ThopProfile:
-    """What `thop.profile` returns for a module, from the calls of one forward pass.
+    """Computes what `thop.profile` returns for a module, from the calls of one forward pass.
 
-    thop hooks a module once for each of its places in the tree and sums over the places, so that one with two
-    parents counts four times; a module with a rule hides its children. All of that is kept.
+    thop hooks a module once for each of its places in the module tree, and then sums over the places. So a module with
+    two parents counts four times. A module with a rule hides its children. This class reproduces all of that.
 
     Args:
         module: The module that would be profiled.
@@ -65,7 +65,7 @@ class ThopProfile:
         """Add one call of a module."""
         if id(module) in self._places and has_thop_rule(module):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # thop's rules for norms call what it deprecates
+                warnings.simplefilter("ignore", UserWarning)  # thop's rules for norms call functions that it deprecates
                 macs = thop_macs(module, inputs, output)
             self._macs[id(module)] += self._places[id(module)] * macs
 
@@ -83,11 +83,11 @@ class ThopProfile:
 
 
 def conflict_with_thop() -> str | None:
-    """A sentence about another package that provides the module `thop`, or None if there is none.
+    """A warning about another package that provides the module `thop`, or None if there is none.
 
-    `ultralytics-thop` (AGPL-3.0) installs a module of that name, over thop's own if both are there. Where its rules
-    differ from the operators that run, they are not taken; which of the two licences is in force is for the user to
-    know.
+    `ultralytics-thop` (AGPL-3.0) installs a module of that name, and overwrites thop's own if both are installed. Its
+    rules are not used where they differ from the operators that run. The user must know which of the two licences is in
+    force.
     """
     try:
         importlib.metadata.distribution("ultralytics-thop")
@@ -95,7 +95,7 @@ def conflict_with_thop() -> str | None:
         return None
     return (
         "ultralytics-thop (AGPL-3.0) is installed and provides or overwrites the module `thop`. FLOPs are counted with"
-        " its rules. To have thop itself: pip uninstall ultralytics-thop thop, then pip install thop."
+        " its rules. To use thop itself, run: pip uninstall ultralytics-thop thop, then pip install thop."
     )
 
 
@@ -103,7 +103,7 @@ def conflict_with_thop() -> str | None:
 def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
-        import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop's function of that name hides
+        import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop.profile (the function) hides
 
     rules: dict[type[nn.Module], Callable[..., None]] = sys.modules["thop.profile"].register_hooks
     return rules
