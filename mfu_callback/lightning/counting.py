@@ -101,7 +101,8 @@ class Counting:
         self._counter = None
 
     def _take_count(self, count: FlopCount | None) -> None:
-        is_first = self._meter.flops.first is None
+        before = self._meter.flops.first
+        is_first = before is None or not before.forward
         if not self._meter.flops.take(count) and count is not None and count.complete:
             self._warn_once(
                 "nothing",

@@ -249,6 +249,22 @@ def test_a_first_step_that_returns_none_is_counted_again():
     assert callback.summary.mfu > 0
 
 
+class NoMatmulAtFirst(Step):
+    """Its first batch is scaled by a weight, and meets no matrix."""
+
+    def training_step(self, batch, batch_idx):
+        weight = self.network[0].weight
+        return (batch * weight[0]).square().mean() if batch_idx < 1 else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_the_first_count_that_finds_flops_is_reported(caplog):
+    with caplog.at_level("INFO"):
+        callback, _ = fit(NoMatmulAtFirst(two_layers()))
+    assert callback.summary.flops.forward == 2 * 4 * (64 + 32)
+    assert "7.6800e+02 model FLOPs in the forward pass of one batch" in caplog.text
+
+
 def test_a_model_without_any_matmul_has_no_mfu_and_says_so():
     callback = MFUCallback(peak=PEAK)
     with pytest.warns(UserWarning, match="No model FLOPs were seen in three batches"):
