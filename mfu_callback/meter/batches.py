@@ -100,8 +100,8 @@ class Batches:
         return found
 
     def _as_given(self, batch: Any) -> Batch:
-        """What the user's arguments say about a batch that cannot be read."""
-        tokens = None if self._tokens is None else self._tokens_of(batch)
+        """What the user's arguments say about a batch that cannot be read; never raises."""
+        tokens = self._functions.ask("tokens=", self._tokens, batch) if callable(self._tokens) else self._tokens
         flops = UNKNOWN if isinstance(self._flops, str) else self._given_flops(batch, tokens)
         return Batch(tokens=math.nan if tokens is None else tokens, flops=flops)
 
@@ -111,7 +111,7 @@ class Batches:
             return None if tokens is None else int(tokens)
         return count_tokens(batch) if self._tokens is None else self._tokens
 
-    def _given_flops(self, batch: Any, tokens: int | None) -> TrainingFlops:
+    def _given_flops(self, batch: Any, tokens: float | None) -> TrainingFlops:
         if callable(self._flops):
             flops = self._functions.ask("flops=", self._flops, batch)
             return UNKNOWN if flops is None else TrainingFlops(flops)

@@ -7,19 +7,13 @@ from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.clock import HostTimer, Phase, StepClock
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window, logged_values
+from tests.helpers.runs import FakeNow
 
 CPU = torch.device("cpu")
 PEAK = Peak(flops_per_sec=1e6, name="test", dtype=torch.float32, source="given")
 COUNT = FlopCount(forward=32_000, thop=30_000, functional=2_000)
 SMALL_COUNT = FlopCount(forward=7_000, thop=7_000, functional=0)
 TOKENS = torch.zeros(4, 8, dtype=torch.long)
-
-
-class FakeNow:
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
 
 
 @pytest.fixture
@@ -223,3 +217,13 @@ def test_functions_of_the_user_serve_for_a_batch_that_cannot_be_read(now):
     totals = meter.run_totals()
     assert (totals.tokens, totals.flops) == (7, 160.0)
     assert math.isnan(totals.samples)
+
+
+@pytest.mark.filterwarnings("ignore:The batch could not be read")
+def test_a_function_that_gives_no_number_leaves_tokens_unknown_and_the_step_goes_on(now):
+    meter = make_meter(now, tokens=lambda batch: math.nan, flops=600)
+    run_step(meter, now, [TOKENS])
+    totals = meter.run_totals()
+    assert totals.steps == 1
+    assert math.isnan(totals.tokens)
+    assert math.isnan(totals.flops)
