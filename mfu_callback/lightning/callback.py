@@ -125,10 +125,10 @@ class MFUCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts."""
-        if self._run is None or self._run.is_over:  # put in by another callback's hook, or a second loop in one fit
-            self._begin(trainer, pl_module)
-        if self._run is not None:
-            self._run.start()
+        run = self._run
+        if run is None or run.is_over:  # put in by another callback's hook, or a second loop in one fit
+            run = self._begin(trainer, pl_module)
+        run.start()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch begins."""
@@ -179,9 +179,10 @@ class MFUCallback(Callback):
         """The run is over."""
         self._let_go()
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> MeasuredRun:
         self._let_go()  # of a fit that ended without a teardown
-        self._run = MeasuredRun(trainer, pl_module, self._arguments)
+        run = self._run = MeasuredRun(trainer, pl_module, self._arguments)
+        return run
 
     def _show(self, run: MeasuredRun, summary: Summary | None) -> None:
         if summary is not None:
