@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.passes import Pass, in_backward
-from mfu_callback.flops.rules.call import multiplied_dtype
+from mfu_callback.flops.rules.call import UncountableError, multiplied_dtype
 from mfu_callback.flops.rules.operators import may_compute, operator_name, work_of
 from mfu_callback.flops.rules.shards import Shards
 from mfu_callback.flops.tally import Tally
@@ -64,7 +64,7 @@ class Operators:
             running = self._running_pass()
             if running is not None and not self._modules.innermost_is(_SpectralNorm):
                 self._count(running, func, args, kwargs, out)
-        except NotImplementedError as reason:  # raised by a rule that cannot count this call
+        except UncountableError as reason:
             self._tally.uncounted.add(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")
@@ -102,4 +102,4 @@ def _shape(tensor: torch.Tensor) -> str:
     try:
         return f"{dtype}{list(tensor.shape)}"
     except Exception:  # a strided nested tensor has none, and a tensor subclass may raise anything
-        return f"{dtype}[nested]"
+        return f"{dtype}[?]"

@@ -8,6 +8,7 @@ from torch import nn
 
 from mfu_callback import FlopCounter, count_flops
 from mfu_callback.flops.rules import operators
+from mfu_callback.flops.rules.call import UncountableError
 from mfu_callback.flops.rules.operators import RULES, may_compute
 from tests.helpers.contexts import Functional
 
@@ -93,7 +94,7 @@ def test_a_rule_that_fails_is_named_beside_thops_own_figures_too(monkeypatch):
 
 def test_a_rule_that_says_that_it_cannot_count_is_no_fault(monkeypatch):
     def cannot(call):
-        raise NotImplementedError("it depends")
+        raise UncountableError("it depends")
 
     count = count_with_a_rule(monkeypatch, cannot)
     assert (count.uncounted, count.rule_errors) == (("aten::mm (it depends)",), ())

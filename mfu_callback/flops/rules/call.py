@@ -11,6 +11,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 
+class UncountableError(Exception):
+    """Raised by a rule for a call whose FLOPs its arguments do not determine; the message says why."""
+
+
 class Work(NamedTuple):
     """FLOPs of one call.
 

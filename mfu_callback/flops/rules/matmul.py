@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mfu_callback.flops.rules.call import Call, Rule, Work
+from mfu_callback.flops.rules.call import Call, Rule, UncountableError, Work
 
 
 def _product(left: Any, right: Any) -> int:
@@ -18,7 +18,7 @@ def _product(left: Any, right: Any) -> int:
     if is_nested(left) or is_nested(right):
         return sum(int(2 * prod(a) * b[-1]) for a, b in zip(sizes(left), sizes(right), strict=True))
     if _is_sparse(left) and _is_sparse(right):
-        raise NotImplementedError("the number of products depends on the sparsity patterns of both matrices")
+        raise UncountableError("the number of products depends on the sparsity patterns of both matrices")
     if _is_sparse(left):
         return int(2 * _stored(left) * right.shape[-1])
     if _is_sparse(right):
