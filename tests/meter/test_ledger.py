@@ -8,6 +8,7 @@ import torch
 from mfu_callback.meter.clock import DeviceTimer, HostTimer, Phase, StepClock
 from mfu_callback.meter.ledger import PARTS, Ledger
 from mfu_callback.meter.totals import Amounts
+from tests.helpers.runs import FakeNow
 from tests.meter.test_clock import FakeDevice, FakeEvent
 
 GPU = torch.device("cuda", 0)
@@ -84,13 +85,6 @@ def test_real_tokens_are_read_with_the_window_and_unknown_where_a_step_has_none(
     assert ledger.run_totals(wait=True).real_tokens == 13
     step(ledger, clock, device)
     assert math.isnan(ledger.take_window().real_tokens)
-
-
-class FakeNow:
-    seconds = 1000.0
-
-    def __call__(self):
-        return self.seconds
 
 
 def test_the_parts_sum_to_the_wall_time():
