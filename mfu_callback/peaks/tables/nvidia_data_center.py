@@ -30,15 +30,13 @@ _A2 = "https://www.nvidia.com/en-us/data-center/products/a2/"
 _L4 = "https://www.nvidia.com/en-us/data-center/l4/"
 _L40 = "https://www.nvidia.com/en-us/data-center/l40/"
 _L40S = "https://www.nvidia.com/en-us/data-center/l40s/"
-# NVIDIA has no page for these two. A cloud provider prints the L20's rates; the press printed the table that NVIDIA
-# gave to its customers.
+# NVIDIA has no page for the L20, L2 and H20. A cloud provider prints the L20's rates; the press printed the table that
+# NVIDIA gave to its customers.
 _L20 = "https://www.alibabacloud.com/help/zh/egs/gpu-accelerated-compute-optimized-instance-families"
-_L2 = "https://www.tomshardware.com/news/no-nvidia-isnt-breaking-gpu-sanctions-analyst"
+_CUSTOMERS_TABLE = "https://www.tomshardware.com/news/no-nvidia-isnt-breaking-gpu-sanctions-analyst"
 _H100 = "https://www.nvidia.com/en-us/data-center/h100/"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 _GH200 = "https://resources.nvidia.com/en-us-grace-cpu/grace-hopper-superchip"
-# NVIDIA has no page for the H20. The press printed the table that NVIDIA gave to its customers.
-_H20 = "https://www.tomshardware.com/news/no-nvidia-isnt-breaking-gpu-sanctions-analyst"
 _HGX = "https://www.nvidia.com/en-us/data-center/hgx/"
 _GB200 = "https://www.nvidia.com/en-us/data-center/gb200-nvl72/"
 _BLACKWELL_ULTRA = "https://resources.nvidia.com/en-us-blackwell-architecture/blackwell-ultra-datasheet"
@@ -130,7 +128,7 @@ _H20_96GB = Device(
     units=78,
     memory_gb=96,
     bandwidth_gb_per_sec=4000,
-    source=_H20,
+    source=_CUSTOMERS_TABLE,
 )
 _GH200_96GB = Device(
     name="GH200 96GB",
@@ -313,7 +311,7 @@ NVIDIA_DATA_CENTER: tuple[Device, ...] = (
         dense={"float32": 24.1, "tf32": 48.3, "float16": 96.5, "bfloat16": 96.5, "float8": 193, "int8": 193},
         memory_gb=24,
         bandwidth_gb_per_sec=300,
-        source=_L2,
+        source=_CUSTOMERS_TABLE,
     ),
     Device(
         name="L4",
