@@ -13,7 +13,7 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 bench: $(INSTALLED)
-	@echo "== Benchmark: four GPT sizes on this machine, a few minutes on a CPU"
+	@echo "== Benchmark: four GPT sizes on this machine, in ten minutes at most (--minutes)"
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
 test: $(INSTALLED)

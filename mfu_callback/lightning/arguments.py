@@ -12,6 +12,8 @@ from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.ledger import SYNCS
 from mfu_callback.peaks import Peak, PeakArgument
 
+SUMMARIES = ("auto", "table", "line", None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
@@ -30,6 +32,7 @@ class Arguments:
     warmup_steps: int
     modules: bool
     board: bool
+    summary: str | None
 
     def __post_init__(self) -> None:
         self._check_counting()
@@ -38,6 +41,8 @@ class Arguments:
             raise ValueError(f"tokens={self.tokens!r} must be at least 1. It is the number of tokens in every batch.")
         if self.sync not in SYNCS:
             raise ValueError(f"sync={self.sync!r} is not known. Use one of {SYNCS}.")
+        if self.summary not in SUMMARIES:
+            raise ValueError(f"summary={self.summary!r} is not known. Use one of {SUMMARIES}.")
         if self.warmup_steps < 0:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps!r} must not be negative. 0 leaves out only the counting step."

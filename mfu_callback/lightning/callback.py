@@ -45,8 +45,9 @@ class MFUCallback(Callback):
     ``memory/peak_gib``                  GiB                           the device reports it
     ==================================== ============================= =================================================
 
-    After fit, :attr:`summary` holds the figures of the whole run. A short table of them is printed, and
-    ``mfu_summary.json`` is written to the logger's directory.
+    After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
+    ``mfu_summary.json`` is written to the logger's directory. Where a step takes less than 5 ms, no advice is given on
+    its parts, which are then mostly the loop's own.
 
     Args:
         flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules. "dispatch" counts
@@ -68,6 +69,9 @@ class MFUCallback(Callback):
             summary and the report then have FLOPs, time and MFU by module.
         board: Whether to write a dashboard (custom scalars), a card (text), HParams and the data of the tab "MFU" to
             TensorBoard loggers, besides the values.
+        summary: What is printed at the end of fit: "table", the figures and the waterfall; "line", one line; None,
+            nothing. "auto" prints the table on a terminal and in a notebook, and the line elsewhere. Under a Trainer
+            with a logger and ``enable_progress_bar=False`` it prints nothing, and the line goes to Lightning's log.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -88,6 +92,7 @@ class MFUCallback(Callback):
         warmup_steps: int = 3,
         modules: bool = False,
         board: bool = True,
+        summary: str | None = "auto",
     ) -> None:
         super().__init__()
         self.summary: Summary | None = None
@@ -101,6 +106,7 @@ class MFUCallback(Callback):
             warmup_steps=warmup_steps,
             modules=modules,
             board=board,
+            summary=summary,
         )
         self._run: MeasuredRun | None = None
 

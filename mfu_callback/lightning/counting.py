@@ -42,6 +42,7 @@ class Counting:
         self._counter: FlopCounter | None = None
         self._calls = 0
         self._state_is_known = False
+        self._has_noted = False
 
     def forget_state(self) -> None:
         """Check again at the next batch which parameters are frozen."""
@@ -142,15 +143,7 @@ class Counting:
             )
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
-        off = self._meter.conventions.factor_error(count)
-        if off is not None and abs(off) > _TOLERANCE:
-            self._warn_once(
-                "backward factor",
-                f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward"
-                " pass (frozen parts and the input get no gradients; gradients computed inside the step add FLOPs), so"
-                f" model FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}. Pass"
-                " backward_factor='measured' to use the backward FLOPs that really run.",
-            )
+        self._say_of_backward(count)
         if self._meter.flops.is_full:
             self._warn_once(
                 "shapes",
@@ -159,3 +152,32 @@ class Counting:
                 " them, and are unknown if no counted shape has the same structure. Pass flops= as a function of the"
                 " batch for exact FLOPs.",
             )
+
+    def _say_of_backward(self, count: FlopCount) -> None:
+        off = self._meter.conventions.factor_error(count)
+        if off is None or abs(off) <= _TOLERANCE:
+            return
+        ratio = f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward pass"
+        too = f"model FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}"
+        remedy = "Pass backward_factor='measured' to use the backward FLOPs that really run."
+        if off > 0 and self._is_short_by_nature(count):
+            self._note_once(f"{ratio}, since its input gets no gradient, so {too}. {remedy}")
+            return
+        self._warn_once(
+            "backward factor",
+            f"{ratio} (frozen parts and the input get no gradients; gradients computed inside the step add FLOPs), so"
+            f" {too}. {remedy}",
+        )
+
+    def _is_short_by_nature(self, count: FlopCount) -> bool:
+        """Whether only the gradient of the input is missing, in a model whose first layer is a large part of it.
+
+        Every weight's gradient takes as many FLOPs as the forward pass.
+        """
+        ratio = count.backward_ratio
+        return ratio is not None and ratio >= 1 and all(one.requires_grad for one in self._module.parameters())
+
+    def _note_once(self, message: str) -> None:
+        if not self._has_noted:
+            self._has_noted = True
+            rank_zero_info(f"MFUCallback: {message}")

@@ -12,6 +12,20 @@ from mfu_callback.lightning import private_names
 from mfu_callback.tools.brackets import Brackets, Function
 
 
+class ThreeDigits(float):
+    """A number that is written with three significant digits, whatever a progress bar asks for.
+
+    Lightning's bar writes three decimals, which makes 0.000 of the MFU of a small model.
+    """
+
+    def __format__(self, spec: str) -> str:
+        number = float(self)
+        return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:#.3g}"
+
+    def __str__(self) -> str:
+        return format(self)
+
+
 class MetricLog:
     """Logs values as ``self.log`` does: to all loggers, ``callback_metrics`` and the progress bar.
 
@@ -44,7 +58,7 @@ class MetricLog:
         # On the host, so that loggers and checkpoints read them without waiting for a device.
         tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
         self._waiting = dict(zip(values, tensors, strict=True))
-        shown = {label: values[name] for name, label in in_progress_bar.items() if name in values}
+        shown = {label: ThreeDigits(values[name]) for name, label in in_progress_bar.items() if name in values}
         private_names.show_metrics(self._trainer, self._waiting, in_progress_bar=shown)
 
     def _joining(self, send: Function) -> Callable[..., Any]:

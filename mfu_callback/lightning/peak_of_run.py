@@ -1,8 +1,9 @@
-"""The peak of a run: found at its start, corrected after the first FLOP count, questioned if MFU exceeds 1."""
+"""The peak of a run: found at its start, corrected after the first FLOP count, questioned by what the run reached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -12,14 +13,29 @@ from mfu_callback.flops import FlopCount
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.run_peaks import RunPeaks
-from mfu_callback.peaks import Peak, PeakArgument, resolve_peak
+from mfu_callback.peaks import (
+    DtypeRate,
+    Peak,
+    PeakArgument,
+    fastest_peak,
+    hints_for,
+    measure_peak,
+    rates_in_training,
+    resolve_peak,
+)
+from mfu_callback.peaks.cache import cached_peak, forget_peak
 from mfu_callback.peaks.peak import dtype_name
+from mfu_callback.peaks.resolve import IN_FIT_SEC
 
+# Why MFU of a measured peak can exceed 1, besides the causes below.
+_MEASURED_ON_A_SLOW_MACHINE = (
+    "the peak was measured while the machine was slow (it is measured again at the end of fit;"
+    " `python -m mfu_callback.peaks` does it now)"
+)
 # Why MFU can exceed 1, most likely cause first.
 _CAUSES = (
     "the matmuls run in another dtype than the peak is for (fp8, TF32, fp16 with accumulation in fp16)",
-    "the device runs above the peak (structured sparsity, a higher boost clock, or a peak that was measured while the"
-    " machine was busy: `python -m mfu_callback.peaks` measures it again)",
+    "the device runs above the peak (structured sparsity, a higher boost clock, or a peak= that is too low)",
     "FLOPs were counted twice, or counted FLOPs did not run",
     "steps were measured too short because the device was not synchronized",
 )
@@ -52,7 +68,7 @@ class PeakOfRun:
         """Find the peak at the dtype of the matmuls' inputs."""
         self._dtype = dtype
         try:
-            found = resolve_peak(self._asked, self._device, dtype)
+            found = resolve_peak(self._asked, self._device, dtype, _announce)
         except Exception as error:  # a driver can raise anything
             self._warn_once(
                 "peak",
@@ -63,7 +79,7 @@ class PeakOfRun:
         if found.unexpected:
             self._warn_once(f"peak in {dtype}", found.message)
         else:
-            rank_zero_info(f"MFUCallback: {found.message}")
+            _announce(found.message)
         self._meter.peaks = RunPeaks.of(found.peak, found.achievable)
 
     def correct_dtype(self, count: FlopCount) -> None:
@@ -71,23 +87,72 @@ class PeakOfRun:
         dtype = _dtype_of_most(count)
         if dtype is None or dtype == self._dtype or isinstance(self._asked, Real | Peak):
             return
-        rank_zero_info(
-            f"MFUCallback: most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype of"
+        _announce(
+            f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype of"
             " the Trainer's precision. The peak is looked up again."
         )
         self.find(dtype)
+
+    def settle(self) -> None:
+        """Measure a measured peak again at the end of fit if it is noisy or lower than what the run has reached."""
+        peaks = self._meter.peaks
+        if peaks.peak is None or peaks.achievable is None or isinstance(self._asked, Peak | Real):
+            return
+        is_exceeded = peaks.peak.flops_per_sec < peaks.achievable.flops_per_sec
+        if not peaks.peak.is_measured or not (peaks.peak.is_noisy or is_exceeded):
+            return
+        _announce(f"the peak ({peaks.peak}) is measured once more, which takes {IN_FIT_SEC} s.")
+        try:
+            again = self._measure_again(peaks.achievable)
+        except Exception:  # a driver can raise anything, and the figures are there without it
+            return
+        peak = max(peaks.peak, again, key=lambda one: one.flops_per_sec)
+        self._meter.peaks = RunPeaks.of(peak).reached(peaks.achievable.flops_per_sec)
+
+    def _measure_again(self, achievable: Peak) -> Peak:
+        known = cached_peak(self._device, self._dtype)
+        was_counted = self._meter.flops.first is not None
+        if known is not None and known.flops_per_sec < achievable.flops_per_sec and was_counted:
+            forget_peak(self._device, self._dtype)
+        return measure_peak(self._device, self._dtype, time_limit_sec=IN_FIT_SEC)
+
+    def rates(self, *, measure: bool) -> dict[torch.dtype, DtypeRate]:
+        """How fast this device multiplies in the run's dtype and in those that it could run in.
+
+        Args:
+            measure: Whether to measure what is not known.
+        """
+        try:
+            return rates_in_training(self._device, self._dtype, measure=measure)
+        except Exception:  # as above
+            return {}
+
+    def compare(self, rates: Mapping[torch.dtype, DtypeRate], *, processes: int) -> None:
+        """Give the meter the hints on the run's settings, and the peak of the fastest dtype.
+
+        Args:
+            rates: The rates of this run's dtype and of those that it could run in.
+            processes: Number of processes on this machine that compute this run.
+        """
+        self._meter.hints = hints_for(self._device, self._dtype, rates, processes=processes)
+        self._meter.peaks = replace(self._meter.peaks, fastest=fastest_peak(rates))
 
     def warn_if_above_one(self, window: Window) -> None:
         """Warn if MFU exceeds 1, and list the likely causes."""
         peak = self._meter.peaks.peak
         if window.mfu is None or window.mfu <= 1 or peak is None:
             return
-        causes = "; ".join(f"({number}) {cause}" for number, cause in enumerate(_CAUSES, start=1))
+        possible = (_MEASURED_ON_A_SLOW_MACHINE, *_CAUSES) if peak.is_measured else _CAUSES
+        causes = "; ".join(f"({number}) {cause}" for number, cause in enumerate(possible, start=1))
         self._warn_once(
             "above one",
             f"MFU is {window.mfu:.2f} but cannot exceed 1, so the measurement is wrong. Likely causes, most likely"
             f" first: {causes}. MFU is measured against {peak.description}. Pass peak= in FLOP/s, or flops= per token.",
         )
+
+
+def _announce(message: str) -> None:
+    rank_zero_info(f"MFUCallback: {message}")
 
 
 def _dtype_of_most(count: FlopCount) -> torch.dtype | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.arguments import Arguments
@@ -24,7 +24,8 @@ from mfu_callback.meter.metrics import Window, logged_values
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import IN_PROGRESS_BAR
 from mfu_callback.meter.totals import Totals
-from mfu_callback.report.end_of_fit import print_summary
+from mfu_callback.peaks import DtypeRate
+from mfu_callback.report.end_of_fit import line_of, print_summary
 from mfu_callback.tools.brackets import Brackets
 
 
@@ -131,7 +132,12 @@ class MeasuredRun:
         self._brackets.remove()
         if not self._is_measuring:
             return None
-        return self._sum_up(self._all_ranks(self._meter.run_totals()))
+        totals = self._meter.run_totals()
+        self._peak.settle()
+        ranks = self._all_ranks(self._meter.with_peaks(totals))
+        if _has_mfu(ranks):
+            self._peak.compare(self._rates_of_dtypes(), processes=self._trainer.num_devices)
+        return self._sum_up(ranks)
 
     def break_off(self) -> Summary | None:
         """Take the brackets off and sum up after an exception, without waiting; None if other ranks are needed."""
@@ -139,14 +145,16 @@ class MeasuredRun:
         if not self._is_measuring or self._trainer.world_size > 1:
             return None
         with suppress(RuntimeError):  # from a device that no longer answers
-            return self._sum_up([self._meter.run_totals(wait=False)])
+            totals = self._meter.run_totals(wait=False)
+            self._peak.compare(self._peak.rates(measure=False), processes=self._trainer.num_devices)
+            return self._sum_up([totals])
         return None
 
     def show(self, summary: Summary) -> None:
         """Print the summary and write it to the loggers and the log directory."""
         if self._trainer.is_global_zero:
             with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding, a full disk
-                print_summary(summary, warmup_steps=self._arguments.warmup_steps)
+                self._print(summary)
             self._board.end(summary)
 
     def close(self) -> None:
@@ -154,10 +162,24 @@ class MeasuredRun:
         self._brackets.remove()
         self._board.close()
 
+    def _print(self, summary: Summary) -> None:
+        style, warmup_steps = self._arguments.summary, self._arguments.warmup_steps
+        is_quiet = self._trainer.progress_bar_callback is None and bool(self._trainer.loggers)
+        if style == "auto" and is_quiet:
+            rank_zero_info(f"MFUCallback: {line_of(summary, warmup_steps=warmup_steps)}")
+        elif style is not None:
+            print_summary(summary, warmup_steps=warmup_steps, style=style)
+
     def _sum_up(self, ranks: list[Totals]) -> Summary:
         summary = self._meter.summary(ranks)
         self._is_measuring, self.is_over = False, True
         return summary
+
+    def _rates_of_dtypes(self) -> dict[torch.dtype, DtypeRate]:
+        """Those of rank zero, which alone measures them: processes that measured at once would slow each other."""
+        trainer = self._trainer
+        rates = self._peak.rates(measure=True) if trainer.is_global_zero else {}
+        return rates if trainer.world_size == 1 else trainer.strategy.broadcast(rates)
 
     def _log(self) -> None:
         ranks = self._all_ranks(self._meter.take_window())
@@ -186,3 +208,7 @@ class MeasuredRun:
         if subject not in self._warned:
             self._warned.add(subject)
             rank_zero_warn(message)
+
+
+def _has_mfu(ranks: list[Totals]) -> bool:
+    return all(rank.steps for rank in ranks) and Window(ranks=tuple(ranks)).mfu is not None

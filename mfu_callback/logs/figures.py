@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mfu_callback.logs.run_log import RunLog, Series
-from mfu_callback.meter.advice import advice_for
+from mfu_callback.meter.advice import advice_of_run
 from mfu_callback.meter.tags import STEP_TIME_SEC, TAGS, WATERFALL
 
 
@@ -26,8 +26,7 @@ def figures_of(run: RunLog) -> dict[str, Any]:
         return record
     figures = record | {tag.attribute: None for tag in TAGS} | _means(run.scalars)
     figures["mean_step_time_sec"] = figures.pop("step_time_sec")
-    if figures["waterfall"]:
-        figures["advice"] = advice_for(figures["waterfall"])
+    figures["advice"] = advice_of_run(record.get("hints") or (), figures["waterfall"], figures["mean_step_time_sec"])
     return figures
 
 

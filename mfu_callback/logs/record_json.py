@@ -88,13 +88,13 @@ _RUN = _fields(
 )
 _is_record = _fields(
     {},
-    **dict.fromkeys(("steps", "mfu", "mfu_achievable", "hfu", "step_time_sec", "goodput"), _is_number),
+    **dict.fromkeys(("steps", "mfu", "mfu_achievable", "mfu_fastest", "hfu", "goodput"), _is_number),
     **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "samples_per_sec"), _is_number),
-    **dict.fromkeys(("step_time_sec_min", "step_time_sec_max"), _is_number),
+    **dict.fromkeys(("step_time_sec", "step_time_sec_min", "step_time_sec_max"), _is_number),
     **dict.fromkeys(("waterfall", "phases_sec", "wall_time_sec"), _numbers),
     **dict.fromkeys(("conventions", "advice"), _is_text),
-    peak=_PEAK,
-    achievable=_PEAK,
+    **dict.fromkeys(("peak", "achievable", "fastest"), _PEAK),
+    hints=_texts,
     flops=_fields({"forward": _is_number}, uncounted=_texts, rule_errors=_texts),
     modules=_list_of(_MODULE_TIME),
     run=_RUN,

@@ -1,9 +1,13 @@
-"""One sentence of advice about the largest loss in a waterfall."""
+"""What to change in a run: settings that leave its device unused, then the largest loss in its waterfall."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+# A loop's own work for a step (hooks, metrics, progress bar) takes about a millisecond; the parts of a step that is not
+# much longer say nothing about the model.
+SHORTEST_STEP_SEC = 0.005
 
 
 class Advice(NamedTuple):
@@ -35,10 +39,25 @@ ADVICE = (
     Advice(
         "unreachable",
         0.25,
-        "of the datasheet's peak is out of reach of every matmul on this device",
+        "of the peak is out of reach of every matmul on this device",
         "check its power limit, its clocks and its cooling",
     ),
 )
+
+
+def advice_of_run(
+    hints: Sequence[str], waterfall: Mapping[str, float] | None, step_time_sec: float | None
+) -> str | None:
+    """The sentences that a run's figures call for, one a line; None if there are none.
+
+    Args:
+        hints: Sentences on settings of the run, which come first (`mfu_callback.peaks.hints`).
+        waterfall: The share of each part; None if unknown.
+        step_time_sec: Seconds of a step; None if unknown.
+    """
+    is_long_enough = step_time_sec is not None and step_time_sec >= SHORTEST_STEP_SEC
+    loss = advice_for(waterfall) if waterfall and is_long_enough else None
+    return "\n".join([*hints, *([] if loss is None else [loss])]) or None
 
 
 def advice_for(waterfall: Mapping[str, float]) -> str | None:

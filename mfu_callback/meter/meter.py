@@ -49,6 +49,7 @@ class MFUMeter:
         flops: FLOPs of the micro-batch in hand, or whether it must be counted.
         ledger: The seconds of the run.
         peaks: The peaks from the next window on.
+        hints: Sentences on settings that would make the run's matmuls faster.
         module_times: Times the modules; None unless asked for.
     """
 
@@ -74,6 +75,7 @@ class MFUMeter:
         self.flops = BatchFlops(self.conventions, self.batches)
         self.ledger = Ledger(clock, sync=sync)
         self.peaks = RunPeaks.of(peak)
+        self.hints: tuple[str, ...] = ()
         self.module_times: ModuleTimes | None = None
         self._device = device
         self._steps_to_skip = warmup_steps
@@ -138,6 +140,10 @@ class MFUMeter:
         """
         return self._own_part(self.ledger.run_totals(wait=wait))
 
+    def with_peaks(self, totals: Totals) -> Totals:
+        """Totals of this device, taken earlier, with the peaks as they are now."""
+        return replace(totals, **self.peaks.rates())
+
     def summary(self, ranks: Sequence[Totals] = ()) -> Summary:
         """The figures of the whole run.
 
@@ -149,6 +155,8 @@ class MFUMeter:
             "conventions": None if self.flops.first is None else str(self.conventions),
             "peak": self.peaks.peak,
             "achievable": self.peaks.achievable,
+            "fastest": self.peaks.worth_showing,
+            "hints": self.hints,
             "wall_time_sec": self.ledger.wall_time_sec(),
         }
         if not ranks or not all(rank.steps for rank in ranks):
@@ -164,6 +172,7 @@ class MFUMeter:
         return Summary.of(Window(ranks=tuple(ranks)), step_time_sec=step_time_sec, modules=modules, **known)
 
     def _own_part(self, totals: Totals) -> Totals:
-        """This device's part of shared totals, with its memory and its peaks."""
+        """This device's part of shared totals, with its memory and its peaks, which are at least what it reached."""
         own = totals.shared_by(self.conventions.tensor_parallel)
+        self.peaks = self.peaks.reached(own.forward_backward_flops_per_sec)
         return replace(own, peak_memory_bytes=peak_memory_bytes(self._device), **self.peaks.rates())

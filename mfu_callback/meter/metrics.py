@@ -64,12 +64,12 @@ class Window:
 
     @cached_property
     def peak_flops_per_sec(self) -> float | None:
-        """The peak for MFU, in FLOP/s of one device: the mean of all devices; None if one is unknown."""
+        """The peak for MFU, in FLOP/s of one device: the mean over the devices' time; None if one is unknown."""
         return self._mean([rank.peak_flops_per_sec for rank in self.ranks])
 
     @property
     def achievable_flops_per_sec(self) -> float | None:
-        """The measured peak, in FLOP/s of one device: the mean of all devices; None if one is unknown."""
+        """The measured peak, in FLOP/s of one device: the mean over the devices' time; None if one is unknown."""
         return self._mean([rank.achievable_flops_per_sec for rank in self.ranks])
 
     @cached_property
@@ -132,8 +132,9 @@ class Window:
 
     @property
     def mfu_achievable(self) -> float | None:
-        """Model FLOPs utilization against the measured peak."""
-        return self._share_of(self.achievable_flops_per_sec)
+        """Model FLOPs utilization against the measured peak, which is at least what the run itself has reached."""
+        share = self._share_of(self.achievable_flops_per_sec)
+        return None if share is None else min(share, 1.0)  # 1 but for rounding
 
     @property
     def hfu(self) -> float | None:
@@ -168,9 +169,10 @@ class Window:
     def _step_times(self) -> list[float]:
         return [rank.seconds / rank.steps for rank in self.ranks]
 
-    @staticmethod
-    def _mean(values: Sequence[float]) -> float | None:
-        mean = sum(values) / len(values)
+    def _mean(self, rates: Sequence[float]) -> float | None:
+        # Weighted by time, so that no mean is below what its devices reached.
+        weights = [rank.seconds for rank in self.ranks] if self.device_seconds else [1.0] * len(rates)
+        mean = sum(rate * weight for rate, weight in zip(rates, weights, strict=True)) / sum(weights)
         return None if math.isnan(mean) else mean
 
     def _rate(self, amounts: Sequence[float]) -> float | None:
@@ -201,20 +203,25 @@ def waterfall(
         optimizer_sec: Training time in gradient clipping and the optimizer, in seconds.
         other_sec: All other training time, in seconds.
         mfu: Model FLOPs utilization, a fraction of the peak.
-        achievable_share: The achievable peak over the peak; 1 if it was not measured.
+        achievable_share: The achievable peak over the peak; 1 if it was not measured. Above 1, where the peak was
+            given and is too low, it counts as 1.
 
     Returns:
         ``mfu``, ``data``, ``optimizer``, ``other``; ``kernels``, forward and backward below the achievable rate; and
-        ``unreachable``, the share of the datasheet's peak that no matmul reaches on this device.
+        ``unreachable``, the share of the peak that no matmul reaches on this device. None is negative: where the
+        forward and backward passes run faster than the peak, which then is wrong, ``mfu`` is the share of their time.
     """
     total = data_sec + forward_backward_sec + optimizer_sec + other_sec
+    used = min(mfu, forward_backward_sec / total)
+    unreachable = forward_backward_sec / total * max(1 - achievable_share, 0.0)
+    unreachable = min(unreachable, forward_backward_sec / total - used)
     return {
-        "mfu": mfu,
+        "mfu": used,
         "data": data_sec / total,
         "optimizer": optimizer_sec / total,
         "other": other_sec / total,
-        "kernels": forward_backward_sec / total * achievable_share - mfu,
-        "unreachable": forward_backward_sec / total * (1 - achievable_share),
+        "kernels": forward_backward_sec / total - used - unreachable,
+        "unreachable": unreachable,
     }
 
 

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.meter.advice import advice_for
+from mfu_callback.meter.advice import advice_of_run
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.peaks import Peak
 from mfu_callback.peaks.peak import dtype_name
+
+_PEAKS = ("peak", "achievable", "fastest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,9 @@ class Summary:
         conventions: How attention and the backward pass are counted; None if FLOPs are given.
         peak: The peak for MFU.
         achievable: The measured peak of the device.
+        fastest: The highest peak of the device in any dtype that models are trained in, where MFU of it is less than
+            four fifths of MFU; otherwise None.
+        hints: Sentences on settings that would make the matmuls of this run at least twice as fast.
         waterfall: The share of the machine that each part used or lost; sums to 1.
         wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
@@ -55,6 +60,8 @@ class Summary:
     conventions: str | None = None
     peak: Peak | None = None
     achievable: Peak | None = None
+    fastest: Peak | None = None
+    hints: tuple[str, ...] = ()
     waterfall: dict[str, float] | None = None
     wall_time_sec: dict[str, float] | None = None
     modules: tuple[ModuleFigures, ...] | None = None
@@ -79,18 +86,24 @@ class Summary:
 
     @property
     def advice(self) -> str | None:
-        """One sentence about the largest loss; None if it is small or unknown."""
-        return None if self.waterfall is None else advice_for(self.waterfall)
+        """What to change, one sentence a line: the hints, then the largest loss; None if there is nothing to say."""
+        return advice_of_run(self.hints, self.waterfall, self.step_time_sec)
+
+    @property
+    def mfu_fastest(self) -> float | None:
+        """Model FLOPs utilization, a fraction of the fastest dtype's peak; None where that says no more than MFU."""
+        if self.mfu is None or self.peak is None or self.fastest is None:
+            return None
+        return self.mfu * self.peak.flops_per_sec / self.fastest.flops_per_sec
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain data for JSON, with FLOPs per module and per dtype."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested: dict[str, Any] = {
-            name: asdict(plain[name]) for name in ("flops", "peak", "achievable") if plain[name] is not None
-        }
-        for peak in (nested.get("peak"), nested.get("achievable")):
-            if peak is not None:
-                peak["dtype"] = dtype_name(peak["dtype"])
+        nested: dict[str, Any] = {name: asdict(plain[name]) for name in ("flops", *_PEAKS) if plain[name] is not None}
+        for name in set(_PEAKS) & set(nested):
+            nested[name]["dtype"] = dtype_name(nested[name]["dtype"])
+        nested["hints"] = list(self.hints)
         if self.modules is not None:
             nested["modules"] = [asdict(figures) for figures in self.modules]
-        return plain | nested | {"goodput": self.goodput, "advice": self.advice}
+        derived = {name: getattr(self, name) for name in ("mfu_fastest", "goodput", "advice")}
+        return plain | nested | derived

@@ -58,6 +58,12 @@ class Totals:
         """Training time, in seconds."""
         return self.data_sec + self.forward_sec + self.backward_sec + self.optimizer_sec + self.other_sec
 
+    @property
+    def forward_backward_flops_per_sec(self) -> float:
+        """Model FLOP/s of the forward and backward passes alone; NaN if unknown."""
+        seconds = self.forward_sec + self.backward_sec
+        return self.flops / seconds if seconds > 0 else math.nan
+
     def __add__(self, other: Totals) -> Totals:
         """Totals of two consecutive stretches of one device."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}

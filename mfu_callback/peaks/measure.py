@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def measure_peak(
 ) -> Peak:
     """Measure the best rate of large matmuls on a device, with the threads and cores of this process.
 
-    Shapes of growing size are tried, then the fastest is repeated until the time is up, at least 20 times. fp32 runs
+    Shapes of growing size are tried, then the fastest is repeated until the time is up, at least three times. fp32 runs
     with or without TF32 according to torch's settings, and float8 through `torch.nn.functional.scaled_mm`. Draws no
     random numbers from torch's global generators and keeps no memory afterwards.
 
@@ -48,8 +48,9 @@ def measure_peak(
 
     Returns:
         The peak. Its source gives "measured", the number of calls, the shape of the matmul, and the best rate divided
-        by the median. The peak is noisy if the best rate exceeds the median by more than 15 %, if the medians of the
-        two halves of the calls differ by more than 10 %, or if it differs from an earlier peak by more than 10 %.
+        by the median. The peak is noisy, so that the device may reach more, if the best rate exceeds the median by more
+        than 15 %, if the medians of the two halves of the calls differ by more than 10 %, if other processes took more
+        than a tenth of the cores, or if there was time for fewer than 20 calls.
 
     Raises:
         RuntimeError: If the device cannot multiply matrices of this dtype.
@@ -80,14 +81,20 @@ def measure_peak(
 def _sweep(
     device: torch.device, dtype: torch.dtype, timer: CallTimer | None, time_limit_sec: float, now: Callable[[], float]
 ) -> Sweep:
-    with _current(device):
+    with current_device(device):
         return sweep_shapes(
             shapes_for(device.type, multiprocessors(device)),
             lambda shape: matmul_of(shape, device, dtype),
             timer or call_timer_for(device),
             time_limit_sec=time_limit_sec,
             now=now,
+            core_sec=_core_sec if device.type == "cpu" and timer is None else None,
         )
+
+
+def _core_sec() -> float:
+    """Seconds that this process has computed, per thread: torch's threads do not sleep between matmuls."""
+    return process_time() / torch.get_num_threads()
 
 
 def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:
@@ -113,7 +120,7 @@ def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callabl
     return multiply
 
 
-def _current(device: torch.device) -> AbstractContextManager[Any]:
+def current_device(device: torch.device) -> AbstractContextManager[Any]:
     """Make a device the current one, since events are recorded on the stream of the current device."""
     is_one_of_several = device.type != "cpu" and device.index is not None
     return torch.accelerator.device_index(device.index) if is_one_of_several else nullcontext()
@@ -128,6 +135,8 @@ def _random_matrix(rows: int, columns: int, device: torch.device, dtype: torch.d
 def _source(sweep: Sweep) -> str:
     text = f"measured: best of {len(sweep.rates)} matmuls of {sweep.shape} on {date.today()}"
     text += f", {sweep.best_over_median:.2f} times their median"
-    if sweep.is_noisy:
+    if sweep.shared_cores:
+        text += f", with {sweep.share_of_cores:.0%} of the cores, since other processes ran on them"
+    elif sweep.is_noisy:
         text += f", one half of the calls {sweep.half_over_half:.2f} times as fast as the other"
     return text

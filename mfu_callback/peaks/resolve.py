@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -16,6 +17,8 @@ from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 
 PeakArgument = Peak | float | str | None
+# Seconds that the start of a fit may wait for a peak; `measure_peak` overruns its limit by a tenth at most.
+IN_FIT_SEC = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,12 @@ class Resolution:
     unexpected: bool = False
 
 
-def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) -> Resolution:
+def resolve_peak(
+    asked: PeakArgument,
+    device: torch.device,
+    dtype: torch.dtype,
+    announce: Callable[[str], object] = lambda message: None,
+) -> Resolution:
     """Find the peak for a run.
 
     Args:
@@ -43,6 +51,7 @@ def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) 
             if it is not found.
         device: The device that computes the run's matmuls.
         dtype: The dtype of the matmuls' inputs.
+        announce: Told, before the device is measured, that it will be and how long that takes.
     """
     if isinstance(asked, Peak):
         return _known(asked, asked if asked.is_measured else cached_peak(device, dtype))
@@ -51,7 +60,7 @@ def resolve_peak(asked: PeakArgument, device: torch.device, dtype: torch.dtype) 
         return _known(peak, cached_peak(device, dtype))
     if asked is None and (datasheet := datasheet_peak(device, dtype)) is not None:
         return _known(datasheet, cached_peak(device, dtype))
-    return _measured(device, dtype, is_asked=asked is not None)
+    return _measured(device, dtype, announce, is_asked=asked is not None)
 
 
 def datasheet_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
@@ -65,6 +74,14 @@ def datasheet_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
     return find_peak(device_name(device), dtype, tf32=tf32, multiprocessors=multiprocessors(device))
 
 
+def _measured_now(device: torch.device, dtype: torch.dtype, announce: Callable[[str], object]) -> Peak:
+    announce(
+        f"The peak of '{device_name(device)}' in {dtype_name(dtype)} is measured, which takes {IN_FIT_SEC} s. It is"
+        " kept once two fits agree, and looked at again every day."
+    )
+    return measure_peak(device, dtype, time_limit_sec=IN_FIT_SEC)
+
+
 def _known(peak: Peak, achievable: Peak | None) -> Resolution:
     message = f"MFU is measured against {peak.description}."
     if achievable is not None and achievable is not peak:
@@ -74,12 +91,14 @@ def _known(peak: Peak, achievable: Peak | None) -> Resolution:
     return Resolution(peak=peak, achievable=achievable, message=message)
 
 
-def _measured(device: torch.device, dtype: torch.dtype, *, is_asked: bool) -> Resolution:
+def _measured(
+    device: torch.device, dtype: torch.dtype, announce: Callable[[str], object], *, is_asked: bool
+) -> Resolution:
     name = device_name(device)
     has_row = find_device(name, multiprocessors(device)) is not None
     reason = None if has_row else why_unrated(name)
     try:
-        peak = confirmed_peak(device, dtype) or measure_peak(device, dtype)
+        peak = confirmed_peak(device, dtype) or _measured_now(device, dtype, announce)
     except RuntimeError as error:
         message = f"The peak of '{name}' in {dtype_name(dtype)} could not be measured ({error}), so MFU is left out."
         return Resolution(peak=None, message=f"{message} Pass peak= in FLOP/s.", unexpected=True)

@@ -11,11 +11,12 @@ import numpy as np
 
 from mfu_callback.peaks.call_timers import CallTimer
 
-CALLS = 20  # the least number of calls at the winning shape
-_WARM_UP_CALLS, _TRIAL_CALLS = 2, 3
+CALLS = 20  # a sweep with fewer calls at the winning shape is noisy
+_WARM_UP_CALLS, _TRIAL_CALLS, _FEWEST_CALLS = 2, 3, 3
 _LARGE = 1024
 # A sweep above either of these is noisy; a quiet CPU or GPU stays well below both.
 _MOST_BEST_OVER_MEDIAN, _MOST_HALF_OVER_HALF = 1.15, 1.1
+_LEAST_SHARE_OF_CORES = 0.9  # below it, other processes ran on the cores
 
 
 class Shape(NamedTuple):
@@ -51,10 +52,13 @@ class Sweep:
     Attributes:
         shape: The shape that was fastest.
         rates: FLOP/s of each call at that shape, in order.
+        share_of_cores: The share of the time in which this process had all cores that it asked for; None if that is
+            unknown, as on a device other than the CPU.
     """
 
     shape: Shape
     rates: tuple[float, ...]
+    share_of_cores: float | None = None
 
     @property
     def best(self) -> float:
@@ -75,8 +79,14 @@ class Sweep:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the device's speed varied, so that its real peak may be higher."""
-        return self.best_over_median > _MOST_BEST_OVER_MEDIAN or self.half_over_half > _MOST_HALF_OVER_HALF
+        """Whether the real peak may be higher: the speed varied, cores were taken away, or there were few calls."""
+        varied = self.best_over_median > _MOST_BEST_OVER_MEDIAN or self.half_over_half > _MOST_HALF_OVER_HALF
+        return varied or self.shared_cores or len(self.rates) < CALLS
+
+    @property
+    def shared_cores(self) -> bool:
+        """Whether other processes ran on the cores."""
+        return self.share_of_cores is not None and self.share_of_cores < _LEAST_SHARE_OF_CORES
 
 
 def sweep_shapes(
@@ -86,43 +96,35 @@ def sweep_shapes(
     *,
     time_limit_sec: float,
     now: Callable[[], float] = perf_counter,
+    core_sec: Callable[[], float] | None = None,
 ) -> Sweep:
-    """Try the shapes, then call the fastest large one until the time is up, at least 20 times.
+    """Try the shapes, then call the fastest large one until the time is up, at least three times.
 
-    A shape is skipped if 20 calls of it, at the best rate so far, would take more than half of the time. Small shapes
-    have short calls and matrices that stay in the caches, so they win only if no large shape can be tried.
+    A shape is skipped if 20 calls of it, at the rate of the next smaller one in its layout, would take more than half
+    of the time. Small shapes have short calls and matrices that stay in the caches, so they win only if no large shape
+    can be tried.
 
     Args:
-        shapes: The shapes in order of size, the smallest first. The first is always tried.
+        shapes: The shapes in order of size, the smallest first. The first in each layout is always tried.
         matmul_of: Makes the matmul of a shape. May raise RuntimeError for a shape that does not fit into memory, except
             for the first.
         timer: Times the calls of the matmuls.
         time_limit_sec: About how long the whole sweep takes, in seconds.
         now: The clock, in seconds.
+        core_sec: The seconds that this process has computed so far, divided by its threads; None if unknown.
 
     Raises:
         RuntimeError: If the first matmul cannot be computed.
     """
-    end, best = now() + time_limit_sec, None
-    for shape in shapes:
-        if best is not None and not _fits(shape, best, time_limit_sec):
-            best = _again(best, timer)  # the best may have been slow for a moment
-            if not _fits(shape, best, time_limit_sec):
-                continue
-        try:
-            trial = _try(shape, matmul_of(shape), timer)
-        except RuntimeError:
-            if best is None:
-                raise
-            continue
-        is_first_large = best is not None and trial.shape.is_large > best.shape.is_large
-        if best is None or is_first_large or trial.rate > best.rate:
-            best = trial
-    assert best is not None, "no shape was given"
+    end = now() + time_limit_sec
+    best = _best_trial(shapes, matmul_of, timer, time_limit_sec)
+    start, used = now(), core_sec() if core_sec is not None else 0.0
     rates: list[float] = []
-    while len(rates) < CALLS or now() < end:
-        rates += [best.shape.flops / seconds for seconds in timer.seconds_of(best.matmul, CALLS)]
-    return Sweep(shape=best.shape, rates=tuple(rates))
+    while len(rates) < _FEWEST_CALLS or now() < end:
+        calls = min(CALLS, max(_FEWEST_CALLS, int((end - now()) * best.rate / best.shape.flops)))
+        rates += [best.shape.flops / seconds for seconds in timer.seconds_of(best.matmul, calls)]
+    share = None if core_sec is None else (core_sec() - used) / max(now() - start, 1e-9)
+    return Sweep(shape=best.shape, rates=tuple(rates), share_of_cores=share)
 
 
 class _Trial(NamedTuple):
@@ -133,8 +135,39 @@ class _Trial(NamedTuple):
     rate: float
 
 
-def _fits(shape: Shape, best: _Trial, time_limit_sec: float) -> bool:
-    return CALLS * shape.flops / best.rate <= time_limit_sec / 2
+def _best_trial(
+    shapes: Iterable[Shape],
+    matmul_of: Callable[[Shape], Callable[[], Any]],
+    timer: CallTimer,
+    time_limit_sec: float,
+) -> _Trial:
+    best: _Trial | None = None
+    last: dict[bool, _Trial] = {}  # the largest shape that was tried in each layout
+    done: set[bool] = set()  # layouts whose next larger shapes would take too long
+    for shape in shapes:
+        layout, before = shape.transposed, last.get(shape.transposed)
+        if layout in done:
+            continue
+        if before is not None and not _fits(shape, before, time_limit_sec):
+            before = last[layout] = _again(before, timer)  # it may have been slow for a moment
+            if not _fits(shape, before, time_limit_sec):
+                done.add(layout)
+                continue
+        try:
+            last[layout] = trial = _try(shape, matmul_of(shape), timer)
+        except RuntimeError:
+            if best is None:
+                raise
+            continue
+        is_first_large = best is not None and trial.shape.is_large > best.shape.is_large
+        if best is None or is_first_large or trial.rate > best.rate:
+            best = trial
+    assert best is not None, "no shape was given"
+    return best
+
+
+def _fits(shape: Shape, trial: _Trial, time_limit_sec: float) -> bool:
+    return CALLS * shape.flops / trial.rate <= time_limit_sec / 2
 
 
 def _again(trial: _Trial, timer: CallTimer) -> _Trial:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
 
 import psutil
 import torch
+
+# Environment variables that limit the instructions of ATen, oneDNN and MKL.
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def device_name(device: torch.device | str) -> str:
@@ -50,6 +54,18 @@ def cores() -> int:
     return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
 
 
+@cache
+def instruction_sets() -> str:
+    """What decides which instructions a CPU's matmuls use: torch's capability, the processor's flags, the limits set.
+
+    Processors of one name differ in their flags ("AMD EPYC" with and without AVX-512), and environment variables limit
+    what the libraries use of them.
+    """
+    flags = [flag for flag in _processor_flags() if flag.startswith(("avx", "amx", "sve", "asimd", "i8mm", "bf16"))]
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if name in os.environ]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *sorted(flags), *limits])
+
+
 def _tpu_name() -> str | None:
     """The TPU's name from the machine's metadata, such as "TPU v5litepod"; None if it cannot be read."""
     try:
@@ -63,7 +79,16 @@ def _tpu_name() -> str | None:
 
 @cache
 def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # on Linux, where platform.processor() returns only "x86_64"
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, None) or platform.processor() or platform.machine()
+    # On Linux platform.processor() returns only "x86_64".
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _processor_flags() -> list[str]:
+    return (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+
+
+def _cpuinfo(name: str) -> str | None:
+    """The first value of a name in /proc/cpuinfo; None where there is none."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)

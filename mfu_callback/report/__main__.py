@@ -106,7 +106,7 @@ def _print_runs(runs: Sequence[RunLog], console: Console) -> None:
 
 def _print_run(name: str, figures: Mapping[str, Any], console: Console) -> None:
     over = f", {figures['steps']:,} steps" if figures.get("steps") else ", not ended yet or cut short"
-    print_figures(figures, title=f"Run {name}{over}", console=console)
+    print_figures(figures, title=f"Run {name}{over}", console=console, details=True)
 
 
 def _status(name: str, mfu: float | None, least_mfu: float | None) -> int:

@@ -20,7 +20,7 @@ _WORDS = {
     "optimizer": "the optimizer",
     "other": "callbacks, logging and the rest",
     "kernels": "forward and backward below the rate of the best matmuls",
-    "unreachable": "the part of the datasheet's peak that no matmul reaches",
+    "unreachable": "the part of the peak that no matmul reaches",
 }
 
 

@@ -11,26 +11,47 @@ from rich.console import Console
 
 from mfu_callback.logs.names import SUMMARY_FILE
 from mfu_callback.meter.summary import Summary
-from mfu_callback.report.tables import print_figures
+from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
 
 
-def print_summary(summary: Summary, *, warmup_steps: int, console: Console | None = None) -> None:
-    """Print a run's figures, and the waterfall if MFU is known.
+def print_summary(summary: Summary, *, warmup_steps: int, style: str = "table", console: Console | None = None) -> None:
+    """Print a run's figures.
 
     Args:
         summary: The run's figures.
         warmup_steps: Number of warm-up steps, which explains a run without a measured step.
+        style: "table", "line", or "auto": the table on a terminal and in a notebook, the line elsewhere.
         console: Where to print; the standard output by default.
     """
     console = console or Console()
+    is_table = style == "table" or (style == "auto" and (console.is_terminal or console.is_jupyter))
+    if summary.steps and is_table:
+        print_figures(summary.as_dict(), title=f"MFU over {summary.steps:,} steps", console=console)
+    else:
+        console.print(line_of(summary, warmup_steps=warmup_steps), markup=False, highlight=False, soft_wrap=True)
+
+
+def line_of(summary: Summary, *, warmup_steps: int) -> str:
+    """The main figures, the two largest losses and the first hint on the settings, in one line.
+
+    Args:
+        summary: The run's figures.
+        warmup_steps: Number of warm-up steps, which explains a run without a measured step.
+    """
     if summary.steps == 0:
-        console.print(
-            f"MFUCallback measured no step: the first {max(warmup_steps, 1)} are warm-up. Train longer, or lower"
-            " warmup_steps.",
-            highlight=False,
-        )
-        return
-    print_figures(summary.as_dict(), title=f"MFU over {summary.steps} steps", console=console)
+        why = f"the first {max(warmup_steps, 1)} are warm-up. Train longer, or lower warmup_steps."
+        return f"MFUCallback measured no step: {why}"
+    figures = summary.as_dict()
+    steps = f"{summary.steps:,} step{'' if summary.steps == 1 else 's'}"
+    parts = (mfu_text(figures), rates_text(figures), step_text(figures), steps, _lost(summary))
+    line = ", ".join(part for part in parts if part is not None)
+    return ". ".join([line, *summary.hints[:1]])
+
+
+def _lost(summary: Summary) -> str | None:
+    lost = {part: share for part, share in (summary.waterfall or {}).items() if part != "mfu" and share >= 0.01}
+    largest = sorted(lost, key=lambda part: -lost[part])[:2]
+    return f"lost: {', '.join(f'{part} {lost[part]:.0%}' for part in largest)}" if largest else None
 
 
 def write_summary(record: Mapping[str, Any], directory: Path | None) -> None:

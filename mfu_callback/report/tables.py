@@ -12,25 +12,54 @@ from rich.text import Text
 from mfu_callback.logs.figures import step_time_sec
 
 _BAR_WIDTH = 30
-_SMALLEST_SHARE = 0.01  # modules with less of the time have no row
+_SMALLEST_SHARE = 0.01  # modules and parts of the wall time with less are left out
+_MOST_PARTS = 4  # of the wall time
 
 
-def print_figures(figures: Mapping[str, Any], *, title: str, console: Console) -> None:
+def print_figures(figures: Mapping[str, Any], *, title: str, console: Console, details: bool = False) -> None:
     """Print a run's figures, its waterfall if MFU is known, the advice, and the modules if they were timed.
 
     Args:
         figures: Fields of `mfu_callback.meter.summary.Summary` as plain data.
         title: The title above the table.
         console: Where to print.
+        details: Whether to add the sources of the peaks and all other uses of the wall time.
     """
     console.print(Text(title, style="italic"), soft_wrap=True)
-    console.print(_figures(figures))
+    console.print(_figures(figures, details))
     if figures.get("waterfall"):
         console.print(_waterfall(figures["waterfall"], console.encoding))
     if figures.get("advice"):
         console.print(Text(figures["advice"]))
     if figures.get("modules"):
         console.print(_modules(figures["modules"]))
+
+
+def mfu_text(figures: Mapping[str, Any]) -> str | None:
+    """MFU, HFU and the peak that they are relative to, as text; None if MFU is unknown."""
+    mfu, peak = figures.get("mfu"), figures.get("peak") or {}
+    if mfu is None:
+        return None
+    hfu = _number(figures.get("hfu"), ".3g")
+    noisy = ", noisy" if peak.get("is_noisy") else ""
+    of_peak = f" of {_tflops(peak)} ({peak['dtype']}, {_kind(peak['source'])}{noisy})" if peak else ""
+    return f"MFU {mfu:.3g}{'' if hfu is None else f', HFU {hfu},'}{of_peak}"
+
+
+def rates_text(figures: Mapping[str, Any]) -> str | None:
+    """Tokens and samples per second as text; None if both are unknown."""
+    get = figures.get
+    rates = (
+        _number(get("tokens_per_sec"), ",.1f", " tokens/s"),
+        _number(get("real_tokens_per_sec"), ",.1f", " without padding"),
+        _number(get("samples_per_sec"), ",.2f", " samples/s"),
+    )
+    return ", ".join(rate for rate in rates if rate is not None) or None
+
+
+def step_text(figures: Mapping[str, Any]) -> str | None:
+    """Seconds of a step as text; None if unknown."""
+    return _number(step_time_sec(figures), ".3g", " s a step")
 
 
 def runs_table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
@@ -55,45 +84,87 @@ def rate_text(peak: Mapping[str, Any]) -> str | None:
     """A peak's rate as text; None if there is no peak."""
     if not peak:
         return None
-    return f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s{' (noisy)' if peak.get('is_noisy') else ''}"
+    return f"{_tflops(peak)}{' (noisy)' if peak.get('is_noisy') else ''}"
 
 
-def _figures(figures: Mapping[str, Any]) -> Table:
-    table = Table(show_header=False)
-    for name, value in _rows(figures):
-        table.add_row(name, Text(value))
+def _tflops(peak: Mapping[str, Any]) -> str:
+    return f"{peak['flops_per_sec'] / 1e12:.4g} TFLOP/s"
+
+
+def _kind(source: str) -> str:
+    """The kind of source of a peak (`mfu_callback.peaks.Peak.kind`)."""
+    return "datasheet" if source.startswith("https://") else source.split(":")[0]
+
+
+def _figures(figures: Mapping[str, Any], details: bool) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in [*_rows(figures), *(_details(figures) if details else ())]:
+        # A long list of operators has a warning in the log, with all of them.
+        text = Text(value, no_wrap=True, overflow="ellipsis") if name == "not counted" else Text(value)
+        table.add_row(name, text)
     return table
 
 
 def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     get = figures.get
     flops: Mapping[str, Any] = get("flops") or {}
+    mfu = mfu_text(figures)
     rows: list[tuple[str, str | None]] = [
-        ("tokens/sec", _number(get("tokens_per_sec"), ",.1f")),
-        ("tokens/sec without padding", _number(get("real_tokens_per_sec"), ",.1f")),
-        ("samples/sec", _number(get("samples_per_sec"), ",.2f")),
-        ("step time (median)", _number(get("step_time_sec"), ".4g", " s")),
-        ("step time (mean)", _number(get("mean_step_time_sec"), ".4g", " s")),
-        ("step time, fastest and slowest device", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
-        ("mean step by phase", _parts(get("phases_sec"))),
-        ("MFU", _number(get("mfu"), ".4g")),
-        ("MFU of the achievable peak", _number(get("mfu_achievable"), ".4g")),
-        ("HFU", _number(get("hfu"), ".4g")),
-        ("forward FLOPs per batch", _number(flops.get("forward"), ".4e")),
-        ("FLOP conventions", get("conventions")),
+        ("MFU", None if mfu is None else mfu.removeprefix("MFU ")),
+        *_other_peaks(figures),
+        ("throughput", rates_text(figures)),
+        ("step", _step(figures)),
+        ("devices", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
+        ("FLOPs", _flops(flops, get("conventions"))),
         ("not counted", ", ".join([*flops.get("uncounted", ()), *flops.get("rule_errors", ())]) or None),
-        *_peak("peak", get("peak")),
-        *(_peak("achievable peak", get("achievable")) if get("achievable") != get("peak") else ()),
-        ("goodput", _number(get("goodput"), ".1%", " of the wall time was spent in measured training steps")),
-        ("other wall time", _parts({k: v for k, v in (get("wall_time_sec") or {}).items() if k != "training"})),
+        ("goodput", _goodput(get("goodput"), get("wall_time_sec") or {})),
     ]
     return [(name, value) for name, value in rows if value is not None]
 
 
-def _peak(name: str, peak: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if peak is None:
-        return []
-    return [(name, rate_text(peak) or ""), ("", f"{peak['name']}; {peak['source']}")]
+def _other_peaks(figures: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """MFU of the achievable peak and of the fastest dtype's, where these are other peaks than that of MFU."""
+    rows: list[tuple[str, str | None]] = []
+    peak, achievable, fastest = (figures.get(name) or {} for name in ("peak", "achievable", "fastest"))
+    of_achievable, of_fastest = figures.get("mfu_achievable"), figures.get("mfu_fastest")
+    if of_achievable is not None and achievable.get("flops_per_sec") != peak.get("flops_per_sec"):
+        of_peak = f" of {rate_text(achievable)}" if achievable else ""
+        rows.append(("of achievable", f"{of_achievable:.3g}{of_peak}, the best that this device was seen to reach"))
+    if of_fastest is not None and fastest:
+        said = f"{of_fastest:.3g} of {rate_text(fastest)}, this device's fastest dtype ({_kind(fastest['source'])})"
+        rows.append((f"of {fastest['dtype']}", said))
+    return rows
+
+
+def _step(figures: Mapping[str, Any]) -> str | None:
+    median, phases = _number(figures.get("step_time_sec"), ".3g", " s median"), figures.get("phases_sec") or {}
+    mean = figures.get("mean_step_time_sec") or sum(phases.values())
+    parts = " + ".join(f"{seconds:.3g} {phase}" for phase, seconds in phases.items() if seconds > 0)
+    text = _number(mean or None, ".3g", f" s mean{f' = {parts}' if parts else ''}")
+    return "; ".join(part for part in (median, text) if part is not None) or None
+
+
+def _flops(flops: Mapping[str, Any], conventions: str | None) -> str | None:
+    forward = _number(flops.get("forward"), ".4e", " a forward pass")
+    return "; ".join(part for part in (forward, conventions) if part is not None) or None
+
+
+def _goodput(goodput: float | None, wall_time_sec: Mapping[str, float]) -> str | None:
+    if goodput is None:
+        return None
+    whole = sum(wall_time_sec.values())
+    largest = sorted(wall_time_sec.items(), key=lambda item: -item[1])
+    other = {part: sec for part, sec in largest if part != "training" and sec >= _SMALLEST_SHARE * whole}
+    text = f"{goodput:.1%} of {whole:.3g} s was measured training"
+    parts = _parts(dict(list(other.items())[:_MOST_PARTS]))
+    return text if parts is None else f"{text}; {parts}"
+
+
+def _details(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    peaks = [(name, figures.get(name)) for name in ("peak", "achievable", "fastest")]
+    rows = [(f"{name}, source", f"{peak['name']}; {peak['source']}") for name, peak in peaks if peak]
+    wall = _parts({part: sec for part, sec in (figures.get("wall_time_sec") or {}).items() if part != "training"})
+    return rows if wall is None else [*rows, ("other wall time", wall)]
 
 
 def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:
@@ -126,7 +197,7 @@ def _modules(modules: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _range(low: float | None, high: float | None) -> str | None:
-    return None if low is None or high is None else f"{low:.4g} s, {high:.4g} s"
+    return None if low is None or high is None else f"{low:.4g} s a step on the fastest, {high:.4g} s on the slowest"
 
 
 def _parts(seconds: Mapping[str, float] | None) -> str | None:

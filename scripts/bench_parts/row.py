@@ -10,16 +10,19 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the process of one size must run.
+    """What the process of one size must run. None is left to the plan.
 
     Attributes:
         size: A name in `gpt.SIZES`.
-        batch_size: Sequences in a batch. None searches for the largest batch that fits.
+        precision: Precision of Lightning's Trainer.
+        batch_size: Sequences in a batch.
+        find_batch_size: Whether to search for the largest batch that fits instead.
         budget: Bytes that the model and the batch may use in that search. None is the free memory.
         context_length: Tokens in a sequence.
-        precision: Precision of Lightning's Trainer.
         max_steps: Number of optimizer steps, including warm-up.
-        warmup_steps: Number of the first steps, which are not measured.
+        most_tokens: Tokens of the largest batch that is expected to fit into the memory.
+        flops_per_sec: The rate of the device's matmuls in this precision; None if unknown.
+        end_at: When the process must be over, in seconds since 1970.
         accelerator: Accelerator of Lightning's Trainer.
         devices: Number of devices of Lightning's Trainer.
         strategy: Strategy of Lightning's Trainer.
@@ -29,12 +32,15 @@ class Request:
     """
 
     size: str
-    batch_size: int | None
-    budget: int | None
-    context_length: int
     precision: str
-    max_steps: int
-    warmup_steps: int
+    batch_size: int | None
+    find_batch_size: bool
+    budget: int | None
+    context_length: int | None
+    max_steps: int | None
+    most_tokens: float
+    flops_per_sec: float | None
+    end_at: float
     accelerator: str
     devices: int
     strategy: str
@@ -47,14 +53,21 @@ class Request:
 class Row:
     """The result of one size, with the units in the names.
 
-    None is unknown, or not measured because of ``error``.
+    None is unknown, or not measured because of ``error`` or ``reason``.
+
+    Attributes:
+        steps: Measured optimizer steps.
+        mfu_fastest: MFU of the peak of the device's fastest dtype, where that is another one.
+        reason: Why the size was not run as asked, or not in the fastest precision, and the option that would do it.
+        error: Why its run failed.
     """
 
     size: str
     parameters: int | None = None
+    precision: str | None = None
     batch_size: int | None = None
     context_length: int | None = None
-    precision: str | None = None
+    steps: int | None = None
     device: str | None = None
     forward_flops_thop: int | None = None
     forward_flops: int | None = None
@@ -62,9 +75,11 @@ class Row:
     step_time_sec: float | None = None
     mfu: float | None = None
     mfu_achievable: float | None = None
+    mfu_fastest: float | None = None
     peak_memory_bytes: int | None = None
     peak_flops_per_sec: float | None = None
     peak_source: str | None = None
+    reason: str | None = None
     error: str | None = None
 
 
@@ -87,25 +102,38 @@ class Column:
 COLUMNS: tuple[Column, ...] = (
     Column(head="size", field="size"),
     Column(head="parameters", field="parameters", form=lambda n: f"{n / 1e6:,.0f}M"),
+    Column(head="precision", field="precision"),
     Column(head="batch", field="batch_size"),
     Column(head="context", field="context_length"),
+    Column(head="steps", field="steps"),
     Column(head="fwd FLOPs\nby thop", field="forward_flops_thop", form="{:.1e}"),
     Column(head="fwd FLOPs\ncomplete", field="forward_flops", form="{:.4e}"),
-    Column(head="tokens/s", field="tokens_per_sec", form="{:,.1f}"),
+    Column(head="tokens/s", field="tokens_per_sec", form=lambda rate: rate_text(rate)),
     Column(head="step s", field="step_time_sec", form="{:.3f}"),
-    Column(head="MFU", field="mfu", form="{:.4f}"),
-    Column(head="MFU of\nachievable", field="mfu_achievable", form="{:.4f}"),
+    Column(head="MFU", field="mfu", form="{:.3f}"),
+    Column(head="MFU of\nachievable", field="mfu_achievable", form="{:.3f}"),
+    Column(head="of fastest\ndtype", field="mfu_fastest", form="{:.3g}"),
     Column(head="peak\nmemory", field="peak_memory_bytes", form=lambda n: f"{n / 2**30:.2f} GiB"),
 )
+_TEXT = ("size", "precision")
+
+
+def rate_text(tokens_per_sec: float) -> str:
+    """Returns tokens per second as text."""
+    return f"{tokens_per_sec:,.1f}" if tokens_per_sec >= 10 else f"{tokens_per_sec:.3g}"
 
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
-    """Returns the benchmark's table without empty columns; the errors are listed below it."""
+    """Returns the benchmark's table without empty columns; reasons and errors are listed below it."""
     columns = [column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)]
-    table = Table(title=title, title_justify="left")
+    if all(row.mfu_achievable == row.mfu for row in rows):  # as where the peak is the measured one
+        columns = [column for column in columns if column.field != "mfu_achievable"]
+    if any(row.tokens_per_sec is not None for row in rows):  # the table is wide
+        columns = [column for column in columns if column.field != "forward_flops_thop"]
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for column in columns:
-        table.add_column(column.head, justify="left" if column.field == "size" else "right")
+        table.add_column(column.head, justify="left" if column.field in _TEXT else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(column.cell(row) for column in columns))
-    table.caption = "\n".join(f"{row.size}: {row.error}" for row in rows if row.error) or None
+    table.caption = "\n".join(f"{row.size}: {row.error or row.reason}" for row in rows if row.error or row.reason)
     return table

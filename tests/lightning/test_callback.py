@@ -2,7 +2,9 @@ import csv
 import io
 import logging
 import math
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
 
 
 def test_a_gpts_flops_and_all_tags(capsys):
-    callback = MFUCallback(peak=PEAK)
+    callback = MFUCallback(peak=PEAK, summary="table")
     trainer = make_trainer(callback)
     trainer.fit(GPTModule(TINY), datamodule=tiny_data())
     assert callback.summary.flops.forward == TINY_FLOPS
@@ -150,11 +152,35 @@ def test_a_second_fit_measures_anew():
         ({"sync": "never"}, "sync='never' is not known"),
         ({"tokens": 0}, "tokens=0 must be at least 1"),
         ({"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
+        ({"summary": "short"}, "summary='short' is not known"),
     ],
 )
 def test_a_wrong_argument_raises_at_construction(arguments, message):
     with pytest.raises(ValueError, match=message):
         MFUCallback(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("style", "quiet", "lines"),
+    [
+        ("table", True, "many"),
+        ("line", True, "one"),
+        (None, False, "none"),
+        ("auto", False, "one"),  # the output is no terminal
+        ("auto", True, "none"),
+    ],
+)
+def test_what_the_end_of_fit_prints(style, quiet, lines, tmp_path, capsys, caplog):
+    logger = CSVLogger(tmp_path) if quiet else False
+    callback = MFUCallback(peak=PEAK, summary=style)
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+        train_tiny(callback, logger=logger)
+    out = capsys.readouterr().out
+    assert ("none" if not out.strip() else "one" if out.count("\n") == 1 else "many") == lines
+    is_in_the_log = any(re.match(r"MFUCallback: MFU \d", record.message) for record in caplog.records)
+    assert is_in_the_log is (style == "auto" and quiet)
+    assert callback.summary.mfu > 0
+    assert not quiet or (Path(logger.log_dir) / "mfu_summary.json").exists()
 
 
 @pytest.mark.gpu

@@ -168,7 +168,7 @@ class Opaque(Images):
 
 @pytest.mark.filterwarnings(SMALL_MODEL)
 def test_a_partial_count_is_never_passed_off_as_whole(capsys):
-    callback = MFUCallback(peak=PEAK)
+    callback = MFUCallback(peak=PEAK, summary="table")
     with pytest.warns(UserWarning, match="No FLOP rule covers .*outside of torch's operators.*so the FLOP count"):
         make_trainer(callback).fit(Opaque())
     assert not callback.summary.flops.complete

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
+from mfu_callback.lightning.metric_log import ThreeDigits
 from tests.helpers.runs import PEAK, SMALL_MODEL, TINY, Manual, fit, make_trainer, tiny_data
 
 SPEED = "throughput/tokens_per_sec"
@@ -89,6 +90,32 @@ def test_progress_bars_show_tokens_per_second_and_mfu(bar, capsys):
     assert re.search(r"tokens/s[=:] ?[\d.]+", shown), shown
     assert re.search(r"MFU[=:] ?[\d.]+", shown), shown
     assert "throughput/" not in shown
+
+
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+def test_a_small_mfu_is_shown_with_three_digits(bar, capsys):
+    fit(GPTModule(TINY), bar(), data=tiny_data(), enable_progress_bar=True)  # a peak of 1e12 makes it 0.0001 or so
+    captured = capsys.readouterr()
+    shown = " ".join((captured.out + captured.err).split())
+    (*_, mfu) = re.findall(r"MFU[=:] ?([\d.e-]+)", shown)
+    assert 0 < float(mfu) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.000123456, "0.000123"),
+        (0.41, "0.410"),
+        (765.4, "765."),
+        (12345.6, "12,346"),
+        (0.0, "0.00"),
+        (1e-7, "1.00e-07"),
+    ],
+)
+def test_numbers_of_the_progress_bar_have_three_digits(number, text):
+    shown = ThreeDigits(number)
+    assert f"{shown:.3f}" == str(shown) == text
+    assert shown == number
 
 
 def test_a_checkpoint_and_early_stopping_can_watch_mfu(tmp_path):

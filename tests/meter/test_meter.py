@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.clock import HostTimer, Phase, StepClock
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window, logged_values
+from mfu_callback.meter.run_peaks import RunPeaks
 from tests.helpers.runs import FakeNow
 
 CPU = torch.device("cpu")
@@ -186,6 +188,55 @@ def test_a_measured_peak_is_the_achievable_one_as_well(now):
     summary = meter.summary([meter.run_totals()])
     assert summary.mfu == summary.mfu_achievable == pytest.approx(0.032)
     assert sum(summary.waterfall.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+MEASURED = Peak(flops_per_sec=1e4, name="test", dtype=torch.float32, source="measured: best of 3 matmuls")
+
+
+def test_a_run_that_is_faster_than_its_noisy_measured_peak_has_what_it_reached_as_its_peak(now):
+    meter = make_meter(now, flops=1000, peak=replace(MEASURED, is_noisy=True))
+    run_step(meter, now, [TOKENS], ((Phase.FORWARD, 1.0), (Phase.DATA, 1.0)))
+    window = Window(ranks=(meter.take_window(),))
+    assert (window.mfu, window.mfu_achievable) == pytest.approx((0.5, 0.5))
+    run_step(meter, now, [TOKENS], ((Phase.FORWARD, 4.0),))
+    summary = meter.summary([meter.run_totals()])
+    assert summary.peak.flops_per_sec == summary.achievable.flops_per_sec == 32_000
+    assert summary.peak.source == "measured: this run reached it, where matmuls alone reached 1e-08 TFLOP/s (noisy)"
+    assert summary.mfu == pytest.approx(2 / 6)
+    assert min(summary.waterfall.values()) >= 0
+
+
+@pytest.mark.parametrize("peak", [MEASURED, PEAK])
+def test_a_peak_that_is_not_noisy_stays_and_what_was_reached_is_achievable(now, peak):
+    meter = make_meter(now, flops=100_000, peak=peak)
+    meter.peaks = RunPeaks(peak=peak, achievable=MEASURED)
+    run_step(meter, now, [TOKENS])
+    window = Window(ranks=(meter.take_window(),))
+    assert (window.mfu, window.mfu_achievable) == (pytest.approx(3.2e6 / peak.flops_per_sec), 1.0)
+    assert meter.peaks.peak is peak
+    assert window.waterfall["mfu"] == 1.0
+
+
+def test_what_no_run_can_reach_changes_no_peak(now):
+    peaks = RunPeaks.of(MEASURED)
+    for rate in (math.nan, math.inf, 1e3):
+        assert peaks.reached(rate) is peaks
+    assert RunPeaks().reached(1e9) == RunPeaks()
+
+
+@pytest.mark.parametrize(
+    ("rate", "dtype", "shown"),
+    [(1.3e4, torch.bfloat16, True), (1.2e4, torch.bfloat16, False), (9e9, torch.float32, False)],
+)
+def test_the_fastest_dtypes_peak_is_shown_where_it_differs_by_a_fifth(now, rate, dtype, shown):
+    fastest = replace(MEASURED, flops_per_sec=rate, dtype=dtype)
+    meter = make_meter(now, flops=100, peak=MEASURED)
+    meter.peaks = replace(meter.peaks, fastest=fastest)
+    run_step(meter, now, [TOKENS])
+    summary = meter.summary([meter.run_totals()])
+    assert summary.fastest == (fastest if shown else None)
+    assert summary.mfu_fastest == (pytest.approx(3200 / rate) if shown else None)
+    assert summary.as_dict()["mfu_fastest"] == summary.mfu_fastest
 
 
 def test_a_run_without_a_measured_step_has_a_summary_that_says_so(now):

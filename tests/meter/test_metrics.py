@@ -148,6 +148,38 @@ def test_without_a_measured_peak_nothing_is_unreachable():
     }
 
 
+@pytest.mark.parametrize(
+    ("mfu", "achievable_share", "expected"),
+    [
+        (0.5, 5.8, (0.5, 0.2, 0.0)),  # a peak= that is far below what the device was measured at
+        (0.7, 5.8, (0.7, 0.0, 0.0)),
+        (4.0, 5.8, (0.7, 0.0, 0.0)),  # the peak must be wrong
+        (4.0, 0.5, (0.7, 0.0, 0.0)),
+        (0.6, 0.5, (0.6, 0.0, 0.1)),
+        (0.2, 0.5, (0.2, 0.15, 0.35)),
+    ],
+)
+def test_no_part_is_negative_whatever_the_peaks_are(mfu, achievable_share, expected):
+    parts = waterfall(
+        data_sec=1,
+        forward_backward_sec=7,
+        optimizer_sec=1,
+        other_sec=1,
+        mfu=mfu,
+        achievable_share=achievable_share,
+    )
+    assert (parts["mfu"], parts["kernels"], parts["unreachable"]) == pytest.approx(expected)
+    assert min(parts.values()) >= 0
+    assert sum(parts.values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_devices_that_each_run_at_their_own_peak_are_at_the_peak_together():
+    fast = Totals(steps=1, flops=8e12, forward_sec=2.0, peak_flops_per_sec=4e12, achievable_flops_per_sec=4e12)
+    slow = Totals(steps=1, flops=1e12, forward_sec=1.0, peak_flops_per_sec=1e12, achievable_flops_per_sec=1e12)
+    window = Window(ranks=(fast, slow))
+    assert window.mfu == window.mfu_achievable == pytest.approx(1.0)
+
+
 def test_totals_survive_the_way_through_a_row_and_add_up():
     known = replace(RANK, peak_memory_bytes=5.0)
     assert Totals.from_row(known.as_row()) == known

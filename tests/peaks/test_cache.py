@@ -14,9 +14,12 @@ from mfu_callback.peaks.cache import (
     CacheKey,
     cache_directory,
     cached_peak,
+    cached_rates,
     clear_cache,
     confirmed_peak,
+    forget_peak,
     keep_best,
+    keep_rates,
 )
 
 CPU, BF16, FP32 = torch.device("cpu"), torch.bfloat16, torch.float32
@@ -34,7 +37,7 @@ def key(dtype=BF16):
 
 
 def test_what_is_measured_is_there_in_another_process():
-    peak = measure_peak("cpu", FP32, time_limit_sec=0.1)
+    peak = keep_best(replace(PEAK, dtype=FP32), key(FP32))
     code = (
         "import torch; from mfu_callback.peaks.cache import cached_peak;"
         f"torch.set_num_threads({torch.get_num_threads()});"
@@ -52,12 +55,51 @@ def test_a_higher_peak_replaces_a_lower_one_and_not_the_other_way_round():
     assert cached_peak(CPU, BF16) == higher
 
 
-@pytest.mark.parametrize(("first", "second"), [(1e12, 1.2e12), (1.2e12, 1e12)])
-def test_two_peaks_that_differ_by_a_tenth_are_noisy(first, second):
-    keep_best(replace(PEAK, flops_per_sec=first), key())
-    best = keep_best(replace(PEAK, flops_per_sec=second), key())
-    assert (best.flops_per_sec, best.is_noisy) == (1.2e12, True)
-    assert cached_peak(CPU, BF16) == best
+NOISY = replace(PEAK, is_noisy=True)
+
+
+def test_a_noisy_peak_is_returned_where_it_is_the_highest_and_never_stored(directory):
+    assert keep_best(NOISY, key()) == NOISY
+    assert cached_peak(CPU, BF16) is None
+    assert not directory.exists()
+    keep_best(PEAK, key())
+    assert keep_best(replace(NOISY, flops_per_sec=0.5e12), key()) == PEAK == cached_peak(CPU, BF16)
+    slightly_higher = replace(NOISY, flops_per_sec=1.05e12)
+    assert keep_best(slightly_higher, key()) == slightly_higher
+    assert cached_peak(CPU, BF16) == PEAK
+
+
+def test_what_a_noisy_peak_exceeds_by_a_tenth_is_forgotten():
+    for _ in range(2):
+        keep_best(PEAK, key())
+    assert confirmed_peak(CPU, BF16) == PEAK
+    keep_best(replace(NOISY, flops_per_sec=1.2e12), key())
+    assert confirmed_peak(CPU, BF16) is cached_peak(CPU, BF16) is None
+
+
+def test_a_noisy_peak_that_an_earlier_version_has_stored_is_as_none():
+    keep_best(PEAK, key())
+    key().path.write_text(key().path.read_text().replace('"is_noisy": false', '"is_noisy": true'))
+    assert cached_peak(CPU, BF16) is None
+
+
+def test_a_peak_that_proved_too_low_can_be_forgotten():
+    keep_best(PEAK, key())
+    forget_peak(CPU, BF16)
+    forget_peak(CPU, BF16)
+    assert cached_peak(CPU, BF16) is None
+
+
+@pytest.mark.parametrize("second", [PEAK, replace(PEAK, flops_per_sec=0.5e12), replace(NOISY, flops_per_sec=0.5e12)])
+def test_a_confirmed_peak_is_measured_again_after_a_day_and_then_rests_for_another(second):
+    day = 24 * 3600
+    for at in (100.0, 200.0):
+        keep_best(PEAK, key(), now=lambda at=at: at)
+    assert confirmed_peak(CPU, BF16, now=lambda: 199 + day) == PEAK
+    assert confirmed_peak(CPU, BF16, now=lambda: 200 + day) is None
+    assert cached_peak(CPU, BF16) == PEAK
+    keep_best(second, key(), now=lambda: 300 + day)
+    assert confirmed_peak(CPU, BF16, now=lambda: 299 + 2 * day) == PEAK
 
 
 def test_a_peak_that_is_not_kept_leaves_no_file(directory):
@@ -77,13 +119,39 @@ def test_each_setting_has_a_peak_of_its_own(monkeypatch):
     keys.add(key(FP32))
     monkeypatch.setattr("mfu_callback.peaks.cache.multiprocessors", lambda device: 14)
     keys.add(key(BF16))
-    assert len(keys) == len({one.path for one in keys}) == 7
+    monkeypatch.setattr("mfu_callback.peaks.cache.instruction_sets", lambda: "AVX512 amx_bf16")
+    keys.add(key(BF16))
+    keys.add(CacheKey.of(CPU, FP32, BF16))
+    assert len(keys) == len({one.path for one in keys}) == 9
+
+
+RATES = {"float32": {"plain": 2e11, "transposed": 1e11}, "bfloat16": {"plain": 1e9, "transposed": 1e10}}
+
+
+def test_the_rates_of_dtypes_that_were_compared_are_kept_together():
+    both = CacheKey.of(CPU, FP32, BF16)
+    assert cached_rates(both) is None
+    keep_rates(RATES, both)
+    assert cached_rates(both) == RATES
+    assert cached_rates(CacheKey.of(CPU, FP32)) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:20], lambda text: text.replace("1000000000.0", "NaN"), lambda text: "[]"]
+)
+def test_damaged_rates_are_as_none(damage):
+    both = CacheKey.of(CPU, FP32, BF16)
+    keep_rates(RATES, both)
+    both.path_of_rates.write_text(damage(both.path_of_rates.read_text()))
+    assert cached_rates(both) is None
 
 
 def test_clearing_forgets_everything():
     keep_best(PEAK, key(BF16))
     keep_best(replace(PEAK, dtype=FP32), key(FP32))
-    assert clear_cache() == 2
+    keep_rates(RATES, CacheKey.of(CPU, FP32, BF16))
+    assert clear_cache() == 3
+    assert cached_rates(CacheKey.of(CPU, FP32, BF16)) is None
     assert cached_peak(CPU, BF16) is cached_peak(CPU, FP32) is None
     assert clear_cache() == 0
 
@@ -130,16 +198,16 @@ def test_a_peak_is_confirmed_by_a_second_whole_sweep_that_agrees():
     keep_best(replace(PEAK, flops_per_sec=0.95e12), key())
     assert confirmed_peak(CPU, BF16) == PEAK
     keep_best(replace(PEAK, flops_per_sec=0.5e12), key())  # on a busy machine
-    assert confirmed_peak(CPU, BF16) == replace(PEAK, is_noisy=True)
+    assert confirmed_peak(CPU, BF16) == PEAK
     keep_best(replace(PEAK, flops_per_sec=2e12), key())  # what was confirmed was measured on a busy one
     assert confirmed_peak(CPU, BF16) is None
 
 
 def test_a_short_sweep_is_kept_and_not_relied_on():
-    measure_peak("cpu", FP32, time_limit_sec=0.1)
-    measure_peak("cpu", FP32, time_limit_sec=0.1)
-    assert cached_peak(CPU, FP32) is not None
-    assert confirmed_peak(CPU, FP32) is None
+    for _ in range(2):
+        keep_best(PEAK, key(), is_whole=False)
+    assert cached_peak(CPU, BF16) == PEAK
+    assert confirmed_peak(CPU, BF16) is None
 
 
 def test_a_user_without_a_home_has_no_cache_and_no_error(monkeypatch):

@@ -123,7 +123,7 @@ def test_csv_logs_of_a_run_and_the_summary_beside_them(tmp_path: Path) -> None:
     (tmp_path / "csv" / "mfu_summary.json").unlink()
     done = report(tmp_path)
     assert "Run csv, not ended yet or cut short" in done.stdout
-    assert "step time (mean)" in done.stdout
+    assert " s mean" in done.stdout
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:

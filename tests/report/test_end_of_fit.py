@@ -25,9 +25,9 @@ SUMMARY = Summary(
 )
 
 
-def printed(summary):
-    console = Console(file=io.StringIO(), width=100)
-    print_summary(summary, warmup_steps=3, console=console)
+def printed(summary, style="table", width=100, **console):
+    console = Console(file=io.StringIO(), width=width, **console)
+    print_summary(summary, warmup_steps=3, style=style, console=console)
     return console.file.getvalue()
 
 
@@ -35,17 +35,87 @@ def test_the_summary_shows_every_known_figure_and_what_was_not_counted():
     text = printed(SUMMARY)
     for expected in (
         "MFU over 7 steps",
-        "12,345.6",
-        "0.25 s",
-        "1.0000e+06",
+        "0.5 of 312 TFLOP/s (bfloat16, datasheet)",
+        "12,345.6 tokens/s, 12.00 samples/s",
+        "0.25 s median",
+        "1.0000e+06 a forward pass; attention full, backward 2 x",
         "lab::mix",
-        "backward 2 x",
-        "312 TFLOP/s",
-        "a100.pdf",
     ):
         assert expected in text
-    assert "MFU of the achievable peak" not in text
+    assert "achievable" not in text
     assert "HFU" not in text
+
+
+MEASURED = Peak(flops_per_sec=0.16e12, name="EPYC", dtype=torch.float32, source="measured: best of 60 matmuls")
+FULL = replace(
+    SUMMARY,
+    steps=1234,
+    real_tokens_per_sec=10000.5,
+    step_time_sec_min=0.2411,
+    step_time_sec_max=0.3027,
+    phases_sec={"data": 0.05, "forward": 0.0812, "backward": 0.123, "optimizer": 0.0098, "other": 0.00123},
+    mfu_achievable=0.625,
+    hfu=0.5513,
+    flops=replace(SUMMARY.flops, uncounted=tuple(f"lab::operator_{index}" for index in range(40))),
+    peak=replace(SUMMARY.peak, is_noisy=True, source="given: peak="),
+    achievable=replace(MEASURED, flops_per_sec=250e12),
+    fastest=replace(MEASURED, flops_per_sec=989e12, source="https://example.org"),
+    hints=('float32 matmuls run 12 times as fast as bfloat16 on this device: precision="32-true".',),
+    wall_time_sec={
+        "training": 301.5,
+        **{"setup": 20.0, "sanity": 11.0, "warmup": 30.0, "counting": 9.0, "validation": 15.5, "checkpoint": 7.0},
+        "rest": 4.5,
+    },
+)
+
+
+def test_the_table_has_twelve_lines_at_most_and_its_waterfall():
+    lines = printed(FULL, width=80).splitlines()
+    above = next(index for index, line in enumerate(lines) if line.startswith("Where the machine went"))
+    assert above <= 12
+    assert max(map(len, lines)) <= 80
+
+
+def test_each_peak_has_its_row_and_none_has_two():
+    text = printed(FULL)
+    assert "0.5, HFU 0.551, of 312 TFLOP/s (bfloat16, given, noisy)" in text
+    assert "0.625 of 250 TFLOP/s, the best that this device was seen to reach" in text
+    assert "0.158 of 989 TFLOP/s, this device's fastest dtype (datasheet)" in text
+    on_a_cpu = replace(SUMMARY, peak=MEASURED, achievable=MEASURED, mfu_achievable=0.5)
+    assert sum("0.5 of" in line for line in printed(on_a_cpu).splitlines()) == 1
+
+
+def test_the_phases_add_up_to_the_mean_that_is_beside_them():
+    assert (
+        "0.25 s median; 0.265 s mean = 0.05 data + 0.0812 forward + 0.123 backward + 0.0098 optimizer + 0.00123 other"
+        in printed(FULL, width=140)
+    )
+
+
+def test_elsewhere_than_on_a_terminal_there_is_one_line():
+    line = (
+        "MFU 0.5 of 312 TFLOP/s (bfloat16, datasheet), 12,345.6 tokens/s, 12.00 samples/s, 0.25 s a step, 7 steps,"
+        " lost: data 25%, optimizer 10%\n"
+    )
+    assert printed(SUMMARY, "line") == printed(SUMMARY, "auto") == line
+    assert "Where the machine went" in printed(SUMMARY, "auto", force_terminal=True)
+    assert "Where the machine went" in printed(SUMMARY, "auto", force_jupyter=False, force_terminal=True)
+    assert printed(SUMMARY, "line", force_terminal=True).count("\n") == 1
+
+
+def test_the_line_ends_with_the_first_hint_on_the_settings():
+    assert printed(FULL, "line").endswith(
+        '. float32 matmuls run 12 times as fast as bfloat16 on this device: precision="32-true".\n'
+    )
+
+
+def test_the_advice_has_the_hints_first():
+    assert FULL.advice.splitlines() == [
+        'float32 matmuls run 12 times as fast as bfloat16 on this device: precision="32-true".',
+        "25 % of the time is spent waiting for data: more workers (num_workers), or pin_memory.",
+    ]
+    assert replace(FULL, step_time_sec=0.001).advice == FULL.hints[0]
+    assert replace(SUMMARY, step_time_sec=0.001).advice is None
 
 
 def test_the_bars_are_as_long_as_their_shares():
@@ -62,14 +132,15 @@ def test_an_impossible_share_does_not_run_off_the_page(mfu):
 def test_what_the_wall_time_went_to_and_the_advice():
     wall = {"training": 60.0, "setup": 20.0, "validation": 15.5, "rest": 4.5, "warmup": 0.0}
     text = printed(replace(SUMMARY, wall_time_sec=wall, phases_sec={"data": 0.05, "forward": 0.2}))
-    assert "60.0% of the wall time was spent in measured training steps" in text
-    assert "20 s setup, 15.5 s validation, 4.5 s rest" in text
-    assert "0.05 s data, 0.2 s forward" in text
+    assert "60.0% of 100 s was measured training; 20 s setup, 15.5 s validation, 4.5 s rest" in text
+    assert "0.25 s mean = 0.05 data + 0.2 forward" in text
     assert "25 % of the time is spent waiting for data: more workers (num_workers), or pin_memory." in text
 
 
 def test_the_devices_of_a_run_that_are_fastest_and_slowest():
-    assert "0.2 s, 0.3 s" in printed(replace(SUMMARY, step_time_sec_min=0.2, step_time_sec_max=0.3))
+    assert "0.2 s a step on the fastest, 0.3 s on the slowest" in printed(
+        replace(SUMMARY, step_time_sec_min=0.2, step_time_sec_max=0.3)
+    )
 
 
 def test_the_summary_as_a_file(tmp_path):

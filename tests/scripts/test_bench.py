@@ -1,8 +1,11 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,14 +16,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gpt import GPT, SIZES
 from mfu_callback import count_flops, model_flops_utilization
 from scripts import bench
+from scripts.bench_parts.progress import Expected
 from scripts.bench_parts.replaced import RESULTS, vector_peak
 from scripts.bench_parts.row import Request, Row, table_of
+from scripts.bench_parts.run import Machine, run_size
+from tests.helpers.runs import FakeNow
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 KEYS = [
-    *("size", "parameters", "batch_size", "context_length", "precision", "device"),
+    *("size", "parameters", "precision", "batch_size", "context_length", "steps", "device"),
     *("forward_flops_thop", "forward_flops", "tokens_per_sec", "step_time_sec", "mfu", "mfu_achievable"),
-    *("peak_memory_bytes", "peak_flops_per_sec", "peak_source", "error"),
+    *("mfu_fastest", "peak_memory_bytes", "peak_flops_per_sec", "peak_source", "reason", "error"),
 ]
 
 
@@ -49,7 +55,8 @@ def test_flops_only_prints_thops_and_the_complete_count_of_all_sizes(tmp_path):
 def measured(tmp_path_factory):
     """A real run of the smallest size at the smallest cost."""
     output = tmp_path_factory.mktemp("bench") / "out"
-    arguments = ("--sizes", "gpt-small", "--context-length", "16", "--batch-size", "1", "--accelerator", "cpu")
+    arguments = ("--sizes", "gpt-small", "--batch-size", "1", "--context-length", "16", "--max-steps", "5")
+    arguments += ("--accelerator", "cpu")
     return output, run_bench(*arguments, "--output", str(output))
 
 
@@ -64,13 +71,15 @@ def test_a_run_writes_its_row_its_picture_and_its_curves(measured):
         1,
         16,
     )
-    assert row["error"] is None
+    assert (row["error"], row["reason"], row["steps"]) == (None, None, 3)
     assert row["forward_flops"] == 12 * (24 * 16 * 768**2 + 4 * 16**2 * 768) + 2 * 16 * 768 * 50257
     assert row["mfu"] == pytest.approx(
         3 * row["forward_flops"] / 16 * row["tokens_per_sec"] / row["peak_flops_per_sec"]
     )
-    assert row["mfu_achievable"] == row["mfu"]
-    assert row["peak_memory_bytes"] > 4 * 2 * 124_439_808  # weights, gradients and AdamW's two moments in bf16
+    assert row["mfu_achievable"] == pytest.approx(row["mfu"])
+    assert (
+        row["peak_memory_bytes"] > 4 * 2 * 124_439_808
+    )  # weights, gradients and AdamW's two moments, at least in bf16
     assert (output / "bench.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(output / "tensorboard" / "gpt-small"))
     events.Reload()
@@ -81,6 +90,15 @@ def test_the_last_line_is_the_command_that_opens_the_curves(measured):
     output, done = measured
     assert done.stdout.rstrip().splitlines()[-1].endswith(f"tensorboard --logdir {output / 'tensorboard'}")
     assert "gpt-small: " in done.stdout  # the row as soon as it was there
+
+
+def test_what_was_found_and_how_long_it_will_take_is_said_first(measured):
+    output, done = measured
+    lines = done.stdout.splitlines()
+    (row,) = json.loads((output / "bench.json").read_text())
+    assert re.fullmatch(rf"(float32|bfloat16) [\d.]+ [GT]FLOP/s, .*: {row['precision']}", lines[0])
+    assert re.fullmatch(r"about \d+ (s|minutes) for 1 size, 10 minutes at most", lines[1])
+    assert f"({row['precision']}, 1 x 16, 3 steps)" in lines[2]
 
 
 def test_results_are_never_written_over(measured):
@@ -98,12 +116,14 @@ def test_results_are_never_written_over(measured):
         (["--batch-size", "many"], "'many' is neither a number of at least 1 nor auto"),
         (["--context-length", "1025"], "--context-length 1025: give 1 to 1024"),
         (["--max-steps", "2"], "--max-steps 2: give at least 3; the first are warm-up"),
+        (["--minutes", "0"], "'0' is not a number of minutes above 0"),
+        (["--minutes", "soon"], "'soon' is not a number of minutes above 0"),
         (["--devices", "0"], "--devices 0: give at least 1"),
         (["--budget", "much", "--batch-size", "auto"], "'much' is not a size"),
         (["--budget", "8GiB", "--batch-size", "2"], "--budget: is for --batch-size auto"),
         (["--flops-only", "--batch-size", "auto"], "--batch-size auto: --flops-only trains nothing"),
         (["--accelerator", "cpu", "--precision", "16-true"], "fp16 is about 100 times slower than fp32 on a CPU"),
-        (["--accelerator", "cpu", "--precision", "16-mixed"], "give bf16-true or 32-true"),
+        (["--accelerator", "cpu", "--precision", "16-mixed"], "give auto, bf16-true or 32-true"),
         (["--accelerator", "cpu", "--peaks", "vector"], "has a peak for H100, L4, T4, A10G, A100, RTX 3080, RTX 3090"),
     ],
 )
@@ -126,12 +146,15 @@ def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, capsys):
 def request(tmp_path, **changes):
     fields = {
         "size": "gpt-small",
+        "precision": "32-true",
         "batch_size": 1,
+        "find_batch_size": False,
         "budget": None,
         "context_length": 16,
-        "precision": "bf16-true",
         "max_steps": 5,
-        "warmup_steps": 2,
+        "most_tokens": 1e6,
+        "flops_per_sec": None,
+        "end_at": time.time() + 300,
         "accelerator": "cpu",
         "devices": 1,
         "strategy": "auto",
@@ -142,22 +165,133 @@ def request(tmp_path, **changes):
     return Request(**fields | changes)
 
 
-def test_a_size_whose_process_is_killed_is_a_row_that_says_so(tmp_path):
-    def kill_it(**event):
-        if "doing" in event:
-            psutil.Process().children()[0].send_signal(signal.SIGKILL)
+def workers():
+    return psutil.Process().children(recursive=True)
 
-    row = bench.run_in_process(request(tmp_path), kill_it)
+
+def test_a_size_whose_process_is_killed_is_a_row_that_says_so(tmp_path):
+    def kill_it(event):
+        if "doing" in event:
+            workers()[0].send_signal(signal.SIGKILL)
+
+    row = run_size(request(tmp_path), kill_it)
     assert row.error.startswith("killed, most likely because memory ran out; see ")
     assert row.mfu is None
 
 
 def test_a_size_that_fails_is_a_row_with_its_error_and_the_table_shows_it(tmp_path):
-    row = bench.run_in_process(request(tmp_path, strategy="no-such-strategy"), lambda **_: None)
+    row = run_size(request(tmp_path, strategy="no-such-strategy"), lambda event: None)
     assert row.error.startswith("ValueError: You selected an invalid strategy name")
     table = table_of([row, Row(size="gpt-xl", mfu=0.5)], "title")
     assert [column.header for column in table.columns] == ["size", "MFU"]
     assert row.error in table.caption
+
+
+def test_a_size_that_is_late_is_ended_and_says_which_option_would_run_it(tmp_path):
+    row = run_size(request(tmp_path, end_at=time.time() + 1), lambda event: None)
+    assert (row.error, row.mfu) == (None, None)
+    assert row.reason == "not over in the 1 s left for it: --sizes gpt-small --minutes 2"
+    assert workers() == []
+
+
+def test_a_size_whose_shortest_step_takes_too_long_says_how_long(tmp_path):
+    """As gpt-xl in bfloat16 on a CPU that multiplies it at 2 GFLOP/s; here the rate is given, as with --compile."""
+    row = run_size(
+        request(tmp_path, compile=True, context_length=None, max_steps=None, flops_per_sec=1e5), lambda event: None
+    )
+    assert row.mfu is None
+    assert re.fullmatch(
+        r"a step of 1 x 8 tokens takes about \d+ s in 32-true, and \d+ s were left: --sizes gpt-small --minutes \d+",
+        row.reason,
+    )
+
+
+def test_fewer_steps_than_asked_for_are_said(tmp_path):
+    row = run_size(request(tmp_path, max_steps=100_000, end_at=time.time() + 30), lambda event: None)
+    assert re.fullmatch(r"\d+ of 100000 steps were trained in its time: give more --minutes", row.reason)
+    assert row.steps > 0
+    assert row.mfu > 0
+
+
+def test_a_size_that_does_not_fit_is_a_row_and_no_process_is_started(tmp_path, monkeypatch, capsys):
+    survey = Machine(rates={"32-true": 1e11, "bf16-true": 1e9}, text="float32 100 GFLOP/s", memory_bytes=2**30)
+    monkeypatch.setattr(bench, "survey", lambda arguments: survey)
+    monkeypatch.setattr(bench, "run_size", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--sizes", "gpt-xl", "gpt-large", "--output", str(tmp_path / "out")])
+    with signals_kept(), pytest.raises(SystemExit) as ended:
+        bench.main()
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    needs = "training needs 23.3 GiB in 32-true and 11.6 GiB in bf16-true, 1.0 GiB are available"
+    assert f"gpt-xl: {needs}" in out
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [row["size"] for row in rows] == ["gpt-xl", "gpt-large"]
+
+
+@contextmanager
+def signals_kept():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def start_bench(output, *arguments):
+    command = [sys.executable, str(SCRIPTS / "bench.py"), "--output", str(output), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+SHORT = ("--context-length", "8", "--batch-size", "1", "--max-steps", "3", "--accelerator", "cpu")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_its_worker_and_the_rows_so_far_are_shown(tmp_path, number):
+    with start_bench(tmp_path / "out", "--sizes", "gpt-small", "gpt-medium", *SHORT) as process:
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("gpt-small: ") for line in lines)
+        worker = wait_for_worker(process.pid)
+        process.send_signal(number)
+        shown = "".join(lines)
+        process.wait(60)
+    assert process.returncode == 128 + number
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert f"ended by {number.name}; the rows so far:" in shown
+    assert "gpt-small" in shown
+    assert "Traceback" not in shown
+    assert [row["size"] for row in json.loads((tmp_path / "out" / "bench.json").read_text())] == ["gpt-small"]
+
+
+def test_a_worker_does_not_outlive_a_benchmark_that_is_killed(tmp_path):
+    with start_bench(tmp_path / "out", "--sizes", "gpt-small", *SHORT) as process:
+        process.stdout.readline()
+        worker = wait_for_worker(process.pid)
+        process.kill()
+        psutil.wait_procs([worker], timeout=60)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def wait_for_worker(pid):
+    while not (found := [one for one in psutil.Process(pid).children() if "worker.py" in " ".join(one.cmdline())]):
+        time.sleep(0.05)
+    return found[0]
+
+
+def test_the_time_left_follows_what_is_known():
+    now = FakeNow()
+    expected = Expected({"gpt-small": 60.0, "gpt-medium": 120.0}, now=now)
+    assert (expected.whole, expected.left) == (180.0, 180.0)
+    expected.begin("gpt-small")
+    now.seconds = 20.0
+    expected.expect(80.0)
+    assert (expected.whole, expected.left) == (220.0, 200.0)
+    now.seconds = 90.0
+    expected.end()
+    assert (expected.whole, expected.left) == (210.0, 120.0)
+    now.seconds = 500.0
+    assert (expected.whole, expected.passed, expected.left) == (500.0, 500.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""Chooses the precision of each size, and runs it in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scripts.bench_parts.needs import bytes_per_token, flops_of_step, memory_of_step, parameters_of, state_bytes
+from scripts.bench_parts.plan import CONTEXTS, Choice, Wish, by_speed, choose_precision, plan_of, share_of
+from scripts.bench_parts.process import EndedError, OutOfTimeError, run_script
+from scripts.bench_parts.row import Request, Row
+
+SURVEY_SEC = 60.0  # at most
+# For the expectation before the first step: seconds until a process trains, parameters that it fills in a second, and
+# the share of its matmuls' rate that a step reaches.
+START_SEC, PARAMETERS_PER_SEC, EFFICIENCY = 15.0, 1e8, 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the survey has found.
+
+    Attributes:
+        rates: FLOP/s of the matmuls in training by precision.
+        text: The same as text.
+        memory_bytes: The available memory.
+    """
+
+    rates: dict[str, float]
+    text: str
+    memory_bytes: int
+
+
+def survey(arguments: argparse.Namespace) -> Machine:
+    """Measure what the device can do, in a process of its own; if that fails, any precision may be the fastest."""
+    found: dict[str, Any] = {"rates": {}, "text": "the dtypes could not be compared", "memory_bytes": 2**63}
+    with_reason = ""
+    try:
+        log, end_at = Path(arguments.output) / "logs" / "survey.log", time.time() + SURVEY_SEC
+        run_script("survey", arguments.accelerator, found.update, log=log, end_at=min(end_at, arguments.end_at))
+    except EndedError as error:
+        with_reason = f" ({error})"
+    except OutOfTimeError:
+        with_reason = " (it took too long)"
+    return Machine(rates=found["rates"], text=f"{found['text']}{with_reason}", memory_bytes=found["memory_bytes"])
+
+
+def choice_of(size: str, arguments: argparse.Namespace, machine: Machine) -> Choice:
+    """Returns the precision of a size: the one that was asked for, or else the fastest that fits into the memory."""
+    asked = [arguments.precision] if arguments.precision != "auto" else by_speed(machine.rates) or ["32-true"]
+    if arguments.strategy not in ("auto", "ddp"):  # others may divide the model among the devices
+        return Choice(precision=asked[0])
+    context = arguments.context_length or CONTEXTS[-1]
+    tokens = context * (arguments.batch_size if isinstance(arguments.batch_size, int) else 1)
+    choice = choose_precision(asked, lambda one: memory_of_step(size, one, tokens), machine.memory_bytes)
+    if choice.precision is None and arguments.precision not in ("auto", "bf16-true"):
+        return replace(choice, reason=f"{choice.reason}: try --precision bf16-true --sizes {size}")
+    return choice
+
+
+def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machine: Machine) -> float:
+    """Returns the seconds that a size is expected to take, from the rate of the matmuls alone."""
+    if choice.precision is None:
+        return 0.0
+    rate = machine.rates.get(choice.precision, math.inf) * EFFICIENCY
+    start = START_SEC + parameters_of(size) / PARAMETERS_PER_SEC
+    share = share_of(arguments.end_at - time.time(), len(arguments.sizes))
+    is_searched = arguments.batch_size == "auto"
+    wish = Wish(
+        batch_size=1 if is_searched else arguments.batch_size,
+        context_length=arguments.context_length,
+        max_steps=arguments.max_steps,
+    )
+    plan = plan_of(wish, lambda batch, context: flops_of_step(size, batch, context) / rate, seconds=share - start)
+    return share if plan is None or is_searched else start + plan.seconds
+
+
+def request_of(size: str, precision: str, arguments: argparse.Namespace, machine: Machine, end_at: float) -> Request:
+    """Returns the request for the process of one size."""
+    fields = {name: value for name, value in vars(arguments).items() if name in Request.__dataclass_fields__}
+    is_searched = arguments.batch_size == "auto"
+    own = {
+        "size": size,
+        "precision": precision,
+        "batch_size": None if is_searched else arguments.batch_size,
+        "find_batch_size": is_searched,
+        "most_tokens": (machine.memory_bytes - state_bytes(size, precision)) / bytes_per_token(size, precision),
+        "flops_per_sec": machine.rates.get(precision),
+        "end_at": end_at,
+    }
+    return Request(**fields | own)
+
+
+def run_size(request: Request, listen: Callable[[dict[str, Any]], None]) -> Row:
+    """Run one size in its own process and return its row. The process logs to OUTPUT/logs/SIZE.log."""
+    log = Path(request.output) / "logs" / f"{request.size}.log"
+    given = request.end_at - time.time()
+    found: list[Row] = []
+
+    def take(event: dict[str, Any]) -> None:
+        if "row" in event:
+            found.append(Row(**event["row"]))
+        else:
+            listen(event)
+
+    try:
+        run_script("worker", json.dumps(asdict(request)), take, log=log, end_at=request.end_at)
+    except OutOfTimeError:
+        needed = math.ceil(2 * given / 60) + 1
+        reason = f"not over in the {given:.0f} s left for it: --sizes {request.size} --minutes {needed}"
+        return found[0] if found else Row(size=request.size, precision=request.precision, reason=reason)
+    except EndedError as error:
+        return found[0] if found else Row(size=request.size, precision=request.precision, error=str(error))
+    if not found:
+        return Row(size=request.size, precision=request.precision, error=f"ended without a row; see {log}")
+    return found[0]

@@ -1,0 +1,31 @@
+"""Finds out what the benchmark's device can do, in a process of its own: `survey.py ACCELERATOR`.
+
+Writes one JSON line to standard output: how fast the device multiplies in each dtype that it can train in, by
+precision of Lightning's Trainer, the same as text, and its available memory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from mfu_callback.finder.limits.available import available_bytes
+from mfu_callback.peaks import rates_in_training
+from mfu_callback.peaks.hints import PRECISIONS, rates_text
+from scripts.bench_parts.process import end_with_parent
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    device = torch.device(sys.argv[1])
+    rates = rates_in_training(device)
+    by_precision = {PRECISIONS[dtype]: rate.in_training for dtype, rate in rates.items()}
+    memory = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_bytes()
+    print(json.dumps({"rates": by_precision, "text": rates_text(rates), "memory_bytes": memory}), flush=True)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    main()
