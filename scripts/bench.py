@@ -25,6 +25,7 @@ from rich.console import Console
 from gpt import GPT, get_config
 from mfu_callback import count_flops
 from scripts.bench_parts.arguments import check, make_parser
+from scripts.bench_parts.needs import parameters_of
 from scripts.bench_parts.plan import share_of
 from scripts.bench_parts.plot import draw
 from scripts.bench_parts.progress import Bar, Expected
@@ -63,11 +64,13 @@ def main() -> None:
     try:
         for row in counted(arguments) if arguments.flops_only else measure(arguments, console):
             rows.append(row)
-            (output / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+            write(rows, output)
     except Interrupted as interrupted:
         status = 128 + interrupted.number
-        console.print(f"ended by {signal.Signals(interrupted.number).name}; the rows so far:", highlight=False)
+        name = signal.Signals(interrupted.number).name
+        console.print(f"ended by {name}{'; the rows so far:' if rows else ' before the first row'}", highlight=False)
     if rows:
+        write(rows, output)  # once more, in case that the signal came while it was written
         show(rows, arguments, output, console)
     sys.exit(status or int(any(row.error for row in rows)))
 
@@ -77,6 +80,11 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
     raise Interrupted(number)
+
+
+def write(rows: list[Row], output: Path) -> None:
+    """Write the rows to bench.json."""
+    (output / "bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
 
 def show(rows: list[Row], arguments: argparse.Namespace, output: Path, console: Console) -> None:
@@ -121,16 +129,18 @@ def measure(arguments: argparse.Namespace, console: Console) -> Iterator[Row]:
     said = f"{arguments.minutes:g} minute{'' if arguments.minutes == 1 else 's'} at most"
     sizes = f"{len(choices)} size{'' if len(choices) == 1 else 's'}"
     console.print(f"about {minutes_text(expected.whole)} for {sizes}, {said}", highlight=False)
+    runnable = sum(choice.precision is not None for choice in choices.values())
     with Bar(expected, console) as bar:
-        for left, (size, choice) in zip(range(len(choices), 0, -1), choices.items(), strict=True):
+        for size, choice in choices.items():
             if choice.precision is None:
-                row = Row(size=size, reason=choice.reason)
+                row = Row(size=size, parameters=parameters_of(size), reason=choice.reason)
             else:
                 bar.begin(size)
-                share = share_of(arguments.end_at - time.time(), left)
-                row = run_size(request_of(size, choice.precision, arguments, machine, time.time() + share), bar.listen)
-                row = replace(row, reason=row.reason or choice.reason)
+                end_at = time.time() + share_of(arguments.end_at - time.time(), runnable)
+                row = run_size(request_of(size, choice.precision, arguments, machine, end_at), bar.listen)
+                row = replace(row, reason=row.reason or choice.reason, parameters=parameters_of(size))
                 bar.end()
+                runnable -= 1
             console.print(line_of(row), highlight=False, soft_wrap=True)
             yield row
 

@@ -30,6 +30,7 @@ def card(facts: RunFacts, summary: Summary, found: FoundBatchSize | None) -> str
 def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
     rows: list[tuple[str, str | None]] = [
         ("MFU", None if summary.mfu is None else f"{summary.mfu:.4f} over {summary.steps:,} steps"),
+        ("MFU of the fastest dtype", _mfu_fastest(summary)),
         ("tokens/s", None if summary.tokens_per_sec is None else f"{summary.tokens_per_sec:,.1f}"),
         ("advice", summary.advice),
         ("model", f"{facts.model}, {facts.parameters:,} parameters"),
@@ -42,6 +43,12 @@ def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
         ("conventions", summary.conventions),
     ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _mfu_fastest(summary: Summary) -> str | None:
+    if summary.mfu_fastest is None or summary.fastest is None:
+        return None
+    return f"{summary.mfu_fastest:.3g} of {summary.fastest.description}"
 
 
 def _batch(facts: RunFacts) -> str | None:

@@ -85,7 +85,10 @@ class PeakOfRun:
     def correct_dtype(self, count: FlopCount) -> None:
         """Find the peak again if most model FLOPs run in another dtype than the Trainer's precision implies."""
         dtype = _dtype_of_most(count)
-        if dtype is None or dtype == self._dtype or isinstance(self._asked, Real | Peak):
+        if dtype is None or dtype == self._dtype:
+            return
+        if isinstance(self._asked, Real | Peak):
+            self._dtype = dtype
             return
         _announce(
             f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype of"

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,18 @@ def _lines(process: subprocess.Popen[str], end_at: float) -> Any:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a process and all that it has started; they have no results to lose."""
-    for one in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            break
-        _signal(process, one)
-        try:
-            process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            continue
-    _signal(process, signal.SIGKILL)  # what it has started may outlive it
-    if process.stdin is not None:
-        process.stdin.close()
+    """End a process that has not ended, and all that it has started; they have no results to lose."""
+    assert process.stdin is not None
+    process.stdin.close()
+    if process.poll() is not None:
+        return
+    _signal(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_SECONDS_TO_END)
+    _signal(process, signal.SIGKILL)  # it, or what it has started and left behind
+    process.wait()
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group whose processes have ended
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a group whose processes have ended
-        return

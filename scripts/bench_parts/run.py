@@ -17,9 +17,9 @@ from scripts.bench_parts.process import EndedError, OutOfTimeError, run_script
 from scripts.bench_parts.row import Request, Row
 
 SURVEY_SEC = 60.0  # at most
-# For the expectation before the first step: seconds until a process trains, parameters that it fills in a second, and
-# the share of its matmuls' rate that a step reaches.
-START_SEC, PARAMETERS_PER_SEC, EFFICIENCY = 15.0, 1e8, 0.5
+# For the expectation before the first step: seconds until a process builds its model, parameters whose memory it fills
+# in a second (weights, gradients, optimizer), and the share of its matmuls' rate that a step reaches.
+START_SEC, PARAMETERS_PER_SEC, EFFICIENCY = 10.0, 2.5e7, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,8 @@ from scripts.bench_parts.row import Request, Row
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 FIRST_CONTEXTS = (8, 8, 64, 256)  # of the first short steps, a sequence each
 # Of the time that is left: after a step longer than that no other is tried; the first allocates the memory.
-QUICK_SHARE, LONG_SHARE = 0.05, 0.3
+QUICK_SHARE, LONG_SHARE = 0.05, 0.45
+MEMORY_AGAIN = 0.6  # of the seconds in which the first of them allocates the memory, which the next fit does again
 AFTER_SEC = 5.0  # for what follows the steps: a peak that is measured once more, the files
 EFFICIENCY = 0.3  # of the device's matmuls, where a step cannot be tried before the plan is made
 
@@ -149,7 +150,7 @@ def time_of_a_step(request: Request, module: GPTModule) -> tuple[Callable[[int, 
     trainer.fit(module, DataLoader([(inputs, inputs) for inputs in tokens], batch_size=None))
     forget(module, trainer)
     points = [(flops_of_step(request.size, 1, context), sec) for context, sec in times.of_context().items()]
-    beyond = times.seconds[0] - min(times.seconds[:2])
+    beyond = MEMORY_AGAIN * (times.seconds[0] - min(times.seconds[:2]))
     return lambda batch, context: line_through(points, flops_of_step(request.size, batch, context)), beyond
 
 

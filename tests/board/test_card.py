@@ -1,5 +1,8 @@
 from dataclasses import replace
 
+import torch
+
+from mfu_callback import Peak
 from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.finder import BatchSizeResult, Trial
@@ -39,3 +42,12 @@ def test_accumulation_and_a_search_in_the_card() -> None:
     text = card(facts, Summary(steps=0), found)
     assert "8 samples on each device, 4 of them in a step" in text
     assert "**batch_size = 8** within 1 GiB" in text
+
+
+def test_the_fastest_dtype_has_its_row_where_it_is_another() -> None:
+    peak = Peak(flops_per_sec=1e10, name="X", dtype=torch.bfloat16, source="measured: best of 20 matmuls")
+    fastest = replace(peak, flops_per_sec=1e11, dtype=torch.float32)
+    summary = Summary(steps=1, mfu=0.5, peak=peak, fastest=fastest)
+    row = "| MFU of the fastest dtype | 0.05 of 0.1 TFLOP/s, X in float32 (measured: best of 20 matmuls) |"
+    assert row in card(FACTS, summary, None)
+    assert "fastest dtype" not in card(FACTS, replace(summary, fastest=None), None)

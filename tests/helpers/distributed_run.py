@@ -3,7 +3,8 @@
 HOW is words joined by hyphens: a strategy (ddp, fsdp2, or tp, where pairs of processes share a batch), the number of
 processes, and any of these: "without" (no callback), "failing" (the count fails on the second rank), "raising" (the
 second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled" (the
-blocks are compiled), "uneven" (the second rank's batches are half as large), "modules" (modules are timed).
+blocks are compiled), "uneven" (the second rank's batches are half as large), "modules" (modules are timed), "told" (the
+first rank alone knows that bfloat16 is four times as fast).
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import mfu_callback.flops.compiled_regions
+import mfu_callback.lightning.peak_of_run
 from gpt import GPTModule
 from mfu_callback import MFUCallback
+from mfu_callback.peaks import DtypeRate, Peak
 from tests.helpers.runs import TINY, make_trainer, tiny_data
 
 STEPS = {2: 200, 4: 30}  # by the number of processes; four processes wait for one another a lot
 
 LOG_EVERY = 10
+RATES = {
+    dtype: DtypeRate(
+        peak=Peak(flops_per_sec=rate, name="X", dtype=dtype, source="measured: in turns"), in_training=rate
+    )
+    for dtype, rate in ((torch.float32, 1e12), (torch.bfloat16, 4e12))
+}
 
 
 class Breaking(GPTModule):
@@ -144,6 +153,9 @@ def main() -> None:
     )
     if "failing" in words and trainer.global_rank == 1:
         mfu_callback.flops.compiled_regions.compiled_calls_watched = lambda *_: 1 / 0
+    if "told" in words:
+        known = trainer.global_rank == 0
+        mfu_callback.lightning.peak_of_run.rates_in_training = lambda *_, **__: RATES if known else 1 / 0
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")
@@ -159,6 +171,7 @@ def main() -> None:
         "flops": None if count is None else (count.forward, count.thop, count.backward, count.recomputed),
         "uncounted": None if count is None else count.uncounted,
         "gathers": len(gathers),
+        "hints": None if summary is None else (summary.hints, summary.mfu_fastest),
         "modules": None if modules is None else {row.name: row.flops for row in modules},
     }
     torch.save(ends_with, directory / f"{sys.argv[2]}-{trainer.global_rank}.pt")

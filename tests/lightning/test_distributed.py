@@ -101,6 +101,14 @@ def test_one_collective_a_logging_step_and_one_at_the_end(ends):
         assert rank["gathers"] == 0
 
 
+def test_what_the_first_rank_knows_of_the_dtypes_is_told_on_every_rank(ends):
+    hint = 'bfloat16 matmuls run 4.0 times as fast as float32 on this device: precision="bf16-true".'
+    for rank in ends("ddp-2-told"):
+        hints, mfu_fastest = rank["hints"]
+        assert hints == (hint,)
+        assert mfu_fastest == pytest.approx(rank["summary"][2] / 4)
+
+
 def test_modules_are_told_under_ddp(ends):
     for rank in ends("ddp-2-modules"):
         assert rank["modules"][""] == 3 * TINY_FLOPS

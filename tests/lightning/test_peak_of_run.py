@@ -32,6 +32,9 @@ def is_bf16_slow():
 count_of_a_run = FlopCount(forward=1, thop=1, functional=0)
 
 
+AVX2 = {"float32": {"plain": 140e9, "transposed": 145e9}, "bfloat16": {"plain": 1.3e9, "transposed": 17e9}}
+
+
 class Meter:
     peaks = RunPeaks()
     hints = ()
@@ -98,6 +101,9 @@ def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
     of_run.find(torch.bfloat16)
     of_run.correct_dtype(count(float32=100))
     assert asked == [torch.bfloat16]
+    keep_rates(AVX2, CacheKey.of(CPU, torch.float32, torch.bfloat16))
+    of_run.compare(of_run.rates(measure=False), processes=1)
+    assert of_run._meter.hints == ()  # those of float32, in which it multiplies
 
 
 def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
@@ -198,9 +204,6 @@ def test_a_second_measurement_that_fails_leaves_the_first(monkeypatch):
     monkeypatch.setattr("mfu_callback.lightning.peak_of_run.measure_peak", lambda *_, **__: 1 / 0)
     peaks = RunPeaks.of(NOISY)
     assert settled(peaks) is peaks
-
-
-AVX2 = {"float32": {"plain": 140e9, "transposed": 145e9}, "bfloat16": {"plain": 1.3e9, "transposed": 17e9}}
 
 
 @pytest.mark.parametrize(("precision", "is_slow"), [("bf16-true", True), ("bf16-mixed", True), ("32-true", False)])
