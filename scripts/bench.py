@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import psutil
 import torch
 from rich.console import Console
 
@@ -29,7 +30,7 @@ from scripts.bench_parts.needs import parameters_of
 from scripts.bench_parts.plan import share_of
 from scripts.bench_parts.plot import draw
 from scripts.bench_parts.progress import Bar, Expected
-from scripts.bench_parts.row import Row, rate_text, table_of
+from scripts.bench_parts.row import Row, notes_of, rate_text, table_of
 from scripts.bench_parts.run import choice_of, expected_sec, request_of, run_size, survey
 
 AT_THE_END_SEC = 5.0  # for the table and the picture
@@ -49,7 +50,7 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Run what the command line asks for."""
-    started = time.time()
+    started = psutil.Process().create_time()  # imports take seconds
     parser = make_parser(__doc__)
     arguments = parser.parse_args()
     check(parser, arguments)
@@ -65,13 +66,14 @@ def main() -> None:
         for row in counted(arguments) if arguments.flops_only else measure(arguments, console):
             rows.append(row)
             write(rows, output)
-    except Interrupted as interrupted:
+        show(rows, arguments, output, console)
+    except Interrupted as interrupted:  # later ones are ignored
         status = 128 + interrupted.number
         name = signal.Signals(interrupted.number).name
         console.print(f"ended by {name}{'; the rows so far:' if rows else ' before the first row'}", highlight=False)
-    if rows:
-        write(rows, output)  # once more, in case that the signal came while it was written
-        show(rows, arguments, output, console)
+        if rows:
+            write(rows, output)  # once more, in case that it came while they were written
+            show(rows, arguments, output, console)
     sys.exit(status or int(any(row.error for row in rows)))
 
 
@@ -90,6 +92,8 @@ def write(rows: list[Row], output: Path) -> None:
 def show(rows: list[Row], arguments: argparse.Namespace, output: Path, console: Console) -> None:
     """Print the table and where the files are."""
     console.print(table_of(rows, title_of(rows, arguments)))
+    for note in notes_of(rows):
+        console.print(note, highlight=False, soft_wrap=True)
     if arguments.flops_only:
         print(f"rows in {output / 'bench.json'}")
         return
@@ -137,7 +141,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> Iterator[Row]:
             else:
                 bar.begin(size)
                 end_at = time.time() + share_of(arguments.end_at - time.time(), runnable)
-                row = run_size(request_of(size, choice.precision, arguments, machine, end_at), bar.listen)
+                request = request_of(size, choice.precision, arguments, machine, end_at)
+                row = run_size(request, bar.listen)
                 row = replace(row, reason=row.reason or choice.reason, parameters=parameters_of(size))
                 bar.end()
                 runnable -= 1

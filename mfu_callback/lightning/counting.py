@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -161,7 +162,9 @@ class Counting:
         too = f"model FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}"
         remedy = "Pass backward_factor='measured' to use the backward FLOPs that really run."
         if off > 0 and self._is_short_by_nature(count):
-            self._note_once(f"{ratio}, since its input gets no gradient, so {too}. {remedy}")
+            self._note_once(
+                f"{ratio}: one layer, whose input needs no gradient, is a large part of it. So {too}. {remedy}"
+            )
             return
         self._warn_once(
             "backward factor",
@@ -170,12 +173,14 @@ class Counting:
         )
 
     def _is_short_by_nature(self, count: FlopCount) -> bool:
-        """Whether only the gradient of the input is missing, in a model whose first layer is a large part of it.
+        """Whether nothing but the gradient of one layer's input is missing, and every parameter is trained.
 
-        Every weight's gradient takes as many FLOPs as the forward pass.
+        That gradient takes as many FLOPs as the layer's forward pass.
         """
-        ratio = count.backward_ratio
-        return ratio is not None and ratio >= 1 and all(one.requires_grad for one in self._module.parameters())
+        if count.backward is None or not all(parameter.requires_grad for parameter in self._module.parameters()):
+            return False
+        missing = 2 * count.forward - count.backward
+        return any(math.isclose(flops, missing, rel_tol=0.01) for flops in count.per_module.values())
 
     def _note_once(self, message: str) -> None:
         if not self._has_noted:

@@ -20,7 +20,7 @@ class ThreeDigits(float):
 
     def __format__(self, spec: str) -> str:
         number = float(self)
-        return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:#.3g}"
+        return f"{number:,.0f}" if abs(number) >= 99.95 else f"{number:#.3g}"
 
     def __str__(self) -> str:
         return format(self)

@@ -29,7 +29,7 @@ from mfu_callback.peaks.resolve import IN_FIT_SEC
 
 # Why MFU of a measured peak can exceed 1, besides the causes below.
 _MEASURED_ON_A_SLOW_MACHINE = (
-    "the peak was measured while the machine was slow (it is measured again at the end of fit;"
+    "the peak was measured while the machine was slow (a fit that looks for it measures it again at its end;"
     " `python -m mfu_callback.peaks` does it now)"
 )
 # Why MFU can exceed 1, most likely cause first.
@@ -97,25 +97,29 @@ class PeakOfRun:
         self.find(dtype)
 
     def settle(self) -> None:
-        """Measure a measured peak again at the end of fit if it is noisy or lower than what the run has reached."""
+        """Measure a measured peak again at the end of fit if it is noisy or lower than what the run has reached.
+
+        A second measurement that is not noisy decides. After a noisy one, the higher of both and of what the run has
+        reached is the peak.
+        """
         peaks = self._meter.peaks
-        if peaks.peak is None or peaks.achievable is None or isinstance(self._asked, Peak | Real):
+        if peaks.peak is None or peaks.of_matmuls is None or isinstance(self._asked, Peak | Real):
             return
-        is_exceeded = peaks.peak.flops_per_sec < peaks.achievable.flops_per_sec
-        if not peaks.peak.is_measured or not (peaks.peak.is_noisy or is_exceeded):
+        reached = max(peaks.achievable or peaks.peak, peaks.of_matmuls, key=_rate)
+        if not peaks.peak.is_measured or not (peaks.peak.is_noisy or peaks.peak.flops_per_sec < reached.flops_per_sec):
             return
-        _announce(f"the peak ({peaks.peak}) is measured once more, which takes {IN_FIT_SEC} s.")
+        _announce(f"the peak is measured once more, which takes {IN_FIT_SEC} s: the device was not idle when it was.")
         try:
-            again = self._measure_again(peaks.achievable)
+            again = self._measure_again(reached)
         except Exception:  # a driver can raise anything, and the figures are there without it
             return
-        peak = max(peaks.peak, again, key=lambda one: one.flops_per_sec)
-        self._meter.peaks = RunPeaks.of(peak).reached(peaks.achievable.flops_per_sec)
+        best = replace(max(peaks.of_matmuls, again, key=_rate), is_noisy=again.is_noisy)
+        self._meter.peaks = RunPeaks.of(best).reached(reached.flops_per_sec)
 
-    def _measure_again(self, achievable: Peak) -> Peak:
+    def _measure_again(self, reached: Peak) -> Peak:
         known = cached_peak(self._device, self._dtype)
         was_counted = self._meter.flops.first is not None
-        if known is not None and known.flops_per_sec < achievable.flops_per_sec and was_counted:
+        if known is not None and known.flops_per_sec < reached.flops_per_sec and was_counted:
             forget_peak(self._device, self._dtype)
         return measure_peak(self._device, self._dtype, time_limit_sec=IN_FIT_SEC)
 
@@ -126,7 +130,7 @@ class PeakOfRun:
             measure: Whether to measure what is not known.
         """
         try:
-            return rates_in_training(self._device, self._dtype, measure=measure)
+            return rates_in_training(self._device, self._dtype, measure=measure, announce=_announce)
         except Exception:  # as above
             return {}
 
@@ -152,6 +156,10 @@ class PeakOfRun:
             f"MFU is {window.mfu:.2f} but cannot exceed 1, so the measurement is wrong. Likely causes, most likely"
             f" first: {causes}. MFU is measured against {peak.description}. Pass peak= in FLOP/s, or flops= per token.",
         )
+
+
+def _rate(peak: Peak) -> float:
+    return peak.flops_per_sec
 
 
 def _announce(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -133,10 +134,10 @@ class MeasuredRun:
         if not self._is_measuring:
             return None
         totals = self._meter.run_totals()
-        self._peak.settle()
+        if totals.steps and not math.isnan(totals.flops):
+            self._peak.settle()
         ranks = self._all_ranks(self._meter.with_peaks(totals))
-        if _has_mfu(ranks):
-            self._peak.compare(self._rates_of_dtypes(), processes=self._trainer.num_devices)
+        self._peak.compare(self._rates_of_dtypes(), processes=self._trainer.num_devices)
         return self._sum_up(ranks)
 
     def break_off(self) -> Summary | None:
@@ -172,13 +173,17 @@ class MeasuredRun:
 
     def _sum_up(self, ranks: list[Totals]) -> Summary:
         summary = self._meter.summary(ranks)
+        if summary.steps:
+            self._peak.warn_if_above_one(Window(ranks=tuple(ranks)))
         self._is_measuring, self.is_over = False, True
         return summary
 
     def _rates_of_dtypes(self) -> dict[torch.dtype, DtypeRate]:
         """Those of rank zero, which alone measures them: processes that measured at once would slow each other."""
-        trainer = self._trainer
-        rates = self._peak.rates(measure=True) if trainer.is_global_zero else {}
+        trainer, count = self._trainer, self._meter.flops.first
+        has_matmuls = count is not None and count.forward > 0
+        measure = has_matmuls and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        rates = self._peak.rates(measure=measure) if trainer.is_global_zero else {}
         return rates if trainer.world_size == 1 else trainer.strategy.broadcast(rates)
 
     def _log(self) -> None:
@@ -208,7 +213,3 @@ class MeasuredRun:
         if subject not in self._warned:
             self._warned.add(subject)
             rank_zero_warn(message)
-
-
-def _has_mfu(ranks: list[Totals]) -> bool:
-    return all(rank.steps for rank in ranks) and Window(ranks=tuple(ranks)).mfu is not None

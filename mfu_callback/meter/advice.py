@@ -8,6 +8,10 @@ from typing import NamedTuple
 # A loop's own work for a step (hooks, metrics, progress bar) takes about a millisecond; the parts of a step that is not
 # much longer say nothing about the model.
 SHORTEST_STEP_SEC = 0.005
+# Before everything else.
+ABOVE_ONE = (
+    "MFU cannot exceed 1, so the peak, the FLOPs or the time is wrong: a warning in the log has the likely causes."
+)
 
 
 class Advice(NamedTuple):

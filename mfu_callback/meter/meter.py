@@ -82,6 +82,7 @@ class MFUMeter:
         self._step = Amounts()
         self._is_new_batch = False
         self._left_out_as: str | None = None
+        self._wall_time_sec: dict[str, float] | None = None
 
     def begin_step(self) -> None:
         """Start a step."""
@@ -138,7 +139,9 @@ class MFUMeter:
         Args:
             wait: Whether to wait until the device has finished its last steps.
         """
-        return self._own_part(self.ledger.run_totals(wait=wait))
+        totals = self._own_part(self.ledger.run_totals(wait=wait))
+        self._wall_time_sec = self.ledger.wall_time_sec()  # what is measured afterwards is not the run's
+        return totals
 
     def with_peaks(self, totals: Totals) -> Totals:
         """Totals of this device, taken earlier, with the peaks as they are now."""
@@ -155,9 +158,8 @@ class MFUMeter:
             "conventions": None if self.flops.first is None else str(self.conventions),
             "peak": self.peaks.peak,
             "achievable": self.peaks.achievable,
-            "fastest": self.peaks.worth_showing,
             "hints": self.hints,
-            "wall_time_sec": self.ledger.wall_time_sec(),
+            "wall_time_sec": self._wall_time_sec or self.ledger.wall_time_sec(),
         }
         if not ranks or not all(rank.steps for rank in ranks):
             return Summary(steps=0, **known)
@@ -168,8 +170,9 @@ class MFUMeter:
             self.flops.of_first,
             None if peak is None else peak.flops_per_sec * devices,
         )
-        step_time_sec = median(self.ledger.step_times)
-        return Summary.of(Window(ranks=tuple(ranks)), step_time_sec=step_time_sec, modules=modules, **known)
+        window = Window(ranks=tuple(ranks))
+        known["fastest"] = self.peaks.fastest_beyond(window.peak_flops_per_sec)
+        return Summary.of(window, step_time_sec=median(self.ledger.step_times), modules=modules, **known)
 
     def _own_part(self, totals: Totals) -> Totals:
         """This device's part of shared totals, with its memory and its peaks, which are at least what it reached."""

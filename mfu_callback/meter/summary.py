@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.meter.advice import advice_of_run
+from mfu_callback.meter.advice import ABOVE_ONE, advice_of_run
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.peaks import Peak
@@ -38,6 +38,7 @@ class Summary:
         achievable: The measured peak of the device.
         fastest: The highest peak of the device in any dtype that models are trained in, where MFU of it is less than
             four fifths of MFU; otherwise None.
+        mfu_fastest: Model FLOPs utilization, a fraction of that peak; None without it.
         hints: Sentences on settings that would make the matmuls of this run at least twice as fast.
         waterfall: The share of the machine that each part used or lost; sums to 1.
         wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
@@ -61,6 +62,7 @@ class Summary:
     peak: Peak | None = None
     achievable: Peak | None = None
     fastest: Peak | None = None
+    mfu_fastest: float | None = None
     hints: tuple[str, ...] = ()
     waterfall: dict[str, float] | None = None
     wall_time_sec: dict[str, float] | None = None
@@ -75,6 +77,9 @@ class Summary:
             known: The other fields; these override the window's figures.
         """
         figures = {field.name: getattr(window, field.name) for field in fields(cls) if hasattr(Window, field.name)}
+        fastest, tflops_per_sec = known.get("fastest"), window.device_tflops_per_sec
+        if fastest is not None and tflops_per_sec is not None:
+            figures["mfu_fastest"] = tflops_per_sec * 1e12 / fastest.flops_per_sec
         return cls(**figures | known)
 
     @property
@@ -87,14 +92,8 @@ class Summary:
     @property
     def advice(self) -> str | None:
         """What to change, one sentence a line: the hints, then the largest loss; None if there is nothing to say."""
-        return advice_of_run(self.hints, self.waterfall, self.step_time_sec)
-
-    @property
-    def mfu_fastest(self) -> float | None:
-        """Model FLOPs utilization, a fraction of the fastest dtype's peak; None where that says no more than MFU."""
-        if self.mfu is None or self.peak is None or self.fastest is None:
-            return None
-        return self.mfu * self.peak.flops_per_sec / self.fastest.flops_per_sec
+        wrong = () if self.mfu is None or self.mfu <= 1 else (ABOVE_ONE,)
+        return advice_of_run((*wrong, *self.hints), self.waterfall, self.step_time_sec)
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain data for JSON, with FLOPs per module and per dtype."""
@@ -105,5 +104,4 @@ class Summary:
         nested["hints"] = list(self.hints)
         if self.modules is not None:
             nested["modules"] = [asdict(figures) for figures in self.modules]
-        derived = {name: getattr(self, name) for name in ("mfu_fastest", "goodput", "advice")}
-        return plain | nested | derived
+        return plain | nested | {"goodput": self.goodput, "advice": self.advice}

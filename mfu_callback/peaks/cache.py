@@ -193,7 +193,7 @@ class _Kept(NamedTuple):
 def _better(kept: _Kept | None, peak: Peak, is_whole: bool, now: float) -> _Kept | None:
     """What to store after a sweep; None if nothing changes."""
     if peak.is_noisy:
-        return kept._replace(swept_at=now) if kept is not None and is_whole else None
+        return None
     new = _Kept(peak, int(is_whole), now if is_whole else 0.0)
     if kept is None:
         return new

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 
+import psutil
 import torch
 
 from mfu_callback.peaks.dtype_rates import DtypeRate
@@ -90,11 +92,13 @@ def _tf32_off(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def _one_thread(device: torch.device, processes: int) -> str | None:
-    if device.type != "cpu" or torch.get_num_threads() > 1 or (share := cores() // processes) < 2:
+    # Two hardware threads of one core multiply no faster than one.
+    share = min(cores(), psutil.cpu_count(logical=False) or cores()) // processes
+    if device.type != "cpu" or torch.get_num_threads() > 1 or share < 2:
         return None
+    remedy = "unset OMP_NUM_THREADS, or call" if "OMP_NUM_THREADS" in os.environ else "call"
     return (
-        f"torch computes with one thread where each process has {share} cores: unset OMP_NUM_THREADS, or call"
-        f" torch.set_num_threads({share})."
+        f"torch computes with one thread where each process has {share} cores: {remedy} torch.set_num_threads({share})."
     )
 
 

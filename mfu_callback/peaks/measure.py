@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
@@ -16,7 +17,7 @@ from mfu_callback.peaks.call_timers import CallTimer, call_timer_for
 from mfu_callback.peaks.peak import Peak
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
-from mfu_callback.peaks.this_machine import device_name, multiprocessors
+from mfu_callback.peaks.this_machine import device_name, multiprocessors, usable_cores
 
 _WHOLE_SWEEP_SEC = 1.0  # a shorter one is stored, but does not confirm a peak
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -88,13 +89,22 @@ def _sweep(
             timer or call_timer_for(device),
             time_limit_sec=time_limit_sec,
             now=now,
-            core_sec=_core_sec if device.type == "cpu" and timer is None else None,
+            core_sec=core_sec_of(device) if timer is None else None,
         )
 
 
-def _core_sec() -> float:
-    """Seconds that this process has computed, per thread: torch's threads do not sleep between matmuls."""
-    return process_time() / torch.get_num_threads()
+def core_sec_of(device: torch.device) -> Callable[[], float] | None:
+    """A clock of the seconds that this process has computed, per core that it uses; None where that is unknown.
+
+    Torch's threads do not sleep between matmuls, so on idle cores it runs as fast as the time.
+
+    Args:
+        device: The device; only a CPU has such a clock, and not under macOS, whose matmuls have threads of their own.
+    """
+    if device.type != "cpu" or sys.platform == "darwin":
+        return None
+    used = min(torch.get_num_threads(), usable_cores())
+    return lambda: process_time() / used
 
 
 def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callable[[], Any]:

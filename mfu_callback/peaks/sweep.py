@@ -86,7 +86,12 @@ class Sweep:
     @property
     def shared_cores(self) -> bool:
         """Whether other processes ran on the cores."""
-        return self.share_of_cores is not None and self.share_of_cores < _LEAST_SHARE_OF_CORES
+        return self.share_of_cores is not None and are_shared(self.share_of_cores)
+
+
+def are_shared(share_of_cores: float) -> bool:
+    """Whether other processes took cores from a process that had them for this share of the time."""
+    return share_of_cores < _LEAST_SHARE_OF_CORES
 
 
 def sweep_shapes(
@@ -111,7 +116,7 @@ def sweep_shapes(
         timer: Times the calls of the matmuls.
         time_limit_sec: About how long the whole sweep takes, in seconds.
         now: The clock, in seconds.
-        core_sec: The seconds that this process has computed so far, divided by its threads; None if unknown.
+        core_sec: The seconds that this process has computed so far, per core that it uses; None if unknown.
 
     Raises:
         RuntimeError: If the first matmul cannot be computed.

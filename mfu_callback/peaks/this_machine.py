@@ -48,6 +48,24 @@ def multiprocessors(device: torch.device | str) -> int | None:
     return None
 
 
+def usable_cores() -> float:
+    """The number of cores that this process is given at a time: those it may run on, or its quota if that is less."""
+    return min([float(cores()), *_quotas()])
+
+
+def _quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """The quotas in cores of this process's control groups (version 2), which containers set."""
+    try:
+        group = own.read_text().strip().rpartition("::/")[2]
+        directory = root / group
+        quotas = [
+            file.read_text().split() for one in (directory, *directory.parents) if (file := one / "cpu.max").exists()
+        ]
+        return [int(quota) / int(period) for quota, period in quotas if quota != "max"]
+    except (OSError, ValueError):
+        return []
+
+
 def cores() -> int:
     """The number of cores that this process may run on."""
     process = psutil.Process()

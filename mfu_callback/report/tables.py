@@ -13,7 +13,7 @@ from mfu_callback.logs.figures import step_time_sec
 
 _BAR_WIDTH = 30
 _SMALLEST_SHARE = 0.01  # modules and parts of the wall time with less are left out
-_MOST_PARTS = 4  # of the wall time
+_MOST_PARTS = 2  # of the wall time
 
 
 def print_figures(figures: Mapping[str, Any], *, title: str, console: Console, details: bool = False) -> None:

@@ -49,7 +49,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     add(
         "--max-steps",
         type=int,
-        help="optimizer steps, including 2 warm-up steps (default: as the time allows, 30 at most)",
+        help="optimizer steps, including warm-up: 2, or 1 of fewer than 5 (default: as the time allows, 30 at most)",
         default=argparse.SUPPRESS,
     )
     add("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")

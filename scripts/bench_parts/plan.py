@@ -15,9 +15,10 @@ FEWEST_STEPS = 2  # one to count FLOPs, one to measure
 ENOUGH_SEC = 60.0  # of training; more does not make a row better
 LARGER_BATCH_SEC = 20.0  # batches above 1 are for machines that train five of them in this time
 BATCHES = (8, 4, 2, 1)
+_SHORTEST_SEC = 1e-4  # of a step; also where nothing is known of it
 CONTEXTS = (1024, 512, 256, 128, 64, 32, 16, 8)
 # Of the memory; the rest is for the process itself and for what the prediction does not see.
-_USABLE = 0.95
+USABLE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +71,12 @@ def plan_of(
     shapes = [shape for shape in _shapes(wish) if shape[0] * shape[1] <= most_tokens] or list(_shapes(wish))[-1:]
     steps = wish.max_steps or WARMUP_STEPS + MEASURED_STEPS
     for batch_size, context_length in shapes:
-        each = step_sec(batch_size, context_length)
+        each = max(step_sec(batch_size, context_length), _SHORTEST_SEC)
         is_comfortable = batch_size == 1 or batch_size == wish.batch_size or steps * each <= LARGER_BATCH_SEC
         if steps * each <= seconds and is_comfortable:
             return _plan(batch_size, context_length, wish.max_steps or _steps_in(min(seconds, ENOUGH_SEC), each), each)
     batch_size, context_length = shapes[-1]
-    each = step_sec(batch_size, context_length)
+    each = max(step_sec(batch_size, context_length), _SHORTEST_SEC)
     fitting = int(seconds / each)
     return _plan(batch_size, context_length, fitting, each) if fitting >= FEWEST_STEPS else None
 
@@ -91,7 +92,7 @@ def choose_precision(precisions: Sequence[str], memory_of: Callable[[str], float
     needs = {}
     for precision in precisions:
         needs[precision] = memory_of(precision)
-        if needs[precision] <= _USABLE * available_bytes:
+        if needs[precision] <= USABLE * available_bytes:
             return Choice(precision=precision, reason=_why_not(needs, available_bytes, without=precision))
     return Choice(precision=None, reason=_why_not(needs, available_bytes))
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _SECONDS_TO_END = 1.0  # after a request to end, before it is ended by force
 
@@ -58,6 +58,13 @@ def run_script(name: str, argument: str, listen: Callable[[dict[str, Any]], None
         _end(process)
     if process.returncode:
         raise EndedError(f"{how_it_ended(process.returncode)}; see {log}")
+
+
+def events_to_stdout() -> TextIO:
+    """Returns a stream to standard output that nothing else writes to from now on, C libraries included."""
+    events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return events
 
 
 def end_with_parent() -> None:

@@ -124,16 +124,20 @@ def rate_text(tokens_per_sec: float) -> str:
 
 
 def table_of(rows: Sequence[Row], title: str) -> Table:
-    """Returns the benchmark's table without empty columns; reasons and errors are listed below it."""
+    """Returns the benchmark's table without empty columns; `notes_of` are for below it."""
     columns = [column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)]
     if all(row.mfu_achievable == row.mfu for row in rows):  # as where the peak is the measured one
         columns = [column for column in columns if column.field != "mfu_achievable"]
     if any(row.tokens_per_sec is not None for row in rows):  # the table is wide
         columns = [column for column in columns if column.field != "forward_flops_thop"]
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column.head, justify="left" if column.field in _TEXT else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(column.cell(row) for column in columns))
-    table.caption = "\n".join(f"{row.size}: {row.error or row.reason}" for row in rows if row.error or row.reason)
     return table
+
+
+def notes_of(rows: Sequence[Row]) -> list[str]:
+    """Returns the reasons and errors of the rows."""
+    return [f"{row.size}: {row.error or row.reason}" for row in rows if row.error or row.reason]

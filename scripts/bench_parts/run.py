@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench_parts.needs import bytes_per_token, flops_of_step, memory_of_step, parameters_of, state_bytes
-from scripts.bench_parts.plan import CONTEXTS, Choice, Wish, by_speed, choose_precision, plan_of, share_of
+from scripts.bench_parts.plan import (
+    CONTEXTS,
+    FEWEST_STEPS,
+    USABLE,
+    Choice,
+    Wish,
+    by_speed,
+    choose_precision,
+    plan_of,
+    share_of,
+)
 from scripts.bench_parts.process import EndedError, OutOfTimeError, run_script
 from scripts.bench_parts.row import Request, Row
 
@@ -54,21 +64,40 @@ def survey(arguments: argparse.Namespace) -> Machine:
 def choice_of(size: str, arguments: argparse.Namespace, machine: Machine) -> Choice:
     """Returns the precision of a size: the one that was asked for, or else the fastest that fits into the memory."""
     asked = [arguments.precision] if arguments.precision != "auto" else by_speed(machine.rates) or ["32-true"]
-    if arguments.strategy not in ("auto", "ddp"):  # others may divide the model among the devices
+    if is_sharded(arguments):
         return Choice(precision=asked[0])
     context = arguments.context_length or CONTEXTS[-1]
     tokens = context * (arguments.batch_size if isinstance(arguments.batch_size, int) else 1)
-    choice = choose_precision(asked, lambda one: memory_of_step(size, one, tokens), machine.memory_bytes)
+    available = memory_of_one(arguments, machine)
+    choice = choose_precision(asked, lambda one: memory_of_step(size, one, tokens), available)
     if choice.precision is None and arguments.precision not in ("auto", "bf16-true"):
         return replace(choice, reason=f"{choice.reason}: try --precision bf16-true --sizes {size}")
     return choice
+
+
+def is_sharded(arguments: argparse.Namespace) -> bool:
+    """Whether the strategy may divide the model among the devices, so that its memory is not known here."""
+    return arguments.strategy not in ("auto", "ddp")
+
+
+def memory_of_one(arguments: argparse.Namespace, machine: Machine) -> float:
+    """Returns the available memory of one process; those on a CPU share it."""
+    return machine.memory_bytes / (arguments.devices if arguments.accelerator == "cpu" else 1)
+
+
+def most_tokens(size: str, precision: str, arguments: argparse.Namespace, machine: Machine) -> float:
+    """Returns about the tokens of the largest batch that fits into the memory of one process."""
+    if is_sharded(arguments):
+        return math.inf
+    usable = USABLE * memory_of_one(arguments, machine) - state_bytes(size, precision)
+    return usable / bytes_per_token(size, precision)
 
 
 def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machine: Machine) -> float:
     """Returns the seconds that a size is expected to take, from the rate of the matmuls alone."""
     if choice.precision is None:
         return 0.0
-    rate = machine.rates.get(choice.precision, math.inf) * EFFICIENCY
+    rate = rate_of(choice.precision, machine)
     start = START_SEC + parameters_of(size) / PARAMETERS_PER_SEC
     share = share_of(arguments.end_at - time.time(), len(arguments.sizes))
     is_searched = arguments.batch_size == "auto"
@@ -77,8 +106,24 @@ def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machi
         context_length=arguments.context_length,
         max_steps=arguments.max_steps,
     )
-    plan = plan_of(wish, lambda batch, context: flops_of_step(size, batch, context) / rate, seconds=share - start)
-    return share if plan is None or is_searched else start + plan.seconds
+    if rate is None or is_searched:
+        return share
+    seconds = lambda batch, context: flops_of_step(size, batch, context) / (EFFICIENCY * rate)  # noqa: E731
+    plan = plan_of(wish, seconds, seconds=share - start)
+    return share if plan is None else start + plan.seconds
+
+
+def rate_of(precision: str, machine: Machine) -> float | None:
+    """Returns the FLOP/s of the matmuls of a precision, those of its dtype; None if unknown."""
+    same = (rate for name, rate in machine.rates.items() if name.split("-")[0] == precision.split("-")[0])
+    return next(same, None)
+
+
+def least_sec(request: Request) -> float:
+    """Returns about the seconds of the shortest run of a size, which fills its memory twice and trains a few steps."""
+    rate = EFFICIENCY * (request.flops_per_sec or math.inf)
+    steps = FEWEST_STEPS * flops_of_step(request.size, request.batch_size or 1, request.context_length or CONTEXTS[-1])
+    return START_SEC + 2 * parameters_of(request.size) / PARAMETERS_PER_SEC + 2 * steps / rate
 
 
 def request_of(size: str, precision: str, arguments: argparse.Namespace, machine: Machine, end_at: float) -> Request:
@@ -90,8 +135,8 @@ def request_of(size: str, precision: str, arguments: argparse.Namespace, machine
         "precision": precision,
         "batch_size": None if is_searched else arguments.batch_size,
         "find_batch_size": is_searched,
-        "most_tokens": (machine.memory_bytes - state_bytes(size, precision)) / bytes_per_token(size, precision),
-        "flops_per_sec": machine.rates.get(precision),
+        "most_tokens": most_tokens(size, precision, arguments, machine),
+        "flops_per_sec": rate_of(precision, machine),
         "end_at": end_at,
     }
     return Request(**fields | own)
@@ -112,7 +157,7 @@ def run_size(request: Request, listen: Callable[[dict[str, Any]], None]) -> Row:
     try:
         run_script("worker", json.dumps(asdict(request)), take, log=log, end_at=request.end_at)
     except OutOfTimeError:
-        needed = math.ceil(2 * given / 60) + 1
+        needed = math.ceil(max(2 * given, least_sec(request)) / 60) + 1
         reason = f"not over in the {given:.0f} s left for it: --sizes {request.size} --minutes {needed}"
         return found[0] if found else Row(size=request.size, precision=request.precision, reason=reason)
     except EndedError as error:

@@ -14,16 +14,18 @@ import torch
 from mfu_callback.finder.limits.available import available_bytes
 from mfu_callback.peaks import rates_in_training
 from mfu_callback.peaks.hints import PRECISIONS, rates_text
-from scripts.bench_parts.process import end_with_parent
+from scripts.bench_parts.process import end_with_parent, events_to_stdout
 
 
 def main() -> None:
     """Measure, and write the result."""
+    events = events_to_stdout()
     device = torch.device(sys.argv[1])
     rates = rates_in_training(device)
     by_precision = {PRECISIONS[dtype]: rate.in_training for dtype, rate in rates.items()}
     memory = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_bytes()
-    print(json.dumps({"rates": by_precision, "text": rates_text(rates), "memory_bytes": memory}), flush=True)
+    found = {"rates": by_precision, "text": rates_text(rates), "memory_bytes": memory}
+    print(json.dumps(found), file=events, flush=True)
 
 
 if __name__ == "__main__":

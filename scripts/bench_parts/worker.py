@@ -26,7 +26,7 @@ from mfu_callback import BatchSizeFinder, MFUCallback, measure_peak
 from mfu_callback.peaks.this_machine import device_name
 from scripts.bench_parts.needs import flops_of_step, parameters_of
 from scripts.bench_parts.plan import CONTEXTS, FEWEST_STEPS, MOST_STEPS, Plan, Wish, line_through, plan_of
-from scripts.bench_parts.process import end_with_parent
+from scripts.bench_parts.process import end_with_parent, events_to_stdout
 from scripts.bench_parts.replaced import vector_peak
 from scripts.bench_parts.row import Request, Row
 
@@ -141,7 +141,7 @@ def time_of_a_step(request: Request, module: GPTModule) -> tuple[Callable[[int, 
     Where first steps would be unlike those that follow, it is computed from the rate of the device's matmuls.
     """
     if request.compile or request.devices > 1 or request.find_batch_size:
-        rate = (request.flops_per_sec or math.inf) * EFFICIENCY
+        rate = (request.flops_per_sec or math.inf) * EFFICIENCY  # unknown: as many steps as there is time for
         return lambda batch, context: flops_of_step(request.size, batch, context) / rate, 0.0
     times = FirstSteps(request.end_at - time.time())
     trainer = make_trainer(request, [times], max_steps=len(FIRST_CONTEXTS))
@@ -230,8 +230,8 @@ def make_row(request: Request, trainer: Trainer, data: RandomTokens, callback: M
     known["context_length"] = data.dataset.context_length
     if summary is None or not summary.steps:
         return Row(**known, reason=f"no step was measured in its time: --sizes {request.size} with more --minutes")
-    assert summary.peak is not None
-    assert summary.flops is not None
+    if summary.mfu is None or summary.peak is None or summary.flops is None:
+        return Row(**known, error=f"MFU is unknown; see {request.output}/logs/{request.size}.log")
     achievable = summary.achievable or measure_peak(device, dtype)
     scale = summary.peak.flops_per_sec / achievable.flops_per_sec
     return Row(
@@ -244,7 +244,7 @@ def make_row(request: Request, trainer: Trainer, data: RandomTokens, callback: M
         tokens_per_sec=summary.tokens_per_sec,
         step_time_sec=summary.step_time_sec,
         mfu=summary.mfu,
-        mfu_achievable=None if summary.mfu is None else summary.mfu * scale,
+        mfu_achievable=min(summary.mfu * scale, 1.0) if summary.achievable is None else summary.mfu_achievable,
         mfu_fastest=summary.mfu_fastest,
         peak_memory_bytes=peak_memory_bytes(device),
         peak_flops_per_sec=summary.peak.flops_per_sec,
@@ -274,8 +274,7 @@ def report(**event: Any) -> None:
 
 
 if __name__ == "__main__":
-    # Standard output carries only the events; everything else that is printed goes to the log.
-    TELL, sys.stdout = sys.stdout, sys.stderr
+    TELL = events_to_stdout()  # everything else that is printed goes to the log
     end_with_parent()
     Path(Request(**json.loads(sys.argv[1])).output).mkdir(parents=True, exist_ok=True)
     main()

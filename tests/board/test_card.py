@@ -47,7 +47,7 @@ def test_accumulation_and_a_search_in_the_card() -> None:
 def test_the_fastest_dtype_has_its_row_where_it_is_another() -> None:
     peak = Peak(flops_per_sec=1e10, name="X", dtype=torch.bfloat16, source="measured: best of 20 matmuls")
     fastest = replace(peak, flops_per_sec=1e11, dtype=torch.float32)
-    summary = Summary(steps=1, mfu=0.5, peak=peak, fastest=fastest)
+    summary = Summary(steps=1, mfu=0.5, peak=peak, fastest=fastest, mfu_fastest=0.05)
     row = "| MFU of the fastest dtype | 0.05 of 0.1 TFLOP/s, X in float32 (measured: best of 20 matmuls) |"
     assert row in card(FACTS, summary, None)
     assert "fastest dtype" not in card(FACTS, replace(summary, fastest=None), None)

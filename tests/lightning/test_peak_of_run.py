@@ -135,9 +135,7 @@ def test_mfu_above_one_of_a_measured_peak_has_the_remedy_first(asked, monkeypatc
     of_run, warnings = make()
     of_run._meter.peaks = RunPeaks.of(MEASURED)
     of_run.warn_if_above_one(window(mfu=1.32))
-    assert (
-        "(1) the peak was measured while the machine was slow (it is measured again at the end of fit;" in warnings[0]
-    )
+    assert "(1) the peak was measured while the machine was slow (a fit that looks for it" in warnings[0]
     assert "`python -m mfu_callback.peaks` does it now)" in warnings[0]
 
 
@@ -169,7 +167,23 @@ def test_a_noisy_peak_is_measured_again_at_the_end_of_fit(again):
     peaks = settled(RunPeaks.of(NOISY))
     assert again == [(CPU, torch.bfloat16, 1.2)]
     assert peaks.peak.flops_per_sec == peaks.achievable.flops_per_sec == 260e12
+    assert not peaks.peak.is_noisy
     assert settled(RunPeaks.of(replace(NOISY, flops_per_sec=270e12))).peak.flops_per_sec == 270e12
+
+
+def test_flops_that_were_counted_too_high_do_not_become_the_peak(again):
+    peaks = RunPeaks.of(NOISY).reached(900e12)  # matmuls have reached 250e12
+    assert peaks.peak.flops_per_sec == 900e12  # a noisy measurement can be that low
+    peaks = settled(peaks)
+    assert (peaks.peak.flops_per_sec, peaks.achievable.flops_per_sec) == (260e12, 900e12)  # MFU is above 1, and said
+    assert RunPeaks.of(NOISY).reached(1100e12).peak is NOISY
+
+
+def test_after_a_second_noisy_measurement_the_highest_rate_is_the_peak(monkeypatch):
+    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.measure_peak", lambda *_, **__: NOISY)
+    peaks = settled(RunPeaks.of(NOISY).reached(300e12))
+    assert peaks.peak.flops_per_sec == peaks.achievable.flops_per_sec == 300e12
+    assert peaks.peak.source == "measured: this run reached it, where matmuls alone reached 250 TFLOP/s (noisy)"
 
 
 def test_a_peak_that_the_run_exceeded_is_measured_again_and_an_earlier_one_forgotten(again):

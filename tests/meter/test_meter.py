@@ -194,7 +194,7 @@ MEASURED = Peak(flops_per_sec=1e4, name="test", dtype=torch.float32, source="mea
 
 
 def test_a_run_that_is_faster_than_its_noisy_measured_peak_has_what_it_reached_as_its_peak(now):
-    meter = make_meter(now, flops=1000, peak=replace(MEASURED, is_noisy=True))
+    meter = make_meter(now, flops=1000, peak=replace(MEASURED, is_noisy=True))  # 32,000 FLOPs a step
     run_step(meter, now, [TOKENS], ((Phase.FORWARD, 1.0), (Phase.DATA, 1.0)))
     window = Window(ranks=(meter.take_window(),))
     assert (window.mfu, window.mfu_achievable) == pytest.approx((0.5, 0.5))

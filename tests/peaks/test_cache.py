@@ -90,7 +90,7 @@ def test_a_peak_that_proved_too_low_can_be_forgotten():
     assert cached_peak(CPU, BF16) is None
 
 
-@pytest.mark.parametrize("second", [PEAK, replace(PEAK, flops_per_sec=0.5e12), replace(NOISY, flops_per_sec=0.5e12)])
+@pytest.mark.parametrize("second", [PEAK, replace(PEAK, flops_per_sec=0.5e12)])
 def test_a_confirmed_peak_is_measured_again_after_a_day_and_then_rests_for_another(second):
     day = 24 * 3600
     for at in (100.0, 200.0):
@@ -100,6 +100,15 @@ def test_a_confirmed_peak_is_measured_again_after_a_day_and_then_rests_for_anoth
     assert cached_peak(CPU, BF16) == PEAK
     keep_best(second, key(), now=lambda: 300 + day)
     assert confirmed_peak(CPU, BF16, now=lambda: 299 + 2 * day) == PEAK
+
+
+def test_a_noisy_sweep_confirms_nothing():
+    day = 24 * 3600
+    for at in (100.0, 200.0):
+        keep_best(PEAK, key(), now=lambda at=at: at)
+    keep_best(replace(NOISY, flops_per_sec=0.5e12), key(), now=lambda: 300 + day)
+    assert confirmed_peak(CPU, BF16, now=lambda: 300 + day) is None
+    assert cached_peak(CPU, BF16) == PEAK
 
 
 def test_a_peak_that_is_not_kept_leaves_no_file(directory):

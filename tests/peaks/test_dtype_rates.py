@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mfu_callback.peaks import rates_in_training
-from mfu_callback.peaks.cache import CacheKey, keep_best, keep_rates
+from mfu_callback.peaks.cache import CacheKey, cached_rates, keep_best, keep_rates
 from mfu_callback.peaks.call_timers import HostCallTimer
 from mfu_callback.peaks.dtype_rates import compare_dtypes, trainable_dtypes
 from mfu_callback.peaks.peak import Peak
@@ -18,6 +18,8 @@ AMX = {FP32: (230e9, 240e9), BF16: (0.4e12, 1.0e12)}
 
 class FakeDevice:
     """Multiplies at given rates on a clock that only it moves; `slow` makes it slower for a while."""
+
+    share = 1.0
 
     def __init__(self, rates, slow=lambda now: 1.0):
         self.time, self.rates, self.slow, self.calls = 0.0, rates, slow, []
@@ -35,7 +37,10 @@ class FakeDevice:
     def compare(self, *dtypes, device=CPU):
         timer = HostCallTimer(synchronize=lambda: None, now=lambda: self.time)
         now = lambda: self.time  # noqa: E731
-        return compare_dtypes(device, dtypes, time_limit_sec=1.8, timer=timer, now=now, matmul=self.matmul)
+        core_sec = lambda: self.time * self.share  # noqa: E731
+        return compare_dtypes(
+            device, dtypes, time_limit_sec=1.5, timer=timer, now=now, matmul=self.matmul, core_sec=core_sec
+        )
 
 
 def as_found(rates):
@@ -48,20 +53,40 @@ def as_found(rates):
 @pytest.mark.parametrize("rates", [AVX2, AMX])
 def test_both_layouts_of_each_dtype_have_their_rates(rates):
     device = FakeDevice(rates)
-    found = device.compare(FP32, BF16)
+    found, is_noisy = device.compare(FP32, BF16)
+    assert not is_noisy
     for name, both in as_found(rates).items():
         assert found[name] == pytest.approx(both)
     assert device.time < 2.0
 
 
 def test_a_machine_that_is_slow_for_a_second_slows_all_dtypes_alike():
-    found = FakeDevice(AMX, slow=lambda now: 4.0 if now > 0.5 else 1.0).compare(FP32, BF16)
+    found, _ = FakeDevice(AMX, slow=lambda now: 4.0 if now > 0.5 else 1.0).compare(FP32, BF16)
     assert found["bfloat16"]["transposed"] / found["float32"]["transposed"] == pytest.approx(1.0e12 / 240e9)
 
 
 def test_a_dtype_that_the_device_cannot_multiply_is_left_out():
-    assert list(FakeDevice(AVX2).compare(FP32, FP16, BF16)) == ["float32", "bfloat16"]
-    assert FakeDevice({}).compare(FP32, BF16) == {}
+    assert list(FakeDevice(AVX2).compare(FP32, FP16, BF16)[0]) == ["float32", "bfloat16"]
+    assert FakeDevice({}).compare(FP32, BF16)[0] == {}
+
+
+def test_a_matmul_that_was_slow_for_a_moment_is_not_taken_for_a_large_one():
+    """Short matmuls suffer most from a thread that is kept from its core."""
+    calls = iter(range(10**9))
+    device = FakeDevice(AVX2, slow=lambda now: 40.0 if next(calls) in (0, 1, 2) else 1.0)
+    found, _ = device.compare(FP32, BF16)
+    assert found["float32"]["plain"] == pytest.approx(140e9)
+    assert max(shape.m for dtype, shape in device.calls if dtype == FP32) > 256
+
+
+def test_rates_of_a_busy_machine_are_noisy_and_not_kept(monkeypatch):
+    device = FakeDevice(AVX2)
+    device.share = 0.6
+    rates, is_noisy = device.compare(FP32, BF16)
+    assert is_noisy
+    monkeypatch.setattr("mfu_callback.peaks.dtype_rates.compare_dtypes", lambda *_, **__: (rates, is_noisy))
+    assert rates_in_training(CPU)[FP32].peak.is_noisy
+    assert cached_rates(CacheKey.of(CPU, FP32, BF16)) is None
 
 
 def test_no_call_is_so_long_that_the_others_get_no_turn():
@@ -106,12 +131,14 @@ def test_it_is_measured_once(monkeypatch, own_cache):
 
     def compare(device, dtypes, *, time_limit_sec):
         asked.append((dtypes, time_limit_sec))
-        return as_found(dict.fromkeys(dtypes, (1000000000.0, 1000000000.0)))
+        return as_found(dict.fromkeys(dtypes, (1e9, 1e9))), False
 
     monkeypatch.setattr("mfu_callback.peaks.dtype_rates.compare_dtypes", compare)
+    said = []
     for _ in range(2):
-        assert list(rates_in_training(CPU, FP16)) == [FP32, BF16, FP16]
-    assert asked == [((FP32, BF16, FP16), 1.8)]
+        assert list(rates_in_training(CPU, FP16, announce=said.append)) == [FP32, BF16, FP16]
+    assert said == ["the dtypes of this device are compared, which takes up to 2 s, once."]
+    assert asked == [((FP32, BF16, FP16), 1.5)]
     assert rates_in_training(CPU, torch.float8_e4m3fn, measure=False) == {}
 
 
@@ -135,7 +162,7 @@ def test_a_dtype_of_a_known_device_that_is_not_supported_is_no_choice(no_measure
 def test_this_machine():
     before = torch.get_rng_state()
     dtypes = trainable_dtypes(CPU)
-    found = compare_dtypes(CPU, dtypes, time_limit_sec=0.5)
+    found, _ = compare_dtypes(CPU, dtypes, time_limit_sec=0.5)
     assert list(found) == ["float32", "bfloat16"]
     assert all(1e7 < rate < 1e15 for both in found.values() for rate in both.values())
     assert torch.equal(torch.get_rng_state(), before)

@@ -28,10 +28,12 @@ A100 = rates(float32=19_500, float16=312_000, bfloat16=312_000)
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch):
+def all_cores(monkeypatch):
     """All cores are used."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("mfu_callback.peaks.hints.cores", lambda: 4)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,19 @@ def test_one_thread_where_there_are_more_cores(monkeypatch, threads, cores, proc
         )
     )
     assert hints_for(torch.device("mps"), FP32, AVX2) == ()
+
+
+def test_hardware_threads_are_no_cores(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 1)
+    assert hints_for(CPU, FP32, AVX2) == ()
+
+
+def test_a_variable_that_is_not_set_is_not_mentioned(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    (hint,) = hints_for(CPU, FP32, AVX2)
+    assert hint == "torch computes with one thread where each process has 4 cores: call torch.set_num_threads(4)."
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ FULL = replace(
     step_time_sec_max=0.3027,
     phases_sec={"data": 0.05, "forward": 0.0812, "backward": 0.123, "optimizer": 0.0098, "other": 0.00123},
     mfu_achievable=0.625,
+    mfu_fastest=0.158,
     hfu=0.5513,
     flops=replace(SUMMARY.flops, uncounted=tuple(f"lab::operator_{index}" for index in range(40))),
     peak=replace(SUMMARY.peak, is_noisy=True, source="given: peak="),
@@ -132,7 +133,7 @@ def test_an_impossible_share_does_not_run_off_the_page(mfu):
 def test_what_the_wall_time_went_to_and_the_advice():
     wall = {"training": 60.0, "setup": 20.0, "validation": 15.5, "rest": 4.5, "warmup": 0.0}
     text = printed(replace(SUMMARY, wall_time_sec=wall, phases_sec={"data": 0.05, "forward": 0.2}))
-    assert "60.0% of 100 s was measured training; 20 s setup, 15.5 s validation, 4.5 s rest" in text
+    assert "60.0% of 100 s was measured training; 20 s setup, 15.5 s validation" in text
     assert "0.25 s mean = 0.05 data + 0.2 forward" in text
     assert "25 % of the time is spent waiting for data: more workers (num_workers), or pin_memory." in text
 

@@ -18,7 +18,7 @@ from mfu_callback import count_flops, model_flops_utilization
 from scripts import bench
 from scripts.bench_parts.progress import Expected
 from scripts.bench_parts.replaced import RESULTS, vector_peak
-from scripts.bench_parts.row import Request, Row, table_of
+from scripts.bench_parts.row import Request, Row, notes_of, table_of
 from scripts.bench_parts.run import Machine, run_size
 from tests.helpers.runs import FakeNow
 
@@ -184,7 +184,7 @@ def test_a_size_that_fails_is_a_row_with_its_error_and_the_table_shows_it(tmp_pa
     assert row.error.startswith("ValueError: You selected an invalid strategy name")
     table = table_of([row, Row(size="gpt-xl", mfu=0.5)], "title")
     assert [column.header for column in table.columns] == ["size", "MFU"]
-    assert row.error in table.caption
+    assert notes_of([row, Row(size="gpt-xl", mfu=0.5)]) == [f"gpt-small: {row.error}"]
 
 
 def test_a_size_that_is_late_is_ended_and_says_which_option_would_run_it(tmp_path):
