@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
 
@@ -141,8 +142,9 @@ class PeakOfRun:
             rates: The rates of this run's dtype and of those that it could run in.
             processes: Number of processes on this machine that compute this run.
         """
-        self._meter.hints = hints_for(self._device, self._dtype, rates, processes=processes)
         self._meter.peaks = replace(self._meter.peaks, fastest=fastest_peak(rates))
+        with suppress(Exception):  # as above
+            self._meter.hints = hints_for(self._device, self._dtype, rates, processes=processes)
 
     def warn_if_above_one(self, window: Window) -> None:
         """Warn if MFU exceeds 1, and list the likely causes."""

@@ -242,8 +242,10 @@ def test_a_run_in_a_dtype_that_is_slow_here_is_told_so(precision, is_slow):
     assert ("float32 matmuls run" in (callback.summary.advice or "")) is is_slow
 
 
-def test_rates_that_cannot_be_had_cost_the_hints_alone(monkeypatch):
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.rates_in_training", lambda *_, **__: 1 / 0)
+@pytest.mark.parametrize("failing", ["rates_in_training", "hints_for"])
+def test_rates_that_cannot_be_had_cost_the_hints_alone(monkeypatch, failing):
+    keep_rates({"float32": AVX2["float32"]}, CacheKey.of(CPU, torch.float32, torch.bfloat16))
+    monkeypatch.setattr(f"mfu_callback.lightning.peak_of_run.{failing}", lambda *_, **__: 1 / 0)
     callback, _ = fit(Step(two_layers()))
     assert (callback.summary.hints, callback.summary.fastest) == ((), None)
     assert callback.summary.mfu > 0
@@ -269,6 +271,23 @@ def test_a_run_is_warned_of_it_once():
     with pytest.warns(UserWarning, match="so the measurement is wrong. Likely causes, most likely first") as seen:
         make_trainer(MFUCallback(peak=1.0, warmup_steps=0), max_steps=6).fit(Step(two_layers()))
     assert sum("the measurement is wrong" in str(warning.message) for warning in seen) == 1
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_a_run_that_ends_before_it_logs_is_warned_all_the_same(breaks_off):
+    class BreaksOff(Step):
+        def training_step(self, batch, batch_idx):
+            if breaks_off and batch_idx == 5:
+                raise ArithmeticError
+            return super().training_step(batch, batch_idx)
+
+    callback = MFUCallback(peak=1.0, warmup_steps=0)
+    with (
+        pytest.warns(UserWarning, match="so the measurement is wrong"),
+        pytest.raises(ArithmeticError) if breaks_off else nullcontext(),
+    ):
+        make_trainer(callback, max_steps=6, log_every_n_steps=50).fit(BreaksOff(two_layers()))
+    assert callback.summary.advice.splitlines()[0].startswith("MFU cannot exceed 1, so the peak, the FLOPs or the time")
 
 
 class OwnAutocast(Step):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from scripts import bench
 from scripts.bench_parts.progress import Expected
 from scripts.bench_parts.replaced import RESULTS, vector_peak
 from scripts.bench_parts.row import Request, Row, notes_of, table_of
-from scripts.bench_parts.run import Machine, run_size
+from scripts.bench_parts.run import Machine, choice_of, expected_sec, request_of, run_size
 from tests.helpers.runs import FakeNow
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -226,6 +227,31 @@ def test_a_size_that_does_not_fit_is_a_row_and_no_process_is_started(tmp_path, m
     assert f"gpt-xl: {needs}" in out
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [row["size"] for row in rows] == ["gpt-xl", "gpt-large"]
+
+
+@pytest.mark.parametrize("batch_size", [None, "auto", 2])
+@pytest.mark.parametrize("precision", ["auto", "bf16-mixed", "16-true", "32-true"])
+@pytest.mark.parametrize("rates", [{}, {"32-true": 1e11, "bf16-true": 1e9}])
+def test_every_precision_has_an_expectation_also_if_nothing_could_be_measured(batch_size, precision, rates, tmp_path):
+    machine = Machine(rates=rates, text="", memory_bytes=2**40)
+    asked = {"precision": precision, "batch_size": batch_size, "context_length": None, "max_steps": None}
+    others = {"strategy": "auto", "devices": 1, "accelerator": "cpu", "sizes": ["gpt-small"], "budget": None}
+    fixed = {"compile": False, "peaks": "dense", "output": str(tmp_path), "end_at": time.time() + 600}
+    arguments = Namespace(**asked, **others, **fixed)
+    choice = choice_of("gpt-small", arguments, machine)
+    assert 0 < expected_sec("gpt-small", choice, arguments, machine) <= 600
+    made = request_of("gpt-small", choice.precision, arguments, machine, time.time())
+    known = {"bf16-mixed": 1e9, "16-true": None, "auto": 1e11, "32-true": 1e11}
+    assert made.flops_per_sec == (known[precision] if rates else None)
+    assert made.find_batch_size is (batch_size == "auto")
+
+
+def test_what_a_library_prints_does_not_disturb_the_events(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")  # printed by C code
+    monkeypatch.setenv("MKL_VERBOSE", "1")
+    row = run_size(request(tmp_path, max_steps=3), lambda event: None)
+    assert row.error is None
+    assert row.mfu > 0
 
 
 @contextmanager
