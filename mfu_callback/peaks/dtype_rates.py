@@ -28,6 +28,7 @@ _CPU_SIZES, _ACCELERATOR_SIZES = (256, 512, 1024, 2048), (1024, 2048, 4096, 8192
 _ROUNDS = 4  # about as many as fit into the time
 _LEAST_ROUNDS, _MOST_CALLS = 2, 20
 _GROWTH = 8  # of the FLOPs from one size to the next
+_MOST_OVER = 1.5  # of its share of the time: small matmuls suffer more from a busy machine than large ones
 _LAYOUTS = {"plain": False, "transposed": True}  # of the right matrix
 
 
@@ -59,7 +60,7 @@ def rates_in_training(
     dtype: torch.dtype | None = None,
     *,
     measure: bool = True,
-    time_limit_sec: float = 1.5,
+    time_limit_sec: float = 1.2,
     announce: Callable[[str], object] = lambda message: None,
 ) -> dict[torch.dtype, DtypeRate]:
     """The rates of the dtypes that a model can be trained in, without those that are not known or not supported.
@@ -92,7 +93,7 @@ def compare_dtypes(
     device: torch.device,
     dtypes: Sequence[torch.dtype],
     *,
-    time_limit_sec: float = 1.5,
+    time_limit_sec: float = 1.2,
     timer: CallTimer | None = None,
     now: Callable[[], float] = perf_counter,
     matmul: Callable[[Shape, torch.device, torch.dtype], Callable[[], Any]] = matmul_of,
@@ -146,19 +147,19 @@ def _sized(
     longest_sec: float,
     matmul: Callable[[Shape, torch.device, torch.dtype], Callable[[], Any]],
 ) -> tuple[Shape, Callable[[], Any], float] | None:
-    """The largest matmul that takes at most some seconds, already warm, and its seconds; None if there is none."""
+    """The largest matmul that takes about some seconds, already warm, and its own seconds; None if there is none."""
     found = None
     for size in _CPU_SIZES if device.type == "cpu" else _ACCELERATOR_SIZES:
         shape = Shape(size, size, size, transposed)
         try:
             call = matmul(shape, device, dtype)
             seconds = timer.seconds_of(call, 2)[-1]
-            if seconds * _GROWTH > longest_sec:  # it may have been slow for a moment
+            if seconds * _GROWTH > _MOST_OVER * longest_sec:  # it may have been slow for a moment
                 seconds = min(seconds, *timer.seconds_of(call, 1 if seconds > longest_sec / 2 else 3))
         except (RuntimeError, ValueError, AssertionError):  # no kernel for the dtype, or no memory for the size
             break
         found = shape, call, seconds
-        if seconds * _GROWTH > longest_sec:
+        if seconds * _GROWTH > _MOST_OVER * longest_sec:
             break
     return found
 

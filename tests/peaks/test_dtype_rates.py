@@ -39,7 +39,7 @@ class FakeDevice:
         now = lambda: self.time  # noqa: E731
         core_sec = lambda: self.time * self.share  # noqa: E731
         return compare_dtypes(
-            device, dtypes, time_limit_sec=1.5, timer=timer, now=now, matmul=self.matmul, core_sec=core_sec
+            device, dtypes, time_limit_sec=1.2, timer=timer, now=now, matmul=self.matmul, core_sec=core_sec
         )
 
 
@@ -138,7 +138,7 @@ def test_it_is_measured_once(monkeypatch, own_cache):
     for _ in range(2):
         assert list(rates_in_training(CPU, FP16, announce=said.append)) == [FP32, BF16, FP16]
     assert said == ["the dtypes of this device are compared, which takes up to 2 s, once."]
-    assert asked == [((FP32, BF16, FP16), 1.5)]
+    assert asked == [((FP32, BF16, FP16), 1.2)]
     assert rates_in_training(CPU, torch.float8_e4m3fn, measure=False) == {}
 
 
