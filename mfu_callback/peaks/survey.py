@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from mfu_callback.peaks.cache import cached_peak
+from mfu_callback.peaks.dtype_rates import trainable_dtypes
 from mfu_callback.peaks.find import find_device
 from mfu_callback.peaks.measure import measure_peak
-from mfu_callback.peaks.peak import Peak
+from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.resolve import datasheet_peak
 from mfu_callback.peaks.tables.device import Device, Rate
 from mfu_callback.peaks.tables.unrated import why_unrated
@@ -26,9 +27,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float8_e4m3fn,
 }
-# No fp16: a CPU multiplies it up to a hundred times slower than fp32, so nobody trains in it there.
-_USUAL = {"cpu": ("float32", "bfloat16")}
-_USUAL_ELSEWHERE = ("float32", "tf32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,8 @@ def devices_here() -> list[torch.device]:
 
 def usual_dtypes(device: torch.device) -> Sequence[str]:
     """The dtypes that models are usually trained in on this kind of device."""
-    return _USUAL.get(device.type, _USUAL_ELSEWHERE)
+    first, *others = (dtype_name(dtype) for dtype in trainable_dtypes(device))
+    return (first, *(() if device.type == "cpu" else ("tf32",)), *others)
 
 
 def survey(device: torch.device, dtype: str, *, time_limit_sec: float | None) -> Surveyed:

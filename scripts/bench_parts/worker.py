@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from gpt import GPTModule, RandomTokens
 from mfu_callback import BatchSizeFinder, MFUCallback, measure_peak
 from mfu_callback.peaks.this_machine import device_name
-from scripts.bench_parts.needs import flops_of_step, parameters_of
+from scripts.bench_parts.needs import flops_of_step
 from scripts.bench_parts.plan import CONTEXTS, FEWEST_STEPS, MOST_STEPS, Plan, Wish, line_through, plan_of
 from scripts.bench_parts.process import end_with_parent, events_to_stdout
 from scripts.bench_parts.replaced import vector_peak
@@ -236,7 +236,6 @@ def make_row(request: Request, trainer: Trainer, data: RandomTokens, callback: M
     scale = summary.peak.flops_per_sec / achievable.flops_per_sec
     return Row(
         **known,
-        parameters=parameters_of(request.size),
         steps=summary.steps,
         device=device_name(device),
         forward_flops_thop=summary.flops.thop,
