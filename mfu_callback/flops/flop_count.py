@@ -37,6 +37,7 @@ class FlopCount:
             ``forward``.
         per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"); for complex numbers, the
             dtype of their parts. Empty if no operator was counted.
+        backward_per_dtype: As above, of the backward operators. Empty if no backward pass was watched.
     """
 
     forward: int
@@ -50,6 +51,7 @@ class FlopCount:
     notes: tuple[str, ...] = ()
     per_module: Mapping[str, int] = field(default_factory=dict, compare=False)
     per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
+    backward_per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -79,6 +81,7 @@ class FlopCount:
             recomputed=None if self.recomputed is None else self.recomputed // calls,
             per_module={name: flops // calls for name, flops in self.per_module.items()},
             per_dtype={name: flops // calls for name, flops in self.per_dtype.items()},
+            backward_per_dtype={name: flops // calls for name, flops in self.backward_per_dtype.items()},
         )
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,10 +25,17 @@ class TrainingFlops(NamedTuple):
     Attributes:
         model: Model FLOPs of the forward and backward pass.
         recomputed: FLOPs that run a second time.
+        of_dtypes: The model FLOPs by the dtype that is multiplied, where they are of several; otherwise empty.
     """
 
     model: float = math.nan
     recomputed: float = math.nan
+    of_dtypes: Mapping[str, float] = {}
+
+    def times(self, number: float) -> TrainingFlops:
+        """The FLOPs of a batch that is some times as large."""
+        of_dtypes = {dtype: flops * number for dtype, flops in self.of_dtypes.items()}
+        return TrainingFlops(self.model * number, self.recomputed * number, of_dtypes)
 
 
 UNKNOWN = TrainingFlops()
@@ -158,4 +165,4 @@ class CountsByShape:
         if not alike:
             return UNKNOWN
         nearest, flops = min(alike, key=lambda row: abs(row[0].elements_per_sample - shape.elements_per_sample))
-        return TrainingFlops(*(value * shape.elements / nearest.elements for value in flops))
+        return flops.times(shape.elements / nearest.elements)

@@ -28,6 +28,7 @@ class Tally:
         self._thop = 0
         self._per_module: Counter[str] = Counter()
         self._per_dtype: Counter[str] = Counter()
+        self._backward_per_dtype: Counter[str] = Counter()
 
     def add(self, running: Pass, work: Work, *, module: str, dtype: str) -> None:
         """Add one operator's work.
@@ -42,7 +43,10 @@ class Tally:
         if running is Pass.FORWARD:
             self._per_module[module] += work.flops
             self._per_dtype[dtype] += work.flops
+        elif running is Pass.BACKWARD:
+            self._backward_per_dtype[dtype] += work.flops
         # Gradients that a fused operator computes in the forward are backward work.
+        self._backward_per_dtype[dtype] += work.backward if running is Pass.FORWARD else 0
         self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
         self._flops[Pass.RECOMPUTED] += work.recomputed
 
@@ -73,4 +77,5 @@ class Tally:
             notes=tuple(sorted(self.notes)),
             per_module={name: flops for name, flops in self._per_module.items() if flops},
             per_dtype={name: flops for name, flops in self._per_dtype.items() if flops},
+            backward_per_dtype={name: flops for name, flops in self._backward_per_dtype.items() if flops},
         )

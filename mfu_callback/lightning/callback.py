@@ -36,13 +36,22 @@ class MFUCallback(Callback):
     ``time/step_sec``                    s                             always
     ``time/step_sec_min``                s, fastest device             there are several devices
     ``time/step_sec_max``                s, slowest device             there are several devices
-    ``waterfall/mfu``                    fraction                      MFU is known; all six sum to 1
+    ``waterfall/mfu``                    fraction                      MFU is known; all parts sum to 1
+    ``waterfall/unreachable``            fraction                      what this device's best matmul needs beyond that
+    ``waterfall/kernels``                fraction                      forward and backward below the best matmul
+    ``waterfall/communication``          fraction                      several devices: collectives that nothing hides
+    ``waterfall/waiting``                fraction                      several devices: what even the last one waits
     ``waterfall/data``                   fraction                      waiting for the next batch
     ``waterfall/optimizer``              fraction                      gradient clipping and the optimizer
     ``waterfall/other``                  fraction                      callbacks, logging, the rest
-    ``waterfall/kernels``                fraction                      forward and backward below the achievable rate
-    ``waterfall/unreachable``            fraction                      what no matmul reaches of the peak on this device
     ``memory/peak_gib``                  GiB                           the device reports it
+    ``memory/reserved_gib``              GiB                           the device reports it: what its allocator holds
+    ``memory/device_share``              fraction                      the device reports it: that over its memory
+    ``memory/alloc_retries``             count, all devices            the device reports it: full, cache was emptied
+    ``memory/ooms``                      count, all devices            the device reports it: errors out of memory
+    ``memory/resident_gib``              GiB, largest process          the device is a CPU
+    ``gpu/power_watts``                  W, one device                 nvidia-ml-py is there
+    ``gpu/clock_share``                  fraction, slowest device      nvidia-ml-py is there: of its highest clock
     ==================================== ============================= =================================================
 
     After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
@@ -149,7 +158,7 @@ class MFUCallback(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """The forward pass is over and the backward pass begins."""
         if self._run is not None:
-            self._run.begin_backward()
+            self._run.begin_backward(loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The backward pass is over."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -83,6 +84,11 @@ class PeakOfRun:
             _announce(found.message)
         self._meter.peaks = RunPeaks.of(found.peak, found.achievable)
 
+    def take_count(self, count: FlopCount) -> None:
+        """Find the peaks of the dtypes that the model multiplies, of which the Trainer's precision implies one."""
+        self.correct_dtype(count)
+        self._find_others()
+
     def correct_dtype(self, count: FlopCount) -> None:
         """Find the peak again if most model FLOPs run in another dtype than the Trainer's precision implies."""
         dtype = _dtype_of_most(count)
@@ -96,6 +102,30 @@ class PeakOfRun:
             " the Trainer's precision. The peak is looked up again."
         )
         self.find(dtype)
+
+    def _find_others(self) -> None:
+        """Find the peaks of further dtypes; a peak that the user gives holds for all."""
+        training, own = self._meter.flops.of_first, dtype_name(self._dtype)
+        if training is None or not training.of_dtypes or isinstance(self._asked, Real | Peak):
+            return
+        if self._meter.peaks.peak is None:
+            return
+        found = {name: self._peaks_of(name) for name in training.of_dtypes if name != own}
+        known = {name: peaks for name, peaks in found.items() if peaks is not None}
+        self._meter.peaks = replace(self._meter.peaks, of_dtypes=known)
+        shares = sorted(self._meter.shares_of_dtypes().items(), key=lambda item: -item[1]["share"])
+        parts = ", ".join(f"{dtype} {one['share']:.1%} over {_over(one)}" for dtype, one in shares)
+        _announce(f"MFU sums the FLOPs of each dtype over its own peak: {parts}.")
+
+    def _peaks_of(self, name: str) -> tuple[Peak, Peak] | None:
+        dtype = getattr(torch, name, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            return None
+        try:
+            found = resolve_peak(self._asked, self._device, dtype, _announce)
+        except Exception:  # a driver can raise anything, and the other peak is there
+            return None
+        return None if found.peak is None else (found.peak, found.achievable or found.peak)
 
     def settle(self) -> None:
         """Measure a measured peak again at the end of fit if it is noisy or lower than what the run has reached.
@@ -115,7 +145,8 @@ class PeakOfRun:
         except Exception:  # a driver can raise anything, and the figures are there without it
             return
         best = replace(max(peaks.of_matmuls, again, key=_rate), is_noisy=again.is_noisy)
-        self._meter.peaks = RunPeaks.of(best).reached(reached.flops_per_sec)
+        of_dtypes = self._meter.peaks.of_dtypes
+        self._meter.peaks = replace(RunPeaks.of(best), of_dtypes=of_dtypes).reached(reached.flops_per_sec)
 
     def _measure_again(self, reached: Peak) -> Peak:
         known = cached_peak(self._device, self._dtype)
@@ -162,6 +193,12 @@ class PeakOfRun:
 
 def _rate(peak: Peak) -> float:
     return peak.flops_per_sec
+
+
+def _over(one: Mapping[str, Any]) -> str:
+    if one["source"] is None:
+        return f"{one['flops_per_sec'] / 1e12:.4g} TFLOP/s, the main dtype's, since its own is unknown"
+    return f"{one['flops_per_sec'] / 1e12:.4g} TFLOP/s"
 
 
 def _announce(message: str) -> None:

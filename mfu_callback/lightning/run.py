@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import platform
 from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.arguments import Arguments
+from mfu_callback.lightning.circumstances import circumstances_of
 from mfu_callback.lightning.counting import Counting
 from mfu_callback.lightning.metric_log import MetricLog
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
@@ -20,6 +23,7 @@ from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
 from mfu_callback.meter.clock import Phase, StepClock, timer_for
+from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window, logged_values
 from mfu_callback.meter.summary import Summary
@@ -68,8 +72,9 @@ class MeasuredRun:
             tensor_parallel=private_names.tensor_parallel_size(trainer),
         )
         self._peak = PeakOfRun(self._meter, arguments.peak, device, self._warn_once)
-        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.correct_dtype)
+        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.take_count)
         self._steps = OptimizerSteps()
+        self._waits: CollectiveWaits | None = None
         self._metric_log = MetricLog(trainer)
         self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=arguments.board)
         self._brackets = Brackets()
@@ -87,8 +92,12 @@ class MeasuredRun:
         self._brackets.put(private_names.optimization_loop(self._trainer), "run", self._counting.around_step)
         bracket_phases(self._brackets, self._trainer, self._clock, self._steps.notify)
         self._metric_log.put(self._brackets)
+        if self._trainer.world_size > 1:
+            self._waits = CollectiveWaits(self._clock, self._trainer.strategy.model)
+            self._brackets.call_at_removal(self._waits.remove)
         if self._arguments.modules:
             Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
+        self._meter.device_watch.restart()
         self.assign_rest("setup")
         self._clock.start()
 
@@ -104,9 +113,11 @@ class MeasuredRun:
         self._clock.enter(Phase.OTHER)
         self._meter.look_at(batch)
 
-    def begin_backward(self) -> None:
+    def begin_backward(self, loss: torch.Tensor) -> None:
         """Begin the backward pass."""
         self._clock.enter(Phase.BACKWARD)
+        if self._waits is not None:
+            self._waits.begin_backward(loss)
 
     def end_backward(self) -> None:
         """End the backward pass. With manual optimization the training step goes on."""
@@ -120,13 +131,19 @@ class MeasuredRun:
         """End a batch, and the step if an optimizer stepped; log if the Trainer logs now."""
         if not self._steps.any_since_last_asked():
             return
-        self._meter.end_step()
-        self._in_step = False
+        self._end_step()
         if not self._board.is_shown:
             with self._clock.during(Phase.REPORT):
                 self._board.show(self._meter)
         if private_names.is_logging_step(self._trainer):
             self._log()
+
+    def _end_step(self) -> None:
+        waits = self._waits
+        self._meter.end_step(sees_waits=waits is not None and waits.is_on)
+        self._in_step = False
+        if waits is not None:
+            waits.next_step()
 
     def finish(self) -> Summary | None:
         """Take the brackets off and sum up the run over all ranks; None if training never started."""
@@ -172,11 +189,21 @@ class MeasuredRun:
             print_summary(summary, warmup_steps=warmup_steps, style=style)
 
     def _sum_up(self, ranks: list[Totals]) -> Summary:
-        summary = self._meter.summary(ranks)
+        batch_size = self._meter.batches.size
+        self._meter.circumstances = circumstances_of(self._trainer, self._pl_module, batch_size=batch_size)
+        summary = self._meter.summary(ranks, self._hosts(len(ranks)))
         if summary.steps:
             self._peak.warn_if_above_one(Window(ranks=tuple(ranks)))
         self._is_measuring, self.is_over = False, True
         return summary
+
+    def _hosts(self, ranks: int) -> list[str]:
+        """The name of each rank's machine; empty for a single rank."""
+        if ranks == 1 or not (dist.is_available() and dist.is_initialized()):
+            return []
+        hosts = [""] * ranks
+        dist.all_gather_object(hosts, platform.node())
+        return hosts
 
     def _rates_of_dtypes(self) -> dict[torch.dtype, DtypeRate]:
         """Those of rank zero, which alone measures them: processes that measured at once would slow each other."""
@@ -190,7 +217,7 @@ class MeasuredRun:
         ranks = self._all_ranks(self._meter.take_window())
         if not all(rank.steps for rank in ranks):
             return
-        window = Window(ranks=tuple(ranks))
+        window = self._meter.window_of(ranks)
         self._peak.warn_if_above_one(window)
         if self._trainer.barebones:
             return
@@ -206,7 +233,9 @@ class MeasuredRun:
         # MPS has no float64; everywhere else the counts of long runs need it.
         device = self._trainer.strategy.root_device
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        rows = self._trainer.strategy.all_gather(torch.tensor(totals.as_row(), dtype=dtype, device=device))
+        row = torch.tensor(totals.as_row(), dtype=dtype, device=device)
+        with self._clock.during(Phase.EXCHANGE):
+            rows = self._trainer.strategy.all_gather(row)
         return [Totals.from_row(row) for row in rows.tolist()]
 
     def _warn_once(self, subject: str, message: str) -> None:

@@ -25,9 +25,32 @@ class Phase(IntEnum):
     VALIDATION = 5
     CHECKPOINT = 6
     REPORT = 7
+    # Waiting for other devices, in each phase of the training time:
+    DATA_WAIT = 8
+    FORWARD_WAIT = 9
+    BACKWARD_WAIT = 10
+    OPTIMIZER_WAIT = 11
+    OTHER_WAIT = 12
+    # Waiting for other devices in this package's own collective, where metrics are logged:
+    EXCHANGE = 13
 
 
 TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, Phase.OTHER)
+# In the order of the phases that they interrupt.
+WAITS = (Phase.DATA_WAIT, Phase.FORWARD_WAIT, Phase.BACKWARD_WAIT, Phase.OPTIMIZER_WAIT, Phase.OTHER_WAIT)
+
+
+def training_sec(seconds: np.ndarray) -> np.ndarray:
+    """Training time of each step, with the waiting in it.
+
+    Args:
+        seconds: Seconds of each phase in each step, of shape (steps, phases).
+
+    Returns:
+        Seconds, of shape (steps,).
+    """
+    whole: np.ndarray = seconds[:, [*TRAINING_PHASES, *WAITS, Phase.EXCHANGE]].sum(axis=1)
+    return whole
 
 
 class Timer(Protocol):
@@ -149,6 +172,11 @@ class StepClock:
         self._stamps = [self._stamp()]
         self._ends: list[int] = []
 
+    @property
+    def phase(self) -> Phase:
+        """The phase that goes on."""
+        return Phase(self._phases[-1])
+
     def enter(self, phase: Phase) -> None:
         """Begin a phase."""
         self._stamps.append(self._stamp())
@@ -157,7 +185,7 @@ class StepClock:
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
         """A context whose time belongs to a phase; afterwards the phase before it goes on."""
-        before = Phase(self._phases[-1])
+        before = self.phase
         self.enter(phase)
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.per_shape import TrainingFlops
+
+_SMALLEST_SHARE = 1e-3  # a dtype with less of the FLOPs (a router's, a norm's) counts as the others
 
 FlopsArgument = str | float | Callable[[Any], float]
 
@@ -58,8 +61,23 @@ class Conventions:
             return None
         recomputed = math.nan if count.recomputed is None else count.recomputed
         if not isinstance(self.backward_factor, str):
-            return TrainingFlops(count.forward * (1 + self.backward_factor), recomputed)
-        return None if not count.backward else TrainingFlops(count.forward + count.backward, recomputed)
+            return self._training_flops(count, count.forward * self.backward_factor, recomputed)
+        return None if not count.backward else self._training_flops(count, count.backward, recomputed)
+
+    @staticmethod
+    def _training_flops(count: FlopCount, backward: float, recomputed: float) -> TrainingFlops:
+        """FLOPs in all and by dtype; those of the backward pass as they were seen to be divided among dtypes."""
+        shares: Counter[str] = Counter()
+        for flops, of_dtypes in (
+            (count.forward, count.per_dtype),
+            (backward, count.backward_per_dtype or count.per_dtype),
+        ):
+            seen = sum(of_dtypes.values())
+            for dtype, part in of_dtypes.items():
+                shares[dtype] += flops * part / seen  # type: ignore[assignment]
+        whole = count.forward + backward
+        worth_telling = {dtype: flops for dtype, flops in shares.items() if flops >= _SMALLEST_SHARE * whole}
+        return TrainingFlops(whole, recomputed, worth_telling if len(worth_telling) > 1 else {})
 
     def factor_error(self, count: FlopCount) -> float | None:
         """Relative error of the training FLOPs that a constant backward factor causes; None if it is unknown."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from itertools import compress
 
 import numpy as np
 
-from mfu_callback.meter.clock import TRAINING_PHASES, Phase, StepClock
-from mfu_callback.meter.totals import Amounts, Totals, totals_of
+from mfu_callback.meter.clock import Phase, StepClock, training_sec
+from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
+from mfu_callback.meter.waits import StepWaits
 
 SYNCS = ("step", "events", "window")
 # The parts of a run's wall time in the order of the report; "rest" is the time that no other part has.
@@ -40,7 +42,9 @@ class Ledger:
         self._waits_in_steps = sync == "step"
         self._waits_in_windows = sync == "window"
         self._wall = dict.fromkeys(PARTS, 0.0)
-        self._pending: deque[tuple[str, Amounts]] = deque()  # steps that the host has finished
+        self._pending: deque[tuple[int, str, Amounts]] = deque()  # steps that the host has finished
+        self._ended = 0
+        self._waits = WaitsOfSteps()
         self._window = Totals()
         self._run = Totals()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
@@ -58,8 +62,7 @@ class Ledger:
             part: The part of the wall time that it is: "training" joins the totals; "warmup", "counting", "sampling"
                 and "rest" do not.
         """
-        self._clock.end_step()
-        self._pending.append((part, amounts))
+        self._end_step(amounts, part)
         if self._waits_in_steps:
             self._clock.synchronize()
         if len(self._pending) >= _MOST_PENDING:
@@ -69,18 +72,17 @@ class Ledger:
         """Totals of the steps that the device has finished since the last call."""
         self._book(wait=self._waits_in_windows)
         window, self._window = self._window, Totals()
-        self._run += window
+        self._run += replace(window, step_waits=StepWaits())  # who has the window has them
         return window
 
     def run_totals(self, *, wait: bool) -> Totals:
-        """Totals of the whole run, once it is over.
+        """Totals of the whole run, once it is over; the waiting step by step only of those since the last window.
 
         Args:
             wait: Whether to wait until the device has finished its last steps.
         """
         # A validation and a checkpoint may have come after the last step.
-        self._clock.end_step()
-        self._pending.append(("rest", Amounts()))
+        self._end_step(Amounts(), "rest")
         self._book(wait=wait)
         return self._run + self._window
 
@@ -93,6 +95,11 @@ class Ledger:
         known = {part: seconds for part, seconds in self._wall.items() if part != "rest"}
         return known | {"rest": max(self._clock.now() - self._clock.made_at - sum(known.values()), 0.0)}
 
+    def _end_step(self, amounts: Amounts, part: str) -> None:
+        self._clock.end_step()
+        self._ended += 1
+        self._pending.append((self._ended, part, amounts))
+
     def _book(self, *, wait: bool) -> None:
         if wait:
             self._clock.synchronize()
@@ -101,17 +108,17 @@ class Ledger:
             over -= 1
         if not over:
             return
-        parts, amounts = zip(*(self._pending.popleft() for _ in range(over)), strict=True)
+        numbers, parts, amounts = zip(*(self._pending.popleft() for _ in range(over)), strict=True)
         seconds = self._clock.take(over)
         for part in dict.fromkeys(parts):
             of_part = [other == part for other in parts]
-            self._book_part(part, list(compress(amounts, of_part)), seconds[of_part])
+            self._book_part(part, list(compress(numbers, of_part)), list(compress(amounts, of_part)), seconds[of_part])
 
-    def _book_part(self, part: str, amounts: list[Amounts], seconds: np.ndarray) -> None:
-        training = seconds[:, : len(TRAINING_PHASES)].sum(axis=1)
+    def _book_part(self, part: str, numbers: list[int], amounts: list[Amounts], seconds: np.ndarray) -> None:
+        training = training_sec(seconds)
         self._wall[part] += float(training.sum())
         self._wall["validation"] += float(seconds[:, Phase.VALIDATION].sum())
         self._wall["checkpoint"] += float(seconds[:, Phase.CHECKPOINT].sum())
         if part == "training":
-            self._window += totals_of(amounts, seconds)
+            self._window += totals_of(numbers, amounts, seconds, self._waits)
             self.step_times.extend(training.tolist())

@@ -11,9 +11,11 @@ import torch
 
 from mfu_callback.meter.batch_flops import BatchFlops
 from mfu_callback.meter.batches import Batches, TokensArgument
+from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import StepClock
 from mfu_callback.meter.conventions import Conventions, FlopsArgument
-from mfu_callback.meter.device_memory import peak_memory_bytes
+from mfu_callback.meter.device_watch import DeviceWatch
+from mfu_callback.meter.devices import device_figures, pace_setter_of
 from mfu_callback.meter.ledger import Ledger
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.module_times import ModuleTimes
@@ -21,7 +23,9 @@ from mfu_callback.meter.per_module import figures_of_run
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.totals import Amounts, Totals
-from mfu_callback.peaks import Peak
+from mfu_callback.meter.waits import Together
+from mfu_callback.peaks import Hint, Peak
+from mfu_callback.peaks.peak import dtype_name
 
 
 class MFUMeter:
@@ -49,8 +53,10 @@ class MFUMeter:
         flops: FLOPs of the micro-batch in hand, or whether it must be counted.
         ledger: The seconds of the run.
         peaks: The peaks from the next window on.
-        hints: Sentences on settings that would make the run's matmuls faster.
+        hints: Settings that would make the run's matmuls faster.
+        circumstances: Settings of the run; None until they are known.
         module_times: Times the modules; None unless asked for.
+        device_watch: Reads the device's memory, power and clocks; to be restarted where training starts.
     """
 
     def __init__(
@@ -75,13 +81,15 @@ class MFUMeter:
         self.flops = BatchFlops(self.conventions, self.batches)
         self.ledger = Ledger(clock, sync=sync)
         self.peaks = RunPeaks.of(peak)
-        self.hints: tuple[str, ...] = ()
+        self.hints: tuple[Hint, ...] = ()
+        self.circumstances: Circumstances | None = None
         self.module_times: ModuleTimes | None = None
-        self._device = device
+        self.device_watch = DeviceWatch(device)
         self._steps_to_skip = warmup_steps
         self._step = Amounts()
         self._is_new_batch = False
         self._left_out_as: str | None = None
+        self._together: Together | None = None
         self._wall_time_sec: dict[str, float] | None = None
 
     def begin_step(self) -> None:
@@ -104,6 +112,8 @@ class MFUMeter:
             step.samples += batch.samples
             step.real_tokens.append(self.batches.real_tokens)
         flops = self.flops.of_batch()
+        if flops.of_dtypes:
+            step.of_dtypes.append(flops.of_dtypes)
         step.flops += flops.model
         step.recomputed_flops += flops.recomputed
 
@@ -121,17 +131,24 @@ class MFUMeter:
         """Whether the warm-up is over."""
         return not self._steps_to_skip
 
-    def end_step(self) -> None:
-        """End the step and add it to the totals, unless it is warm-up or left out."""
+    def end_step(self, *, sees_waits: bool = False) -> None:
+        """End the step and add it to the totals, unless it is warm-up or left out.
+
+        Args:
+            sees_waits: Whether waiting for other devices was measured in it.
+        """
+        self._step.sees_waits = sees_waits
         part = self._left_out_as or ("warmup" if self._steps_to_skip else "training")
         self.ledger.end_step(self._step, part)
         if self._steps_to_skip:
             self._steps_to_skip -= 1
+            if self.is_warm:
+                self.device_watch.restart()
         self._left_out_as = None
 
     def take_window(self) -> Totals:
         """Totals of this device since the last call."""
-        return self._own_part(self.ledger.take_window())
+        return self._own_part(self.ledger.take_window(), self.device_watch.take_window())
 
     def run_totals(self, *, wait: bool = True) -> Totals:
         """Totals of this device over the whole run.
@@ -139,26 +156,60 @@ class MFUMeter:
         Args:
             wait: Whether to wait until the device has finished its last steps.
         """
-        totals = self._own_part(self.ledger.run_totals(wait=wait))
+        totals = self._own_part(self.ledger.run_totals(wait=wait), self.device_watch.take_run())
         self._wall_time_sec = self.ledger.wall_time_sec()  # what is measured afterwards is not the run's
         return totals
 
     def with_peaks(self, totals: Totals) -> Totals:
         """Totals of this device, taken earlier, with the peaks as they are now."""
-        return replace(totals, **self.peaks.rates())
+        rates: dict[str, Any] = self.peaks.rates(totals.flops, totals.flops_of_dtypes)
+        return replace(totals, **rates)
 
-    def summary(self, ranks: Sequence[Totals] = ()) -> Summary:
+    def window_of(self, ranks: Sequence[Totals]) -> Window:
+        """The figures of all devices over a window; what it tells about late devices is kept for the summary.
+
+        Args:
+            ranks: The totals of each device, from `take_window`.
+        """
+        window = Window(ranks=tuple(ranks))
+        if len(ranks) > 1:
+            self._together = window.together if self._together is None else self._together + window.together
+        return window
+
+    def shares_of_dtypes(self) -> dict[str, dict[str, Any]]:
+        """By dtype: its share of the first batch's model FLOPs, its peak in FLOP/s, and the source of that.
+
+        Empty if there is one dtype. The source is None where a dtype has no peak of its own, and counts as most FLOPs.
+        """
+        first, peak, others = self.flops.of_first, self.peaks.peak, self.peaks.of_dtypes
+        if first is None or peak is None or not self.peaks.of_dtypes:
+            return {}
+        own = {dtype_name(peak.dtype): peak} | {dtype: of_dtype for dtype, (of_dtype, _) in others.items()}
+        return {
+            dtype: {
+                "share": flops / first.model,
+                "flops_per_sec": own.get(dtype, peak).flops_per_sec,
+                "source": own[dtype].source if dtype in own else None,
+            }
+            for dtype, flops in first.of_dtypes.items()
+        }
+
+    def summary(self, ranks: Sequence[Totals] = (), hosts: Sequence[str] = ()) -> Summary:
         """The figures of the whole run.
 
         Args:
             ranks: The run totals of all devices; without them, the summary has no step and only what is known by now.
+            hosts: The name of each device's machine; empty if unknown.
         """
         known: dict[str, Any] = {
             "flops": self.flops.first,
             "conventions": None if self.flops.first is None else str(self.conventions),
             "peak": self.peaks.peak,
             "achievable": self.peaks.achievable,
-            "hints": self.hints,
+            "dtypes": self.shares_of_dtypes() or None,
+            "hints": tuple(hint.text for hint in self.hints),
+            "hint_times": tuple(hint.times for hint in self.hints),
+            "circumstances": self.circumstances,
             "wall_time_sec": self._wall_time_sec or self.ledger.wall_time_sec(),
         }
         if not ranks or not all(rank.steps for rank in ranks):
@@ -170,12 +221,15 @@ class MFUMeter:
             self.flops.of_first,
             None if peak is None else peak.flops_per_sec * devices,
         )
-        window = Window(ranks=tuple(ranks))
+        window = Window(ranks=tuple(ranks), before=self._together)
+        known["devices"] = device_figures(ranks, hosts)
+        known |= self.device_watch.figures(window)
+        known["pace"] = pace_setter_of(known["devices"], window.pace_setter, window.together)
         known["fastest"] = self.peaks.fastest_beyond(window.peak_flops_per_sec)
         return Summary.of(window, step_time_sec=median(self.ledger.step_times), modules=modules, **known)
 
-    def _own_part(self, totals: Totals) -> Totals:
-        """This device's part of shared totals, with its memory and its peaks, which are at least what it reached."""
+    def _own_part(self, totals: Totals, device: dict[str, Any]) -> Totals:
+        """This device's part of shared totals, with its state and its peaks, which are at least what it reached."""
         own = totals.shared_by(self.conventions.tensor_parallel)
-        self.peaks = self.peaks.reached(own.forward_backward_flops_per_sec)
-        return replace(own, peak_memory_bytes=peak_memory_bytes(self._device), **self.peaks.rates())
+        self.peaks = self.peaks.reached(own.forward_backward_flops_per_sec, own.flops, own.flops_of_dtypes)
+        return self.with_peaks(replace(own, **device))

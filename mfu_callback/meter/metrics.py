@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mfu_callback.meter.tags import TAGS, Tag
-from mfu_callback.meter.totals import Totals
+from mfu_callback.meter.device_states import DeviceStates
+from mfu_callback.meter.tags import PARTS_OF_SEVERAL, TAGS, Tag
+from mfu_callback.meter.totals import PHASES, Totals
+from mfu_callback.meter.waits import Together
 
 
 def model_flops_utilization(
@@ -42,14 +44,27 @@ def model_flops_utilization(
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots: cached properties need a dictionary
-class Window:
+class Window(DeviceStates):
     """Rates and shares of all devices over the same steps. A figure is None if it is unknown.
 
     Attributes:
         ranks: The totals of each device.
+        before: The waiting in the steps that are in the totals and not in their waiting step by step.
     """
 
     ranks: tuple[Totals, ...]
+    before: Together | None = None
+
+    @cached_property
+    def together(self) -> Together:
+        """The waiting of all devices in the steps that all have measured."""
+        own = Together.of([rank.step_waits for rank in self.ranks], self.step_time_sec)
+        return own if self.before is None else self.before + own
+
+    @cached_property
+    def pace_setter(self) -> int:
+        """The rank that waits least for the others, which sets the pace; the slowest of several that wait alike."""
+        return min(range(len(self.ranks)), key=lambda rank: (self.ranks[rank].waits_sec, -self.ranks[rank].seconds))
 
     @property
     def steps(self) -> int:
@@ -95,9 +110,8 @@ class Window:
     @property
     def phases_sec(self) -> dict[str, float]:
         """Mean seconds of a step by phase; they sum to `step_time_sec`."""
-        names = ("data", "forward", "backward", "optimizer", "other")
         steps = sum(rank.steps for rank in self.ranks)
-        return {name: sum(getattr(rank, f"{name}_sec") for rank in self.ranks) / steps for name in names}
+        return {name: sum(getattr(rank, f"{name}_sec") for rank in self.ranks) / steps for name in PHASES}
 
     @property
     def samples_per_sec(self) -> float | None:
@@ -144,25 +158,23 @@ class Window:
             return None
         return self.mfu + recomputed / len(self.ranks) / self.peak_flops_per_sec
 
-    @property
-    def peak_memory_gib(self) -> float | None:
-        """Peak memory of the device that used most, in GiB."""
-        known = [rank.peak_memory_bytes for rank in self.ranks if not math.isnan(rank.peak_memory_bytes)]
-        return max(known) / 2**30 if known else None
-
     @cached_property
     def waterfall(self) -> dict[str, float] | None:
-        """The share of the machine that each part used or lost; None if MFU is unknown."""
+        """The share of the machine that each part used or lost, on the device that sets the pace; None without MFU."""
         if self.mfu is None or self.peak_flops_per_sec is None:
             return None
-        achievable = self.achievable_flops_per_sec or self.peak_flops_per_sec
+        pace = self.ranks[self.pace_setter]
+        achievable = pace.peak_flops_per_sec if self.achievable_flops_per_sec is None else pace.achievable_flops_per_sec
+        collectives = pace.waits_sec * self.together.share_of_collectives(self.pace_setter)
         return waterfall(
-            data_sec=sum(rank.data_sec for rank in self.ranks),
-            forward_backward_sec=sum(rank.forward_sec + rank.backward_sec for rank in self.ranks),
-            optimizer_sec=sum(rank.optimizer_sec for rank in self.ranks),
-            other_sec=sum(rank.other_sec for rank in self.ranks),
-            mfu=self.mfu,
-            achievable_share=achievable / self.peak_flops_per_sec,
+            ideal_sec=pace.flops / pace.peak_flops_per_sec,
+            reachable_sec=pace.flops / achievable,
+            forward_backward_sec=pace.own_sec("forward", "backward"),
+            communication_sec=collectives,
+            waiting_sec=pace.waits_sec - collectives,
+            data_sec=pace.own_sec("data"),
+            optimizer_sec=pace.own_sec("optimizer"),
+            other_sec=pace.own_sec("other"),
         )
 
     @property
@@ -188,41 +200,51 @@ class Window:
 
 def waterfall(
     *,
-    data_sec: float,
+    ideal_sec: float,
     forward_backward_sec: float,
-    optimizer_sec: float,
-    other_sec: float,
-    mfu: float,
-    achievable_share: float = 1.0,
+    reachable_sec: float = 0.0,
+    communication_sec: float = 0.0,
+    waiting_sec: float = 0.0,
+    data_sec: float = 0.0,
+    optimizer_sec: float = 0.0,
+    other_sec: float = 0.0,
 ) -> dict[str, float]:
-    """Split the peak into the used share and the losses by cause; the parts sum to 1.
+    """Split the time of one device into the used share and the losses by cause; the parts sum to 1.
+
+    Each part times the training time is the seconds that would go if that loss alone vanished.
 
     Args:
-        data_sec: Training time spent waiting for data, in seconds.
-        forward_backward_sec: Training time in the forward and backward pass, in seconds.
-        optimizer_sec: Training time in gradient clipping and the optimizer, in seconds.
-        other_sec: All other training time, in seconds.
-        mfu: Model FLOPs utilization, a fraction of the peak.
-        achievable_share: The achievable peak over the peak; 1 if it was not measured. Above 1, where the peak was
-            given and is too low, it counts as 1.
+        ideal_sec: What the model FLOPs would take at the peak, those of each dtype at its own.
+        forward_backward_sec: Training time in the forward and backward pass, without waiting for other devices.
+        reachable_sec: What the model FLOPs would take at the achievable peak; less than at the peak counts as that.
+        communication_sec: What the collectives take that nothing hides.
+        waiting_sec: Waiting for other devices beyond that.
+        data_sec: Training time spent waiting for data.
+        optimizer_sec: Training time in gradient clipping and the optimizer.
+        other_sec: All other training time.
 
     Returns:
-        ``mfu``, ``data``, ``optimizer``, ``other``; ``kernels``, forward and backward below the achievable rate; and
-        ``unreachable``, the share of the peak that no matmul reaches on this device. None is negative: where the
-        forward and backward passes run faster than the peak, which then is wrong, ``mfu`` is the share of their time.
+        `mfu_callback.meter.tags.WATERFALL_PARTS` and their shares. None is negative: where the forward and backward
+        passes run faster than the peak, which then is wrong, ``mfu`` is the share of their time.
+
+    Example:
+        >>> waterfall(ideal_sec=0.5, reachable_sec=0.75, forward_backward_sec=1.0, data_sec=1.0)["unreachable"]
+        0.125
     """
-    total = data_sec + forward_backward_sec + optimizer_sec + other_sec
-    used = min(mfu, forward_backward_sec / total)
-    unreachable = forward_backward_sec / total * max(1 - achievable_share, 0.0)
-    unreachable = min(unreachable, forward_backward_sec / total - used)
-    return {
+    used = min(ideal_sec, forward_backward_sec)
+    unreachable = min(max(reachable_sec - ideal_sec, 0.0), forward_backward_sec - used)
+    seconds = {
         "mfu": used,
-        "data": data_sec / total,
-        "optimizer": optimizer_sec / total,
-        "other": other_sec / total,
-        "kernels": forward_backward_sec / total - used - unreachable,
         "unreachable": unreachable,
+        "kernels": forward_backward_sec - used - unreachable,
+        "communication": communication_sec,
+        "waiting": waiting_sec,
+        "data": data_sec,
+        "optimizer": optimizer_sec,
+        "other": other_sec,
     }
+    whole = sum(seconds.values())
+    return {part: max(sec, 0.0) / whole for part, sec in seconds.items()}
 
 
 def logged_values(window: Window) -> dict[str, float]:
@@ -232,6 +254,8 @@ def logged_values(window: Window) -> dict[str, float]:
 
 
 def _value(window: Window, tag: Tag) -> float | None:
+    if tag.part in PARTS_OF_SEVERAL and len(window.ranks) == 1:
+        return None
     value = getattr(window, tag.attribute)
     if value is not None and tag.part is not None:
         value = value[tag.part]

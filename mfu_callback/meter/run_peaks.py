@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from mfu_callback.peaks import Peak
 
@@ -21,12 +22,15 @@ class RunPeaks:
         achievable: The best rate that large matmuls have reached on this device.
         fastest: The highest peak of this device in any dtype that models are trained in.
         of_matmuls: The achievable peak without what the run itself has reached.
+        of_dtypes: By the name of a dtype other than that of most FLOPs, its own peak and its own achievable peak, which
+            is the same where it was not measured.
     """
 
     peak: Peak | None = None
     achievable: Peak | None = None
     fastest: Peak | None = None
     of_matmuls: Peak | None = None
+    of_dtypes: Mapping[str, tuple[Peak, Peak]] = field(default_factory=dict)
 
     def fastest_beyond(self, peak_flops_per_sec: float | None) -> Peak | None:
         """The fastest dtype's peak if MFU of it is less than four fifths of MFU, else None.
@@ -46,7 +50,7 @@ class RunPeaks:
         achievable = peak if is_both else achievable
         return cls(peak=peak, achievable=achievable, of_matmuls=achievable)
 
-    def reached(self, flops_per_sec: float) -> RunPeaks:
+    def reached(self, flops_per_sec: float, flops: float = 1.0, flops_of_dtypes: Mapping[str, float] = {}) -> RunPeaks:
         """The peaks after a stretch in which this device ran its forward and backward passes at some rate.
 
         What a run has reached is achievable: an achievable peak below it is replaced. So is the peak for MFU if it is a
@@ -55,18 +59,43 @@ class RunPeaks:
 
         Args:
             flops_per_sec: Model FLOP/s of the forward and backward passes; NaN if unknown.
+            flops: Model FLOPs of the stretch.
+            flops_of_dtypes: Those of batches that multiply several dtypes, by dtype.
         """
-        if self.achievable is None or not self.achievable.flops_per_sec < flops_per_sec < math.inf:
+        before = self.rates(flops, flops_of_dtypes)["achievable_flops_per_sec"]
+        if self.achievable is None or not before < flops_per_sec < math.inf:
             return self
         source = f"measured: this run reached it, where matmuls alone reached {self.of_matmuls}"
-        achievable = replace(self.achievable, flops_per_sec=flops_per_sec, source=source, is_noisy=True)
+        times = flops_per_sec / before
+        rate = flops_per_sec if not flops_of_dtypes else self.achievable.flops_per_sec * times
+        achievable = replace(self.achievable, flops_per_sec=rate, source=source, is_noisy=True)
         is_noisy = self.peak is not None and self.peak.is_measured and self.peak.is_noisy
-        is_credible = self.of_matmuls is None or flops_per_sec <= _MOST_OVER_NOISY * self.of_matmuls.flops_per_sec
-        return replace(self, peak=achievable if is_noisy and is_credible else self.peak, achievable=achievable)
-
-    def rates(self) -> dict[str, float]:
-        """Their rates under the field names of `Totals`; NaN if unknown."""
-        return {
-            "peak_flops_per_sec": math.nan if self.peak is None else self.peak.flops_per_sec,
-            "achievable_flops_per_sec": math.nan if self.achievable is None else self.achievable.flops_per_sec,
+        is_credible = self.of_matmuls is None or rate <= _MOST_OVER_NOISY * self.of_matmuls.flops_per_sec
+        of_dtypes = {
+            dtype: (peak, replace(other, flops_per_sec=other.flops_per_sec * times, source=source, is_noisy=True))
+            for dtype, (peak, other) in self.of_dtypes.items()
         }
+        peak = achievable if is_noisy and is_credible else self.peak
+        return replace(self, peak=peak, achievable=achievable, of_dtypes=of_dtypes)
+
+    def rates(self, flops: float = 1.0, flops_of_dtypes: Mapping[str, float] = {}) -> dict[str, float]:
+        """The rates at which some FLOPs would be done at the peaks, each dtype's at its own; NaN if unknown.
+
+        Args:
+            flops: Model FLOPs of a stretch.
+            flops_of_dtypes: Those of batches that multiply several dtypes, by dtype.
+
+        Returns:
+            The rates in FLOP/s, under the field names of `Totals`.
+        """
+        peak, achievable = _rate(self.peak), _rate(self.achievable)
+        own = {dtype: part for dtype, part in flops_of_dtypes.items() if dtype in self.of_dtypes}
+        if own and flops > 0:
+            rest, others = flops - sum(own.values()), [(part, *self.of_dtypes[dtype]) for dtype, part in own.items()]
+            peak = flops / (rest / peak + sum(part / _rate(of_peak) for part, of_peak, _ in others))
+            achievable = flops / (rest / achievable + sum(part / _rate(reached) for part, _, reached in others))
+        return {"peak_flops_per_sec": peak, "achievable_flops_per_sec": achievable}
+
+
+def _rate(peak: Peak | None) -> float:
+    return math.nan if peak is None else peak.flops_per_sec

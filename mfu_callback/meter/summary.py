@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.meter.advice import ABOVE_ONE, advice_of_run
+from mfu_callback.meter.advice import advice_of
+from mfu_callback.meter.circumstances import Circumstances
+from mfu_callback.meter.devices import DeviceFigures, PaceSetter
+from mfu_callback.meter.facts import Facts
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.peaks import Peak
@@ -40,7 +43,18 @@ class Summary:
             four fifths of MFU; otherwise None.
         mfu_fastest: Model FLOPs utilization, a fraction of that peak; None without it.
         hints: Sentences on settings that would make the matmuls of this run at least twice as fast.
-        waterfall: The share of the machine that each part used or lost; sums to 1.
+        hint_times: How many times as fast, for each of them.
+        circumstances: Settings of the run that its advice takes into account; None before its end.
+        dtypes: By dtype: its share of the model FLOPs, its peak in FLOP/s, the source of that; None if there is one.
+        waterfall: The share of the machine that each part used or lost; sums to 1. Of several devices, that of the one
+            that waits least for the others.
+        devices: The figures of each of several devices; None for a single one.
+        pace: The device that the others wait for; None for a single one, or if none is clearly behind.
+        memory: The fullest device's peaks ``allocated_bytes``, ``reserved_bytes`` and, on a CPU, ``resident_bytes``;
+            its ``share``; ``retries`` of the allocators and ``ooms`` of all devices; this device's ``total_bytes`` and
+            this process's ``swapped_bytes``. None if nothing is known; what is unknown of it is None.
+        gpu: Power, clocks and what held them down (`mfu_callback.meter.gpu_state.figures_of`) of this process's device,
+            and the ``slowest_clock_share`` of all devices; None without NVML.
         wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
     """
@@ -64,7 +78,14 @@ class Summary:
     fastest: Peak | None = None
     mfu_fastest: float | None = None
     hints: tuple[str, ...] = ()
+    hint_times: tuple[float, ...] = ()
+    circumstances: Circumstances | None = None
+    dtypes: dict[str, dict[str, Any]] | None = None
     waterfall: dict[str, float] | None = None
+    devices: tuple[DeviceFigures, ...] | None = None
+    pace: PaceSetter | None = None
+    memory: dict[str, Any] | None = None
+    gpu: dict[str, Any] | None = None
     wall_time_sec: dict[str, float] | None = None
     modules: tuple[ModuleFigures, ...] | None = None
 
@@ -91,9 +112,8 @@ class Summary:
 
     @property
     def advice(self) -> str | None:
-        """What to change, one sentence a line: the hints, then the largest loss; None if there is nothing to say."""
-        wrong = () if self.mfu is None or self.mfu <= 1 else (ABOVE_ONE,)
-        return advice_of_run((*wrong, *self.hints), self.waterfall, self.step_time_sec)
+        """What to change, one sentence a line, the largest loss first; None if there is nothing to say."""
+        return advice_of(Facts.of(self))
 
     def as_dict(self) -> dict[str, Any]:
         """All figures as plain data for JSON, with FLOPs per module and per dtype."""
@@ -101,7 +121,10 @@ class Summary:
         nested: dict[str, Any] = {name: asdict(plain[name]) for name in ("flops", *_PEAKS) if plain[name] is not None}
         for name in set(_PEAKS) & set(nested):
             nested[name]["dtype"] = dtype_name(nested[name]["dtype"])
-        nested["hints"] = list(self.hints)
+        nested["hints"], nested["hint_times"] = list(self.hints), list(self.hint_times)
+        nested["circumstances"] = None if self.circumstances is None else asdict(self.circumstances)
+        nested["pace"] = None if self.pace is None else asdict(self.pace)
+        nested["devices"] = None if self.devices is None else [asdict(device) for device in self.devices]
         if self.modules is not None:
             nested["modules"] = [asdict(figures) for figures in self.modules]
         return plain | nested | {"goodput": self.goodput, "advice": self.advice}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 # The used share of the machine and the losses by cause; they sum to 1.
-WATERFALL_PARTS = ("mfu", "data", "optimizer", "other", "kernels", "unreachable")
+WATERFALL_PARTS = ("mfu", "unreachable", "kernels", "communication", "waiting", "data", "optimizer", "other")
+PARTS_OF_SEVERAL = ("communication", "waiting")  # always 0 on a single device, where they are not logged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,9 @@ class Tag:
 
 
 _USE, _RATE, _TIME, _MEMORY = "MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: memory"
+_GPU = "MFU: power and clock"
 _WATERFALL = "MFU: where the machine went"
-CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY)  # in the dashboard's order
+CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY, _GPU)  # in the dashboard's order
 _SPREAD, _SHARES = "seconds of a step, fastest and slowest device", "shares of the machine, sum 1"
 
 MFU = "throughput/mfu"
@@ -64,13 +66,17 @@ _TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks mark the pa
 _PEAK, _MEASURED = "fraction of the peak", "fraction of the measured peak"
 _RECOMPUTED = "something is recomputed: MFU with that added"
 _SEVERAL = "there are several devices"
+_REPORTS, _NVML = "the device reports it", "nvidia-ml-py is there"
+_MEMORY_CHART, _SHORT_OF_MEMORY = "peak memory, GiB", "times that memory ran short"
 _OF_WATERFALL = {
-    "mfu": "MFU is known; all six sum to 1",
+    "mfu": "MFU is known; all parts sum to 1",
+    "unreachable": "what this device's best matmul needs beyond that",
+    "kernels": "forward and backward below the best matmul",
+    "communication": "several devices: collectives that nothing hides",
+    "waiting": "several devices: what even the last one waits",
     "data": "waiting for the next batch",
     "optimizer": "gradient clipping and the optimizer",
     "other": "callbacks, logging, the rest",
-    "kernels": "forward and backward below the achievable rate",
-    "unreachable": "what no matmul reaches of the peak on this device",
 }
 
 # category, name, unit, when, attribute of the Window, chart, name in the progress bar
@@ -96,7 +102,23 @@ TAGS: tuple[Tag, ...] = (
         replace(_tag(_WATERFALL, name, "fraction", _OF_WATERFALL[part], "waterfall", _SHARES), part=part)
         for part, name in WATERFALL.items()
     ),
-    _tag(_MEMORY, "memory/peak_gib", "GiB", "the device reports it", "peak_memory_gib", "peak memory, GiB"),
+    _tag(_MEMORY, "memory/peak_gib", "GiB", _REPORTS, "peak_memory_gib", _MEMORY_CHART),
+    _tag(_MEMORY, "memory/reserved_gib", "GiB", f"{_REPORTS}: what its allocator holds", "reserved_gib", _MEMORY_CHART),
+    _tag(
+        *(_MEMORY, "memory/device_share", "fraction", f"{_REPORTS}: that over its memory"),
+        *("memory_share", "share of the device's memory"),
+    ),
+    _tag(
+        *(_MEMORY, "memory/alloc_retries", "count, all devices", f"{_REPORTS}: full, cache was emptied"),
+        *("alloc_retries", _SHORT_OF_MEMORY),
+    ),
+    _tag(_MEMORY, "memory/ooms", "count, all devices", f"{_REPORTS}: errors out of memory", "ooms", _SHORT_OF_MEMORY),
+    _tag(
+        *(_MEMORY, "memory/resident_gib", "GiB, largest process", "the device is a CPU"),
+        *("resident_gib", "resident memory, GiB"),
+    ),
+    _tag(_GPU, "gpu/power_watts", "W, one device", _NVML, "power_watts", "power, W"),
+    _tag(_GPU, "gpu/clock_share", "fraction, slowest device", f"{_NVML}: of its highest clock", "clock_share", "clock"),
 )
 
 IN_PROGRESS_BAR = {tag.name: tag.in_progress_bar for tag in TAGS if tag.in_progress_bar is not None}

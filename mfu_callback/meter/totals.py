@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from mfu_callback.meter.clock import TRAINING_PHASES
+from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
+from mfu_callback.meter.waits import StepWaits
+
+PHASES = ("data", "forward", "backward", "optimizer", "other")
 
 # Amounts of work; devices that share a batch divide them.
 _AMOUNTS = ("samples", "tokens", "real_tokens", "flops", "recomputed_flops")
 # States, which do not add up over time: a sum takes the latest value.
-_LATEST = ("peak_memory_bytes", "peak_flops_per_sec", "achievable_flops_per_sec")
+_LATEST = (
+    *("peak_memory_bytes", "reserved_bytes", "resident_bytes", "memory_share", "power_watts", "clock_share"),
+    *("peak_flops_per_sec", "achievable_flops_per_sec"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +41,25 @@ class Totals:
         backward_sec: Seconds in the backward pass.
         optimizer_sec: Seconds in gradient clipping and the optimizer.
         other_sec: All other seconds of training time.
+        data_waits_sec: Of the seconds above, those spent waiting for other devices, by phase. They are measured in some
+            steps, and taken for as long in the others.
+        forward_waits_sec: As above.
+        backward_waits_sec: As above.
+        optimizer_waits_sec: As above.
+        other_waits_sec: As above.
         peak_memory_bytes: Peak memory of the device's allocator; NaN if it keeps no statistics.
-        peak_flops_per_sec: The device's peak for MFU, in FLOP/s.
-        achievable_flops_per_sec: The device's measured peak, in FLOP/s.
+        reserved_bytes: The most that the allocator held; NaN if it keeps no statistics.
+        resident_bytes: The process's resident memory; NaN if the device is no CPU.
+        memory_share: What was reserved, over the device's memory; NaN if the allocator keeps no statistics.
+        alloc_retries: How often the allocator found the device full and emptied its cache; likewise.
+        ooms: Errors out of memory; likewise.
+        power_watts: Power of the device; NaN if it does not tell.
+        clock_share: Clock of the device over its highest one; NaN if it does not tell.
+        peak_flops_per_sec: The device's peak for MFU, in FLOP/s; where several dtypes are multiplied, the rate at which
+            they would all be done if each ran at its own peak.
+        achievable_flops_per_sec: The device's measured peak, in FLOP/s; as above.
+        flops_of_dtypes: Model FLOPs by dtype of the batches that multiply several; not part of the row.
+        step_waits: The waiting in each of the latest steps.
     """
 
     steps: float = 0
@@ -49,9 +73,23 @@ class Totals:
     backward_sec: float = 0
     optimizer_sec: float = 0
     other_sec: float = 0
+    data_waits_sec: float = 0
+    forward_waits_sec: float = 0
+    backward_waits_sec: float = 0
+    optimizer_waits_sec: float = 0
+    other_waits_sec: float = 0
     peak_memory_bytes: float = math.nan
+    reserved_bytes: float = math.nan
+    resident_bytes: float = math.nan
+    memory_share: float = math.nan
+    alloc_retries: float = math.nan
+    ooms: float = math.nan
+    power_watts: float = math.nan
+    clock_share: float = math.nan
     peak_flops_per_sec: float = math.nan
     achievable_flops_per_sec: float = math.nan
+    flops_of_dtypes: Mapping[str, float] = field(default_factory=dict)
+    step_waits: StepWaits = field(default_factory=StepWaits)
 
     @property
     def seconds(self) -> float:
@@ -59,30 +97,56 @@ class Totals:
         return self.data_sec + self.forward_sec + self.backward_sec + self.optimizer_sec + self.other_sec
 
     @property
+    def waits_sec(self) -> float:
+        """Seconds spent waiting for other devices."""
+        return sum(self._waits(phase) for phase in PHASES)
+
+    def own_sec(self, *phases: str) -> float:
+        """Seconds of some phases without the waiting for other devices.
+
+        Args:
+            phases: Names from `PHASES`.
+        """
+        return float(sum(getattr(self, f"{phase}_sec") - self._waits(phase) for phase in phases))
+
+    @property
     def forward_backward_flops_per_sec(self) -> float:
         """Model FLOP/s of the forward and backward passes alone; NaN if unknown."""
-        seconds = self.forward_sec + self.backward_sec
+        seconds = self.own_sec("forward", "backward")
         return self.flops / seconds if seconds > 0 else math.nan
 
     def __add__(self, other: Totals) -> Totals:
         """Totals of two consecutive stretches of one device."""
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return Totals(**sums | {name: getattr(other, name) for name in _LATEST})
+        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in _ROW}
+        return Totals(
+            **sums | {name: getattr(other, name) for name in _LATEST},
+            flops_of_dtypes=dict(Counter(self.flops_of_dtypes) + Counter(other.flops_of_dtypes)),
+            step_waits=self.step_waits.followed_by(other.step_waits),
+        )
 
     def shared_by(self, devices: int) -> Totals:
         """One device's part, if several devices share this work in the same time."""
         if devices == 1:
             return self
-        return replace(self, **{name: getattr(self, name) / devices for name in _AMOUNTS})
+        of_dtypes = {dtype: flops / devices for dtype, flops in self.flops_of_dtypes.items()}
+        return replace(self, flops_of_dtypes=of_dtypes, **{name: getattr(self, name) / devices for name in _AMOUNTS})
 
     def as_row(self) -> tuple[float, ...]:
         """The values as a row, in the order of the fields."""
-        return astuple(self)
+        return (*(float(getattr(self, name)) for name in _ROW), *self.step_waits.as_row())
 
     @classmethod
     def from_row(cls, row: Sequence[float]) -> Totals:
-        """The inverse of :meth:`as_row`."""
-        return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
+        """The inverse of :meth:`as_row`, without the FLOPs by dtype."""
+        values: dict[str, Any] = dict(zip(_ROW, row, strict=False))
+        return cls(**values, step_waits=StepWaits.from_row(row[len(_ROW) :]))
+
+    def _waits(self, phase: str) -> float:
+        # An estimate from some steps may exceed what there is.
+        return float(min(getattr(self, f"{phase}_waits_sec"), getattr(self, f"{phase}_sec")))
+
+
+_ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dtypes", "step_waits"))
 
 
 @dataclass(slots=True)
@@ -95,6 +159,8 @@ class Amounts:
         flops: Model FLOPs of the forward and backward passes.
         recomputed_flops: FLOPs that run a second time.
         real_tokens: Tokens without padding of each micro-batch, as numbers on the device; None without a mask.
+        of_dtypes: Model FLOPs by dtype of each micro-batch that multiplies several.
+        sees_waits: Whether waiting for other devices is measured in this step.
     """
 
     samples: float = 0.0
@@ -102,20 +168,56 @@ class Amounts:
     flops: float = 0.0
     recomputed_flops: float = 0.0
     real_tokens: list[torch.Tensor | None] = field(default_factory=list)
+    of_dtypes: list[Mapping[str, float]] = field(default_factory=list)
+    sees_waits: bool = False
 
 
-def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
+class WaitsOfSteps:
+    """Estimates the waiting in steps in which it was not measured by its mean in those in which it was."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._sums = np.zeros(len(WAITS))
+
+    def estimate(self, seconds: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Seconds of waiting in some consecutive steps, by phase.
+
+        Args:
+            seconds: Seconds of each phase in each step, of shape (steps, phases).
+            seen: Whether waiting was measured in each step, of shape (steps,).
+
+        Returns:
+            Seconds, of shape (steps, training phases).
+        """
+        measured = seconds[:, WAITS]
+        self._steps += int(seen.sum())
+        self._sums += measured[seen].sum(axis=0)
+        mean = measured[seen].mean(axis=0) if seen.any() else self._sums / max(self._steps, 1)
+        waits: np.ndarray = np.where(seen[:, None], measured, np.minimum(mean, seconds[:, TRAINING_PHASES] + measured))
+        # Who has waited in the exchange of metrics does not wait again for the same.
+        exchange, other = seconds[:, Phase.EXCHANGE], waits[:, Phase.OTHER]
+        waits[:, Phase.OTHER] = np.where(seen, other + exchange, np.maximum(other, exchange))
+        return waits
+
+
+def totals_of(numbers: Sequence[int], steps: Sequence[Amounts], seconds: np.ndarray, waits: WaitsOfSteps) -> Totals:
     """The totals of some steps; waits for numbers on the device.
 
     Args:
+        numbers: The number of each step.
         steps: The work of each step.
         seconds: Seconds of each phase in each step, of shape (steps, phases).
+        waits: Has seen the steps before these.
     """
     if not steps:
         return Totals()
     amounts = np.array([(one.samples, one.tokens, one.flops, one.recomputed_flops) for one in steps]).sum(axis=0)
-    data, forward, backward, optimizer, other = seconds.sum(axis=0)[: len(TRAINING_PHASES)].tolist()
     samples, tokens, flops, recomputed_flops = amounts.tolist()
+    phases = seconds[:, TRAINING_PHASES] + seconds[:, WAITS]
+    phases[:, Phase.OTHER] += seconds[:, Phase.EXCHANGE]
+    seen = np.array([one.sees_waits for one in steps])
+    waited = np.where(seen, seconds[:, [*WAITS, Phase.EXCHANGE]].sum(axis=1), np.nan)
+    of_dtypes: Counter[str] = sum((Counter(of_batch) for one in steps for of_batch in one.of_dtypes), Counter())
     return Totals(
         steps=len(steps),
         samples=samples,
@@ -123,12 +225,15 @@ def totals_of(steps: Sequence[Amounts], seconds: np.ndarray) -> Totals:
         real_tokens=_sum_on_device([number for one in steps for number in one.real_tokens]),
         flops=flops,
         recomputed_flops=recomputed_flops,
-        data_sec=data,
-        forward_sec=forward,
-        backward_sec=backward,
-        optimizer_sec=optimizer,
-        other_sec=other,
+        **_by_phase("sec", phases.sum(axis=0)),
+        **_by_phase("waits_sec", waits.estimate(seconds, seen).sum(axis=0)),
+        flops_of_dtypes=dict(of_dtypes),
+        step_waits=StepWaits.of(numbers, waited),
     )
+
+
+def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, float]:
+    return {f"{phase}_{unit}": value for phase, value in zip(PHASES, seconds.tolist(), strict=True)}
 
 
 def _sum_on_device(numbers: Sequence[torch.Tensor | None]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -20,6 +21,18 @@ PRECISIONS = {torch.float32: "32-true", torch.bfloat16: "bf16-true", torch.float
 _TF32 = 'torch.set_float32_matmul_precision("high")'
 
 
+class Hint(NamedTuple):
+    """A setting that would make a run's matmuls faster.
+
+    Attributes:
+        text: A sentence on it.
+        times: How many times as fast they would be.
+    """
+
+    text: str
+    times: float
+
+
 def fastest_peak(rates: Mapping[torch.dtype, DtypeRate]) -> Peak | None:
     """The highest peak of all dtypes; None if none is known.
 
@@ -31,8 +44,8 @@ def fastest_peak(rates: Mapping[torch.dtype, DtypeRate]) -> Peak | None:
 
 def hints_for(
     device: torch.device, dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate], *, processes: int = 1
-) -> tuple[str, ...]:
-    """Sentences on settings that would make this run's matmuls at least twice as fast, the largest gain first.
+) -> tuple[Hint, ...]:
+    """Settings that would make this run's matmuls at least twice as fast, the largest gain first.
 
     Args:
         device: The device that computes the matmuls.
@@ -41,7 +54,7 @@ def hints_for(
         processes: Number of processes on this machine that compute this run.
     """
     found = (_faster_dtype(dtype, rates), _tf32_off(device, dtype), _one_thread(device, processes))
-    return tuple(sentence for sentence in found if sentence is not None)
+    return tuple(sorted((hint for hint in found if hint is not None), key=lambda hint: -hint.times))
 
 
 def rates_text(rates: Mapping[torch.dtype, DtypeRate]) -> str:
@@ -64,7 +77,7 @@ def _parts_of_text(rates: list[tuple[torch.dtype, DtypeRate]]) -> Iterator[str]:
         yield said + (better if differs else "")
 
 
-def _faster_dtype(dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate]) -> str | None:
+def _faster_dtype(dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate]) -> Hint | None:
     own = rates.get(dtype)
     others = {one: rate.in_training for one, rate in rates.items() if one in PRECISIONS and one != dtype}
     if own is None or not others:
@@ -74,32 +87,36 @@ def _faster_dtype(dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate]) ->
     times = others[best] / own.in_training
     if times < _WORTH_SAYING:
         return None
-    return (
+    text = (
         f"{dtype_name(best)} matmuls run {_times(times)} times as fast as {dtype_name(dtype)} on this device:"
         f' precision="{PRECISIONS[best]}".'
     )
+    return Hint(text, times)
 
 
-def _tf32_off(device: torch.device, dtype: torch.dtype) -> str | None:
+def _tf32_off(device: torch.device, dtype: torch.dtype) -> Hint | None:
     if device.type != "cuda" or dtype != torch.float32 or fp32_precision(device) != "ieee":
         return None
     name, units = device_name(device), multiprocessors(device)
     without, with_tf32 = (find_peak(name, dtype, tf32=tf32, multiprocessors=units) for tf32 in (False, True))
     if without is None or with_tf32 is None or with_tf32.flops_per_sec < _WORTH_SAYING * without.flops_per_sec:
         return None
-    times = _times(with_tf32.flops_per_sec / without.flops_per_sec)
-    return f"TF32 is off, with which this device multiplies float32 {times} times as fast: {_TF32}."
+    times = with_tf32.flops_per_sec / without.flops_per_sec
+    return Hint(
+        f"TF32 is off, with which this device multiplies float32 {_times(times)} times as fast: {_TF32}.", times
+    )
 
 
-def _one_thread(device: torch.device, processes: int) -> str | None:
+def _one_thread(device: torch.device, processes: int) -> Hint | None:
     # Two hardware threads of one core multiply no faster than one.
     share = min(cores(), psutil.cpu_count(logical=False) or cores()) // processes
     if device.type != "cpu" or torch.get_num_threads() > 1 or share < 2:
         return None
     remedy = "unset OMP_NUM_THREADS, or call" if "OMP_NUM_THREADS" in os.environ else "call"
-    return (
+    text = (
         f"torch computes with one thread where each process has {share} cores: {remedy} torch.set_num_threads({share})."
     )
+    return Hint(text, share)
 
 
 def _times(ratio: float) -> str:

@@ -40,6 +40,28 @@ class Brackets:
         self._undo.append(undo)
         return undo
 
+    def put_on_class(self, owner: type, method: str, wrap: Callable[[Function], Function]) -> None:
+        """Replace a method of a class, for all its objects.
+
+        Args:
+            owner: The class.
+            method: The method's name.
+            wrap: Makes the wrapper from the current function.
+        """
+        was_own, original = method in vars(owner), getattr(owner, method)
+        wrapper = wrap(original)
+        setattr(owner, method, wrapper)
+
+        def undo() -> None:
+            if vars(owner).get(method) is not wrapper:
+                return
+            if was_own:
+                setattr(owner, method, original)
+            else:
+                delattr(owner, method)
+
+        self._undo.append(undo)
+
     def call_at_removal(self, undo: Callable[[], None]) -> None:
         """Register another function for `remove` to call."""
         self._undo.append(undo)

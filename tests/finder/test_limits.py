@@ -7,7 +7,6 @@ import resource
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -107,9 +106,9 @@ def test_a_trial_for_which_the_system_swapped_does_not_fit(
     limit: ProcessLimit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swapped = iter([0, 50 * MIB])
-    read = process_limit._status_bytes
+    read = process_limit.status_bytes
     monkeypatch.setattr(
-        process_limit, "_status_bytes", lambda field: next(swapped) if field == "VmSwap" else read(field)
+        process_limit, "status_bytes", lambda field: next(swapped) if field == "VmSwap" else read(field)
     )
     with pytest.raises(LimitExceededError, match="swapped"), limit.enforced():
         pass
@@ -157,25 +156,9 @@ def test_what_is_available_is_no_more_than_the_machine_has() -> None:
     assert MIB < available_bytes() < 2**50
 
 
-def write_group(directory: Path, limit: str, use: str, *, version: int = 2) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    for name, value in zip(names, (limit, use), strict=True):
-        (directory / name).write_text(value + "\n")
-
-
-def test_every_control_group_above_the_process_is_respected(tmp_path: Path) -> None:
-    write_group(tmp_path / "root", "max", "5")
-    write_group(tmp_path / "root/a", "1000", "400")
-    write_group(tmp_path / "root/a/b", "5000", "100")
-    (tmp_path / "cgroup").write_text("0::/a/b\n")
-    assert sorted(available._cgroup_available(tmp_path / "root", tmp_path / "cgroup")) == [600, 4900]
-
-
-def test_control_groups_of_version_one_are_respected(tmp_path: Path) -> None:
-    write_group(tmp_path / "root/memory/docker/x", "900", "1000", version=1)
-    (tmp_path / "cgroup").write_text("4:cpu:/docker/x\n3:memory:/docker/x\n")
-    assert available._cgroup_available(tmp_path / "root", tmp_path / "cgroup") == [0]
+def test_a_control_group_that_is_over_its_limit_has_nothing_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(available, "control_group_memory", lambda: iter([(900, 1000), (5000, 100)]))
+    assert available_bytes() == 0
 
 
 class FakeCuda:

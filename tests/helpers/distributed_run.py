@@ -4,7 +4,9 @@ HOW is words joined by hyphens: a strategy (ddp, fsdp2, or tp, where pairs of pr
 processes, and any of these: "without" (no callback), "failing" (the count fails on the second rank), "raising" (the
 second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled" (the
 blocks are compiled), "uneven" (the second rank's batches are half as large), "modules" (modules are timed), "told" (the
-first rank alone knows that bfloat16 is four times as fast).
+first rank alone knows that bfloat16 is four times as fast), "slow" with "data" or "forward" (the last rank sleeps there
+in every step), "rarely" (in every fifth step only), "hooked" (a communication
+hook of the user's turns the gradients around).
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed._functional_collectives as functional_collectives
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
@@ -30,6 +35,8 @@ from mfu_callback.peaks import DtypeRate, Peak
 from tests.helpers.runs import TINY, make_trainer, tiny_data
 
 STEPS = {2: 200, 4: 30}  # by the number of processes; four processes wait for one another a lot
+SLOW_STEPS, SLEEP_SEC = 23, 0.1
+EVERY = 5  # with "rarely": only one step of five is slow, and the more so
 
 LOG_EVERY = 10
 RATES = {
@@ -45,18 +52,33 @@ class Breaking(GPTModule):
 
     how: tuple[str, ...] = ()
 
+    def on_fit_start(self) -> None:
+        """Register the communication hook, which Lightning does on CUDA alone."""
+        if "hooked" in self.how:
+            self.trainer.strategy.model.register_comm_hook(None, turned)
+
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Raise or interrupt if HOW says so, then train."""
         if batch_idx == 4 and "raising" in self.how and self.trainer.global_rank == 1:
             raise ArithmeticError("broken")
         if batch_idx == 4 and "interrupted" in self.how:
             os.kill(os.getpid(), signal.SIGINT)
+        self.sleep("forward", batch_idx)
         return super().training_step(batch, batch_idx)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Returns half the batch on the second rank with "uneven", else the whole batch."""
+        self.sleep("data", self.trainer.global_step)
         is_half = "uneven" in self.how and self.trainer.global_rank == 1
         return tuple(part[:2] for part in batch) if is_half else batch
+
+    def sleep(self, where: str, step: int) -> None:
+        """Sleep on the last rank if HOW says so."""
+        is_late = self.trainer.global_rank == self.trainer.world_size - 1 and {"slow", where} <= set(self.how)
+        if is_late and "rarely" not in self.how:
+            time.sleep(SLEEP_SEC)
+        elif is_late and step % EVERY == 0:
+            time.sleep(EVERY * SLEEP_SEC)
 
 
 class Sharded(Breaking):
@@ -125,6 +147,12 @@ def local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def turned(state, bucket):  # DDP reads annotations, and finds text
+    """A communication hook that gives the mean gradients of all ranks with the opposite sign."""
+    work = torch.distributed.all_reduce(bucket.buffer() / -torch.distributed.get_world_size(), async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
+
+
 def count_calls(owner: Any, method: str) -> list[None]:
     """A list that gets an entry for each call of a method of an object."""
     calls: list[None] = []
@@ -143,12 +171,14 @@ def main() -> None:
     directory, words = Path(sys.argv[1]), tuple(sys.argv[2].split("-"))
     kind, processes = words[0], int(words[1])
     seed_everything(1, verbose=False)
+    if "slow" in words:  # several threads that were asleep are slow when they wake up
+        torch.set_num_threads(1)
     callback = MFUCallback(peak=1e12, modules="modules" in words)
     trainer = make_trainer(
         *([] if "without" in words else [callback]),
         devices=processes,
         strategy=STRATEGIES[kind](processes),
-        max_steps=STEPS[processes],
+        max_steps=SLOW_STEPS if "slow" in words else STEPS[processes],
         log_every_n_steps=LOG_EVERY,
     )
     if "failing" in words and trainer.global_rank == 1:
@@ -159,6 +189,7 @@ def main() -> None:
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")
+    wait, wait_tensor = torch.distributed.Work.wait, functional_collectives.wait_tensor
     trainer.fit(module, datamodule=tiny_data(length=400 * processes))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"}
     summary = callback.summary
@@ -171,6 +202,10 @@ def main() -> None:
         "flops": None if count is None else (count.forward, count.thop, count.backward, count.recomputed),
         "uncounted": None if count is None else count.uncounted,
         "gathers": len(gathers),
+        "left": (torch.distributed.Work.wait, functional_collectives.wait_tensor) != (wait, wait_tensor),
+        "devices": None if summary is None or summary.devices is None else [asdict(one) for one in summary.devices],
+        "pace": None if summary is None or summary.pace is None else asdict(summary.pace),
+        "waterfall": None if summary is None else summary.waterfall,
         "hints": None if summary is None else (summary.hints, summary.mfu_fastest),
         "modules": None if modules is None else {row.name: row.flops for row in modules},
     }

@@ -20,7 +20,9 @@ TINY_FLOPS = 4 * (2 * (24 * 8 * 16**2 + 4 * 8**2 * 16) + 2 * 8 * 16 * 64)
 PEAK = 1e12
 # Tags that one CPU process does not log if it recomputes nothing and has no measured peak and no attention mask.
 ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "throughput/real_tokens_per_sec", "memory/peak_gib"}
-ABSENT_TAGS |= {"time/step_sec_min", "time/step_sec_max"}
+ABSENT_TAGS |= {"time/step_sec_min", "time/step_sec_max", "gpu/power_watts", "gpu/clock_share"}
+ABSENT_TAGS |= {f"memory/{figure}" for figure in ("reserved_gib", "device_share", "alloc_retries", "ooms")}
+ABSENT_TAGS |= {"waterfall/communication", "waterfall/waiting"}
 # A warning about models with few layers: the first one is a large share, and its input needs no gradient.
 SMALL_MODEL = "ignore:The backward pass of this model takes"
 

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 from functools import cache
@@ -8,7 +9,7 @@ import torch
 
 from mfu_callback import MFUCallback
 from tests.helpers import distributed_run
-from tests.helpers.distributed_run import LOG_EVERY, STEPS, TensorParallel
+from tests.helpers.distributed_run import LOG_EVERY, SLEEP_SEC, STEPS, TensorParallel
 from tests.helpers.runs import TINY_FLOPS, train_tiny
 
 SCRIPT = Path(distributed_run.__file__)
@@ -92,6 +93,49 @@ def test_200_steps_end_in_the_weights_of_a_run_without_the_callback(ends, how):
     without = "-".join(word for word in how.split("-") if word not in ("failing", "modules")) + "-without"
     for measured, plain in zip(ends(how), ends(without), strict=True):
         assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in plain["weights"])
+
+
+@pytest.mark.parametrize("how", ["ddp-2", "fsdp2-2", "tp-2", "ddp-2-hooked"])
+def test_nothing_that_measures_waiting_is_left_behind(ends, how):
+    assert [rank["left"] for rank in ends(how)] == [False, False]
+
+
+def test_a_communication_hook_of_the_users_is_the_one_that_sums_the_gradients(ends):
+    for measured, plain, without in zip(ends("ddp-2-hooked"), ends("ddp-2-hooked-without"), ends("ddp-2"), strict=True):
+        names = plain["weights"]
+        assert all(torch.equal(measured["weights"][name], plain["weights"][name]) for name in names)
+        assert not all(torch.equal(measured["weights"][name], without["weights"][name]) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("how", "phase", "part"),
+    [
+        ("ddp-2-slow-data", "data", "data"),
+        ("ddp-2-slow-forward", "forward", "kernels"),
+        ("ddp-4-slow-data", "data", "data"),
+        ("fsdp2-2-slow-data", "data", "data"),
+        ("fsdp2-2-slow-forward", "forward", "kernels"),
+    ],
+)
+def test_the_slow_device_is_named_and_the_loss_is_its_own(ends, how, phase, part):
+    first, *others = ends(how)
+    assert all((rank["pace"], rank["waterfall"]) == (first["pace"], first["waterfall"]) for rank in others)
+    pace, devices = first["pace"], first["devices"]
+    assert (pace["rank"], pace["phase"], pace["is_constant"]) == (len(others), phase, True)
+    assert pace["host"] == platform.node()
+    assert max(first["waterfall"], key=first["waterfall"].get) == part
+    assert sum(first["waterfall"].values()) == pytest.approx(1)
+    assert [one["rank"] for one in devices] == list(range(len(others) + 1))
+    quick, slow = devices[0], devices[pace["rank"]]
+    assert slow["phases_sec"][phase] - quick["phases_sec"][phase] > SLEEP_SEC / 2
+    assert quick["waits_sec"] - slow["waits_sec"] > SLEEP_SEC / 2
+
+
+def test_a_device_that_is_slow_now_and_then_is_told_so(ends):
+    for rank in ends("ddp-2-slow-data-rarely"):
+        pace = rank["pace"]
+        assert (pace["rank"], pace["phase"], pace["is_constant"]) == (1, "data", False)
+        assert 0 < pace["late_share"] < 0.75
 
 
 def test_one_collective_a_logging_step_and_one_at_the_end(ends):

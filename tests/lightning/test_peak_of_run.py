@@ -228,7 +228,7 @@ def test_a_run_in_a_slow_dtype_is_told_of_the_fast_one(precision, is_slow):
     hint = 'float32 matmuls run 59 times as fast as bfloat16 on this device: precision="32-true".'
     summary = callback.summary
     assert summary.hints == ((hint,) if is_slow else ())
-    assert (summary.advice or "").splitlines()[:1] == ([hint] if is_slow else [])
+    assert (hint in (summary.advice or "")) is is_slow
     assert summary.mfu_fastest == (pytest.approx(summary.mfu * 17 / 145) if is_slow else None)
 
 
@@ -239,7 +239,7 @@ def test_a_run_in_a_slow_dtype_is_told_of_the_fast_one(precision, is_slow):
 def test_a_run_in_a_dtype_that_is_slow_here_is_told_so(precision, is_slow):
     callback = MFUCallback(warmup_steps=1)
     make_trainer(callback, precision=precision).fit(Step(two_layers()))
-    assert ("float32 matmuls run" in (callback.summary.advice or "")) is is_slow
+    assert any("float32 matmuls run" in hint for hint in callback.summary.hints) is is_slow
 
 
 @pytest.mark.parametrize("failing", ["rates_in_training", "hints_for"])
@@ -334,9 +334,7 @@ def test_the_measured_peak_is_beside_the_users():
     logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
     ratio = PEAK / summary.achievable.flops_per_sec
     assert logged["throughput/mfu_achievable"] == pytest.approx(logged["throughput/mfu"] * ratio)
-    assert summary.waterfall["unreachable"] == pytest.approx(
-        (1 - 1 / ratio) * (summary.waterfall["kernels"] + summary.waterfall["unreachable"] + summary.mfu)
-    )
+    assert summary.waterfall["unreachable"] == pytest.approx((ratio - 1) * summary.mfu)
 
 
 @pytest.mark.parametrize(

@@ -38,15 +38,11 @@ def test_every_second_belongs_to_the_phase_that_was_entered_last(clock, now):
     ]:
         clock.enter(phase)
         now.seconds += seconds
-    assert end_step(clock) == {
+    assert {phase: seconds for phase, seconds in end_step(clock).items() if seconds} == {
         Phase.DATA: 1.5,
         Phase.FORWARD: 1.5,
         Phase.BACKWARD: 2.5,
         Phase.OPTIMIZER: 2.0,
-        Phase.OTHER: 0.0,
-        Phase.VALIDATION: 0.0,
-        Phase.CHECKPOINT: 0.0,
-        Phase.REPORT: 0.0,
     }
 
 

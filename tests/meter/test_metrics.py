@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from mfu_callback import model_flops_utilization
-from mfu_callback.meter.clock import Phase
+from mfu_callback.meter.clock import WAITS, Phase
 from mfu_callback.meter.metrics import Window, logged_values, waterfall
 from mfu_callback.meter.tags import TAGS
-from mfu_callback.meter.totals import Amounts, Totals, totals_of
+from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
 
 
 def test_mfu_is_shared_among_devices():
@@ -49,12 +49,12 @@ def test_every_tag_of_a_window_on_one_device():
         "throughput/mfu_achievable": 0.4,
         "throughput/hfu": pytest.approx(0.35),
         "time/step_sec": 2.5,
-        "waterfall/mfu": 0.3,
+        "waterfall/mfu": pytest.approx(0.3),
+        "waterfall/unreachable": pytest.approx(0.1),  # 4 s at the achievable peak, 3 s at the peak, of 10 s
+        "waterfall/kernels": pytest.approx(0.2),
         "waterfall/data": 0.1,
         "waterfall/optimizer": 0.2,
         "waterfall/other": 0.1,
-        "waterfall/kernels": pytest.approx(0.15),
-        "waterfall/unreachable": pytest.approx(0.15),
     }
     assert sum(value for name, value in values.items() if name.startswith("waterfall/")) == pytest.approx(1, abs=1e-12)
 
@@ -92,7 +92,8 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
 def test_what_is_unknown_is_left_out_and_nothing_else(unknown, absent):
     rank = replace(RANK, **PEAKS)
     logged = logged_values(Window(ranks=(rank, replace(rank, **{unknown: math.nan}))))
-    assert {tag.name for tag in TAGS} - set(logged) == absent | {"memory/peak_gib"}
+    of_devices = {tag.name for tag in TAGS if tag.name.startswith(("memory/", "gpu/"))}
+    assert {tag.name for tag in TAGS} - set(logged) == absent | of_devices
 
 
 def test_without_a_peak_there_is_no_mfu_but_all_rates():
@@ -137,36 +138,38 @@ def test_the_peak_memory_is_that_of_the_fullest_device():
 
 
 def test_without_a_measured_peak_nothing_is_unreachable():
-    parts = waterfall(data_sec=1, forward_backward_sec=7, optimizer_sec=1, other_sec=1, mfu=0.5)
+    parts = waterfall(data_sec=1, forward_backward_sec=7, optimizer_sec=1, other_sec=1, ideal_sec=5)
     assert parts == {
         "mfu": 0.5,
+        "unreachable": 0,
+        "kernels": pytest.approx(0.2),
+        "communication": 0,
+        "waiting": 0,
         "data": 0.1,
         "optimizer": 0.1,
         "other": 0.1,
-        "kernels": pytest.approx(0.2),
-        "unreachable": 0,
     }
 
 
 @pytest.mark.parametrize(
-    ("mfu", "achievable_share", "expected"),
+    ("ideal_sec", "reachable_sec", "expected"),
     [
-        (0.5, 5.8, (0.5, 0.2, 0.0)),  # a peak= that is far below what the device was measured at
-        (0.7, 5.8, (0.7, 0.0, 0.0)),
-        (4.0, 5.8, (0.7, 0.0, 0.0)),  # the peak must be wrong
-        (4.0, 0.5, (0.7, 0.0, 0.0)),
-        (0.6, 0.5, (0.6, 0.0, 0.1)),
-        (0.2, 0.5, (0.2, 0.15, 0.35)),
+        (5.0, 1.0, (0.5, 0.2, 0.0)),  # a peak= that is far below what the device was measured at
+        (7.0, 1.0, (0.7, 0.0, 0.0)),
+        (40.0, 7.0, (0.7, 0.0, 0.0)),  # the peak must be wrong
+        (40.0, 80.0, (0.7, 0.0, 0.0)),
+        (6.0, 12.0, (0.6, 0.0, 0.1)),
+        (2.0, 4.0, (0.2, 0.3, 0.2)),
     ],
 )
-def test_no_part_is_negative_whatever_the_peaks_are(mfu, achievable_share, expected):
+def test_no_part_is_negative_whatever_the_peaks_are(ideal_sec, reachable_sec, expected):
     parts = waterfall(
         data_sec=1,
         forward_backward_sec=7,
         optimizer_sec=1,
         other_sec=1,
-        mfu=mfu,
-        achievable_share=achievable_share,
+        ideal_sec=ideal_sec,
+        reachable_sec=reachable_sec,
     )
     assert (parts["mfu"], parts["kernels"], parts["unreachable"]) == pytest.approx(expected)
     assert min(parts.values()) >= 0
@@ -190,6 +193,14 @@ def test_totals_survive_the_way_through_a_row_and_add_up():
 def test_validation_and_checkpoints_are_not_training_time():
     seconds = np.ones((2, len(Phase)))
     seconds[:, [Phase.VALIDATION, Phase.CHECKPOINT]] = 50.0, 70.0
-    totals = totals_of([Amounts(samples=1, tokens=2, flops=3)] * 2, seconds)
+    seconds[:, [*WAITS, Phase.EXCHANGE]] = 0.0
+    totals = totals_of([1, 2], [Amounts(samples=1, tokens=2, flops=3)] * 2, seconds, WaitsOfSteps())
     assert (totals.steps, totals.samples, totals.tokens, totals.flops, totals.seconds) == (2, 2, 4, 6, 10.0)
-    assert totals_of([], seconds[:0]) == Totals()
+    assert totals_of([], [], seconds[:0], WaitsOfSteps()) == Totals()
+
+
+def test_time_in_which_nothing_is_multiplied_is_not_unreachable():
+    slept = replace(RANK, forward_sec=RANK.forward_sec + 90, **PEAKS)
+    parts = Window(ranks=(slept,)).waterfall
+    assert parts["unreachable"] == pytest.approx(0.01)  # of 100 s
+    assert parts["kernels"] == pytest.approx(0.92)

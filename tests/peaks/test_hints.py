@@ -10,6 +10,11 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 
 
+def texts(*arguments, **options):
+    """The sentences of the hints."""
+    return tuple(hint.text for hint in hints_for(*arguments, **options))
+
+
 def rates(**in_training):
     """Rates in GFLOP/s by dtype, or a pair: in training and in the better layout."""
     return {
@@ -57,11 +62,18 @@ def all_cores(monkeypatch):
     ],
 )
 def test_a_dtype_that_is_twice_as_fast_is_named_with_its_precision(dtype, known, hint):
-    assert hints_for(CPU, dtype, known) == (() if hint is None else (hint,))
+    assert texts(CPU, dtype, known) == (() if hint is None else (hint,))
+
+
+def test_a_hint_knows_how_many_times_as_fast_the_matmuls_would_be(monkeypatch):
+    assert [hint.times for hint in hints_for(CPU, BF16, rates(float32=100, bfloat16=25))] == [4.0]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert [hint.times for hint in hints_for(CPU, BF16, rates(float32=100, bfloat16=25))] == [4.0, 4.0]
+    assert [hint.times for hint in hints_for(CPU, FP32, AMX)] == [4.0, 570 / 240]  # the larger gain first
 
 
 def test_a_faster_dtype_that_is_not_trained_in_is_not_proposed():
-    assert hints_for(CPU, FP32, rates(float32=100, float64=900)) == ()
+    assert texts(CPU, FP32, rates(float32=100, float64=900)) == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,7 @@ def test_a_faster_dtype_that_is_not_trained_in_is_not_proposed():
 def test_one_thread_where_there_are_more_cores(monkeypatch, threads, cores, processes, share):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr("mfu_callback.peaks.hints.cores", lambda: cores)
-    hints = hints_for(CPU, FP32, AVX2, processes=processes)
+    hints = texts(CPU, FP32, AVX2, processes=processes)
     assert hints == (
         ()
         if share is None
@@ -80,19 +92,19 @@ def test_one_thread_where_there_are_more_cores(monkeypatch, threads, cores, proc
             f" torch.set_num_threads({share}).",
         )
     )
-    assert hints_for(torch.device("mps"), FP32, AVX2) == ()
+    assert texts(torch.device("mps"), FP32, AVX2) == ()
 
 
 def test_hardware_threads_are_no_cores(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 1)
-    assert hints_for(CPU, FP32, AVX2) == ()
+    assert texts(CPU, FP32, AVX2) == ()
 
 
 def test_a_variable_that_is_not_set_is_not_mentioned(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    (hint,) = hints_for(CPU, FP32, AVX2)
+    (hint,) = texts(CPU, FP32, AVX2)
     assert hint == "torch computes with one thread where each process has 4 cores: call torch.set_num_threads(4)."
 
 
@@ -113,8 +125,8 @@ TF32 = (
 
 
 def test_tf32_that_is_off_comes_after_the_dtype(gpu):
-    assert hints_for(GPU, FP32, {}) == (TF32,)
-    assert hints_for(GPU, FP32, A100) == (
+    assert texts(GPU, FP32, {}) == (TF32,)
+    assert texts(GPU, FP32, A100) == (
         'bfloat16 matmuls run 16 times as fast as float32 on this device: precision="bf16-true".',
         TF32,
     )
@@ -131,7 +143,7 @@ def test_tf32_that_is_off_comes_after_the_dtype(gpu):
 )
 def test_tf32_is_not_mentioned_where_it_is_on_or_missing_or_not_used(gpu, name, precision, dtype):
     gpu |= {"name": name, "precision": precision}
-    assert hints_for(GPU, dtype, {}) == ()
+    assert texts(GPU, dtype, {}) == ()
 
 
 def test_the_fastest_peak():

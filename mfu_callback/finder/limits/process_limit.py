@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mfu_callback.finder.limits.available import default_budget_bytes
 from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+from mfu_callback.tools.host_memory import status_bytes
 
 _SWAP_NOISE_BYTES = 2**20
 
@@ -64,8 +65,8 @@ class ProcessLimit:
                 f" {(own_bytes + held_bytes) / 2**20:,.1f} MiB. Not even a batch of 1 fits. Give BatchSizeFinder a"
                 " larger budget."
             )
-        self._data_limit = _status_bytes("VmData") - own_bytes + self.limit_bytes()
-        self._resident_before = _status_bytes("RssAnon") - own_bytes
+        self._data_limit = status_bytes("VmData") - own_bytes + self.limit_bytes()
+        self._resident_before = status_bytes("RssAnon") - own_bytes
         self._slack_before = _slack_bytes()
 
     @contextmanager
@@ -79,7 +80,7 @@ class ProcessLimit:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        can_tell, swapped = _reset_high_water_mark(), _status_bytes("VmSwap")
+        can_tell, swapped = _reset_high_water_mark(), status_bytes("VmSwap")
         try:
             if self.is_enforced:
                 resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._data_limit, soft), hard))
@@ -89,7 +90,7 @@ class ProcessLimit:
             self._peak_bytes = self._high_water_bytes() if can_tell else None
         if (self._peak_bytes or 0) > self.limit_bytes():
             raise LimitExceededError(f"it took {self._peak_bytes or 0:,} bytes of {self.limit_bytes():,}")
-        if _status_bytes("VmSwap") - swapped > _SWAP_NOISE_BYTES:
+        if status_bytes("VmSwap") - swapped > _SWAP_NOISE_BYTES:
             raise LimitExceededError("the system swapped")
 
     def limit_bytes(self) -> int:
@@ -115,8 +116,8 @@ class ProcessLimit:
 
     def _high_water_bytes(self) -> int:
         # VmHWM also counts mapped files, such as libraries and data sets. They are not private.
-        shared = _status_bytes("RssFile") + _status_bytes("RssShmem")
-        resident = _status_bytes("VmHWM") - shared - self._resident_before
+        shared = status_bytes("RssFile") + status_bytes("RssShmem")
+        resident = status_bytes("VmHWM") - shared - self._resident_before
         return max(0, resident + max(0, _slack_bytes() - self._slack_before))
 
     def _allowance(self) -> int:
@@ -127,14 +128,9 @@ def _lower(limit: int, soft: int) -> int:
     return limit if soft < 0 else min(limit, soft)  # a negative soft limit is RLIM_INFINITY
 
 
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
-
-
 def _slack_bytes() -> int:
     """The bytes reserved but not resident; the kernel counts them in its limit, but not in a high-water mark."""
-    return _status_bytes("VmData") - _status_bytes("RssAnon")
+    return status_bytes("VmData") - status_bytes("RssAnon")
 
 
 def _reset_high_water_mark() -> bool:
