@@ -6,6 +6,8 @@ TensorBoard is shown in headless Chromium.
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 import warnings
@@ -26,6 +28,7 @@ from scripts.pictures.browser import IS_INSTALLED, Browser, chromium, tensorboar
 _COLORS = 256
 PICTURES = Path(__file__).parent
 _CONFIG = GPTConfig(n_layer=4, n_head=8, n_embd=256, vocab_size=8192, context_length=128)
+_TWO_DEVICES = "two devices, one waits"
 _SET_THEME = "localStorage.setItem('_tb_global_settings', JSON.stringify({theme: arguments[0]}))"  # TensorBoard's key
 
 
@@ -43,19 +46,22 @@ def main() -> int:
         logdir = Path(directory) / "logs"
         train_all(logdir, steps)
         with tensorboard(logdir) as address:
-            wait_for_runs(address, 4)
-            picture_of_the_tab(address, "tab.png", run="waits for data", is_dark=False)
+            wait_for_runs(address, 5)
+            picture_of_the_tab(address, "tab.png", run=_TWO_DEVICES, is_dark=False)
             picture_of_the_tab(address, "tab_dark.png", run="found batch", is_dark=True)
             picture_of_the_dashboard(address)
     return 0
 
 
 def train_all(logdir: Path, steps: int) -> None:
-    """Train the four runs that the pictures show."""
-    train(logdir, "batch 2, fp32", steps, batch_size=2, precision="32-true")
-    train(logdir, "batch 2, bf16", steps, batch_size=2)
+    """Train the runs that the pictures show."""
+    train(logdir, "batch 2, fp32", steps, batch_size=2)
+    train(logdir, "batch 2, bf16", steps, batch_size=2, precision="bf16-true")
     train(logdir, "waits for data", steps, batch_size=8, wait_sec=0.02)
     train(logdir, "found batch", steps, batch_size=2, finds=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [sys.executable, *launcher, "scripts.pictures.two_devices", str(logdir), _TWO_DEVICES, str(steps)]
+    subprocess.run(command, check=True, cwd=PICTURES.parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def train(
@@ -64,15 +70,18 @@ def train(
     steps: int,
     *,
     batch_size: int,
-    precision: Any = "bf16-true",
+    precision: Any = "32-true",  # fast on every CPU
     wait_sec: float = 0.0,
     finds: bool = False,
+    devices: int = 1,
 ) -> None:
-    """Train one run."""
+    """Train one run; on several devices, this process's part of it."""
     seed_everything(0, verbose=False)
     finder = [BatchSizeFinder(budget=2**30, objective="throughput", max_size=32)] if finds else []
     trainer = Trainer(
         accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
         precision=precision,
         max_steps=steps,
         log_every_n_steps=2,
@@ -118,7 +127,7 @@ class Slow(Dataset[torch.Tensor]):
 
 def picture_of_the_tab(address: str, name: str, *, run: str, is_dark: bool) -> None:
     """Save a picture of the tab with a run selected: its upper part, or in the dark theme its lower part."""
-    with chromium(width=1280, height=1560) as browser:
+    with chromium(width=1280, height=1560 if is_dark else 2060) as browser:
         browser.open(address)
         browser.run(_SET_THEME, "dark" if is_dark else "light")
         browser.open_tab(address)
