@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.table import grouped_by_module
 from mfu_callback.meter.summary import Summary
+from mfu_callback.report.devices import memory_text, slowest_text
 
 
 def card(facts: RunFacts, summary: Summary, found: FoundBatchSize | None) -> str:
@@ -28,10 +30,12 @@ def card(facts: RunFacts, summary: Summary, found: FoundBatchSize | None) -> str
 
 
 def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
+    pace = None if summary.pace is None else asdict(summary.pace)
     rows: list[tuple[str, str | None]] = [
         ("MFU", None if summary.mfu is None else f"{summary.mfu:.4f} over {summary.steps:,} steps"),
         ("MFU of the fastest dtype", _mfu_fastest(summary)),
         ("tokens/s", None if summary.tokens_per_sec is None else f"{summary.tokens_per_sec:,.1f}"),
+        ("slowest device", slowest_text(pace)),
         ("advice", summary.advice),
         ("model", f"{facts.model}, {facts.parameters:,} parameters"),
         ("device", f"{facts.devices} x {facts.device}, {facts.strategy}"),
@@ -39,6 +43,7 @@ def _run(facts: RunFacts, summary: Summary) -> list[tuple[str, str]]:
         ("batch", _batch(facts)),
         ("peak", None if summary.peak is None else summary.peak.description),
         ("achievable peak", None if summary.achievable is None else summary.achievable.description),
+        ("memory", memory_text(summary.memory)),
         ("counter", facts.counter),
         ("conventions", summary.conventions),
     ]

@@ -18,7 +18,8 @@ from mfu_callback.board.provider import ProvidedLogs
 from mfu_callback.logs.names import PLUGIN_NAME
 from mfu_callback.meter.tags import TAGS, WATERFALL
 from mfu_callback.report.page.assets import STATIC, plotly_file
-from mfu_callback.report.page.views import run_view, series_view, waterfall_view
+from mfu_callback.report.page.views import details_view, run_view, series_view, waterfall_view
+from mfu_callback.report.parts import as_plain_data
 
 _STATIC = Path(__file__).parent / "static"  # connects the page to TensorBoard
 _KINDS = {".js": "text/javascript", ".css": "text/css"}
@@ -44,7 +45,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
         """The routes: JSON of the runs, and the page's own files."""
         files = {f"/{file.name}": _serving(file) for own in (STATIC, _STATIC) for file in own.iterdir()}
-        data = {"/runs": self._runs, "/curves": self._curves, "/waterfall": self._waterfall}
+        data = {"/runs": self._runs, "/curves": self._curves, "/waterfall": self._waterfall, "/details": self._details}
         return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
 
     def is_active(self) -> bool:
@@ -65,7 +66,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def _runs(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
         problems = [] if self._health is None else self._health.problems()
-        return {"runs": [run_view(run) for run in logs.runs()], "problems": problems}
+        return {"runs": [run_view(run) for run in logs.runs()], "problems": problems, "parts": as_plain_data()}
 
     def _curves(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
         tag = request.args.get("tag", "")
@@ -77,6 +78,9 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _waterfall(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
         run = request.args.get("run", "")
         return waterfall_view(logs.series(WATERFALL.values(), run=run, points=_WATERFALL_POINTS).get(run, {}))
+
+    def _details(self, logs: ProvidedLogs, request: Request) -> dict[str, Any]:
+        return details_view(logs.run(request.args.get("run", "")))
 
 
 def _health(logdir: str | None) -> Any:

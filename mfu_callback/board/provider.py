@@ -43,6 +43,16 @@ class ProvidedLogs:
         names = sorted({*tags, *records})
         return [RunLog(name=run, scalars=scalars.get(run, {}), record=records.get(run)) for run in names]
 
+    def run(self, name: str) -> RunLog:
+        """One run: with the record, or with points if it has no figures; empty if there is no such run."""
+        record = self._records([name]).get(name)
+        scalars = (
+            {}
+            if record and record.get("steps")
+            else self._read([name], [tag.name for tag in TAGS], points=_POINTS_OF_FIGURES)
+        )
+        return RunLog(name=name, scalars=scalars.get(name, {}), record=record)
+
     def series(self, tags: Collection[str], *, run: str | None = None, points: int) -> dict[str, dict[str, Series]]:
         """The points of some tags by run and tag.
 
@@ -60,8 +70,8 @@ class ProvidedLogs:
         ours = {run: {own: tag for tag in tags if (own := own_tag(tag)) is not None} for run, tags in listed.items()}
         return {run: tags for run, tags in ours.items() if tags}
 
-    def _records(self) -> dict[str, Any]:
-        wanted = RunTagFilter(tags=[RECORD_TAG])
+    def _records(self, runs: Collection[str] | None = None) -> dict[str, Any]:
+        wanted = RunTagFilter(runs=runs, tags=[RECORD_TAG])
         read = self._provider.read_tensors(
             plugin_name=PLUGIN_NAME, downsample=1, run_tag_filter=wanted, **self._of_request
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mfu_callback.logs.run_log import RunLog, Series
 from mfu_callback.meter.advice import advice_of_run
-from mfu_callback.meter.tags import STEP_TIME_SEC, TAGS, WATERFALL
+from mfu_callback.meter.tags import PARTS_OF_SEVERAL, STEP_TIME_SEC, TAGS, WATERFALL, WATERFALL_PARTS
 
 
 def figures_of(run: RunLog) -> dict[str, Any]:
@@ -45,9 +45,35 @@ def _means(scalars: Mapping[str, Series]) -> dict[str, Any]:
         if series is None or not series.values or tag.part is not None:
             continue
         means[tag.attribute] = _mean_step_time(series) if tag.name == STEP_TIME_SEC else _mean(series, seconds)
-    if all(scalars.get(name) for name in WATERFALL.values()):
-        means["waterfall"] = {part: _mean(scalars[name], seconds) for part, name in WATERFALL.items()}
+    waterfall = waterfall_of(scalars)
+    if waterfall:
+        known = {part: _mean(series, seconds) for part, series in waterfall.items()}
+        means["waterfall"] = {part: known.get(part, 0.0) for part in WATERFALL_PARTS}
     return means
+
+
+def waterfall_of(scalars: Mapping[str, Series]) -> dict[str, Series]:
+    """The parts of the waterfall that a run has logged, in their order; empty if one is missing.
+
+    Those of several devices are not missed: a run with one device does not log them, nor did any before version 0.2. If
+    they were logged at some steps only, they are 0 at the others.
+
+    Args:
+        scalars: The run's points by tag.
+    """
+    logged = {part: scalars[name] for part, name in WATERFALL.items() if name in scalars and scalars[name].values}
+    if not set(WATERFALL_PARTS) - set(PARTS_OF_SEVERAL) <= logged.keys():
+        return {}
+    return {
+        part: _filled(series, logged["mfu"]) if part in PARTS_OF_SEVERAL else series for part, series in logged.items()
+    }
+
+
+def _filled(series: Series, other: Series) -> Series:
+    """The points at the steps of another series, 0 where there is none."""
+    at = dict(zip(series.steps, series.values, strict=True))
+    values = [at.get(step, 0.0) for step in other.steps]
+    return Series(steps=other.steps, wall_times=other.wall_times, values=values)
 
 
 def _steps_of_windows(series: Series) -> np.ndarray:

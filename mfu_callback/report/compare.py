@@ -10,18 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mfu_callback.logs.figures import step_time_sec
-from mfu_callback.meter.tags import WATERFALL_PARTS
+from mfu_callback.report.parts import MEANING, shown_parts
 from mfu_callback.report.tables import rate_text
 
 _SAME = 0.01  # smaller changes are not explained
-_WORDS = {
-    "mfu": "the model's own FLOPs at the peak rate",
-    "data": "waiting for data",
-    "optimizer": "the optimizer",
-    "other": "callbacks, logging and the rest",
-    "kernels": "forward and backward below the rate of the best matmuls",
-    "unreachable": "the part of the peak that no matmul reaches",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +56,7 @@ class Comparison:
             return said
         before, after = self.parts[part]
         share = (after - before) / (self.after - self.before)
-        return f"{said} {share:.0%} of the difference is {_WORDS[part]}: {before:.3e} s before, {after:.3e} s now."
+        return f"{said} {share:.0%} of the difference is {MEANING[part]}: {before:.3e} s before, {after:.3e} s now."
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
@@ -80,8 +72,11 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Comparison:
     unit, seconds_before, seconds_after = _seconds(before, after)
     parts = {}
     if seconds_before and seconds_after and before.get("waterfall") and after.get("waterfall"):
-        shares = (before["waterfall"], after["waterfall"])
-        parts = {part: (shares[0][part] * seconds_before, shares[1][part] * seconds_after) for part in WATERFALL_PARTS}
+        was, now = before["waterfall"], after["waterfall"]  # one of a single device, or an older one, lacks some parts
+        parts = {
+            part: (was.get(part, 0.0) * seconds_before, now.get(part, 0.0) * seconds_after)
+            for part in shown_parts(was, now)
+        }
     return Comparison(
         unit=unit, before=seconds_before, after=seconds_after, parts=parts, facts=tuple(_changed(before, after))
     )

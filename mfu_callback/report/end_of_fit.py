@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mfu_callback.logs.names import SUMMARY_FILE
 from mfu_callback.meter.summary import Summary
+from mfu_callback.report.devices import late_text
 from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
 
 
@@ -32,7 +33,7 @@ def print_summary(summary: Summary, *, warmup_steps: int, style: str = "table", 
 
 
 def line_of(summary: Summary, *, warmup_steps: int) -> str:
-    """The main figures, the two largest losses and the first hint on the settings, in one line.
+    """The main figures, the two largest losses, the slow device and the first hint on the settings, in one line.
 
     Args:
         summary: The run's figures.
@@ -43,7 +44,14 @@ def line_of(summary: Summary, *, warmup_steps: int) -> str:
         return f"MFUCallback measured no step: {why}"
     figures = summary.as_dict()
     steps = f"{summary.steps:,} step{'' if summary.steps == 1 else 's'}"
-    parts = (mfu_text(figures), rates_text(figures), step_text(figures), steps, _lost(summary))
+    parts = (
+        mfu_text(figures),
+        rates_text(figures),
+        step_text(figures),
+        steps,
+        _lost(summary),
+        late_text(figures.get("pace")),
+    )
     line = ", ".join(part for part in parts if part is not None)
     return ". ".join([line, *summary.hints[:1]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,29 +10,34 @@ from rich.table import Table
 from rich.text import Text
 
 from mfu_callback.logs.figures import step_time_sec
+from mfu_callback.report.devices import gpu_text, memory_text, slowest_text
+from mfu_callback.report.operators import operators_table
+from mfu_callback.report.parts import KERNELS, PARTS, shown_parts
 
-_BAR_WIDTH = 30
-_SMALLEST_SHARE = 0.01  # modules and parts of the wall time with less are left out
+_BAR_WIDTH, _BAR_WIDTH_BESIDE_TEXT = 30, 15
+_SMALLEST_SHARE = 0.01  # modules and parts of the wall time with less are left out, and what to do about less
 _MOST_PARTS = 2  # of the wall time
 
 
 def print_figures(figures: Mapping[str, Any], *, title: str, console: Console, details: bool = False) -> None:
-    """Print a run's figures, its waterfall if MFU is known, the advice, and the modules if they were timed.
+    """Print a run's figures, its waterfall if MFU is known, the advice, and modules and operators if they were timed.
 
     Args:
         figures: Fields of `mfu_callback.meter.summary.Summary` as plain data.
         title: The title above the table.
         console: Where to print.
-        details: Whether to add the sources of the peaks and all other uses of the wall time.
+        details: Whether to add the sources of the peaks, all uses of the wall time, and what to do about each loss.
     """
     console.print(Text(title, style="italic"), soft_wrap=True)
     console.print(_figures(figures, details))
     if figures.get("waterfall"):
-        console.print(_waterfall(figures["waterfall"], console.encoding))
+        console.print(_waterfall(figures["waterfall"], figures.get("kernels") or {}, console.encoding, details))
     if figures.get("advice"):
         console.print(Text(figures["advice"]))
     if figures.get("modules"):
         console.print(_modules(figures["modules"]))
+    if figures.get("operators"):
+        console.print(operators_table(figures["operators"], width=console.width, details=details))
 
 
 def mfu_text(figures: Mapping[str, Any]) -> str | None:
@@ -115,8 +120,11 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("throughput", rates_text(figures)),
         ("step", _step(figures)),
         ("devices", _range(get("step_time_sec_min"), get("step_time_sec_max"))),
+        ("slowest", slowest_text(get("pace"))),
         ("FLOPs", _flops(flops, get("conventions"))),
         ("not counted", ", ".join([*flops.get("uncounted", ()), *flops.get("rule_errors", ())]) or None),
+        ("memory", memory_text(get("memory"))),
+        ("GPU", gpu_text(get("gpu"))),
         ("goodput", _goodput(get("goodput"), get("wall_time_sec") or {})),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -167,13 +175,26 @@ def _details(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows if wall is None else [*rows, ("other wall time", wall)]
 
 
-def _waterfall(waterfall: Mapping[str, float], encoding: str) -> Table:
+def _waterfall(waterfall: Mapping[str, float], kernels: Mapping[str, float], encoding: str, details: bool) -> Table:
     table = Table(title="Where the machine went", show_header=False, title_justify="left")
     block = "█" if encoding.startswith("utf") else "#"
-    for part, share in waterfall.items():
-        bar = block * round(_BAR_WIDTH * min(max(share, 0), 1))
-        table.add_row(Text(part), f"{share:7.2%}", bar)
+    width = _BAR_WIDTH_BESIDE_TEXT if details else _BAR_WIDTH
+    for name, share, remedy in _shares(waterfall, kernels):
+        cells = (Text(name), f"{share:7.2%}", block * round(width * min(max(share, 0), 1)))
+        text = Text(remedy or "", overflow="fold") if share >= _SMALLEST_SHARE else ""
+        table.add_row(*cells, *([text] if details else ()))
     return table
+
+
+def _shares(waterfall: Mapping[str, float], kernels: Mapping[str, float]) -> Iterator[tuple[str, float, str | None]]:
+    """The parts and, under the kernels, what these consist of: name, share, what to do."""
+    shown = shown_parts(waterfall)
+    for part in PARTS:
+        if part.name in shown:
+            is_opened = part.name == "kernels" and kernels  # what to do is said of what it consists of
+            yield part.name, waterfall[part.name], None if is_opened else part.remedy
+        if part.name == "kernels":
+            yield from ((f"  {one.name}", kernels[one.name], one.remedy) for one in KERNELS if one.name in kernels)
 
 
 def _modules(modules: Sequence[Mapping[str, Any]]) -> Table:

@@ -33,7 +33,8 @@ def test_the_dashboard_is_written_once_and_has_a_chart_for_every_tag_that_is_log
     (layout,) = layouts(run)
     logged = tag_counts(run)
     titles = [category.title for category in layout.category]
-    assert titles == ["MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: where the machine went"]
+    categories = ("utilization", "throughput", "step time", "where the machine went", "memory")
+    assert titles == [f"MFU: {title}" for title in categories]
     charts = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     for tag in TAGS:  # of a logger with a prefix too; TensorBoard matches from the beginning on
         shown = [

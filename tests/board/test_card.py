@@ -7,6 +7,7 @@ from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.finder import BatchSizeResult, Trial
 from mfu_callback.flops import FlopCount
+from mfu_callback.meter.devices import PaceSetter
 from mfu_callback.meter.summary import Summary
 
 FACTS = RunFacts(
@@ -51,3 +52,14 @@ def test_the_fastest_dtype_has_its_row_where_it_is_another() -> None:
     row = "| MFU of the fastest dtype | 0.05 of 0.1 TFLOP/s, X in float32 (measured: best of 20 matmuls) |"
     assert row in card(FACTS, summary, None)
     assert "fastest dtype" not in card(FACTS, replace(summary, fastest=None), None)
+
+
+def test_the_slow_device_and_the_memory_have_their_rows_where_they_are_known() -> None:
+    pace = PaceSetter(rank=1, host="node_7", phase="data", behind_sec=0.04, late_share=1.0, is_constant=True)
+    text = card(FACTS, Summary(steps=1, pace=pace, memory={"resident_bytes": 2**30}), None)
+    row = "| slowest device | rank 1 on node&#95;7: 40 ms a step later than the others, in data, in all steps |"
+    assert row in text
+    assert "| memory | 1 GiB resident |" in text
+    without = card(FACTS, Summary(steps=1), None)
+    assert "slowest device" not in without
+    assert "| memory |" not in without

@@ -28,8 +28,10 @@ from mfu_callback.logs.run_log import Series
 from mfu_callback.meter.tags import WATERFALL
 from mfu_callback.report.page.assets import STATIC, plotly_file
 from mfu_callback.report.page.views import waterfall_view
+from mfu_callback.report.parts import as_plain_data
 from tests.helpers.event_files import cut_off, damage, event_files
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
+from tests.helpers.tab_runs import record_of_several, write_record
 
 
 def plugin_on(directory: Path) -> MFUPlugin:
@@ -97,6 +99,26 @@ def test_the_waterfall_of_one_run(logdir: Path) -> None:
         assert get(plugin_on(logdir), "/waterfall", run=run) == {"steps": [], "wall_times": [], "parts": {}}
 
 
+def test_the_details_of_one_run(logdir: Path) -> None:
+    plugin = plugin_on(logdir)
+    for run in ("ended", "prefixed", "short"):  # the last has no record
+        details = get(plugin, "/details", run=run)
+        assert sum(details["waterfall"].values()) == pytest.approx(1)
+        assert (details["devices"], details["operators"], details["pace"]) == (None, None, None)
+        assert details["step_sec"] > 0
+    for run in ("none", "foreign", "../ended", ""):
+        assert get(plugin, "/details", run=run)["waterfall"] is None
+
+
+def test_the_details_of_a_run_on_several_devices(tmp_path: Path) -> None:
+    write_record(tmp_path / "several", record_of_several(devices=1000, operators=1000))
+    details = get(plugin_on(tmp_path), "/details", run="several")
+    assert [len(details[name]) for name in ("devices", "operators", "kernels")] == [64, 100, 5]
+    assert details["pace"].startswith("Rank 1 on node sets the pace: ")
+    (run,) = get(plugin_on(tmp_path), "/runs")["runs"]
+    assert len(json.dumps(run)) < 5_000  # with any number of runs, only what is shown of all of them
+
+
 def test_long_curves_are_thinned(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "long")) as writer:
         for step in range(5000):
@@ -119,7 +141,7 @@ def test_the_tab_is_active_where_a_run_has_the_tags(logdir: Path, tmp_path: Path
     assert plugin_on(logdir).is_active()
     assert not plugin_on(tmp_path).is_active()
     assert not plugin_on(logdir / "foreign").is_active()
-    assert get(plugin_on(tmp_path), "/runs") == {"runs": [], "problems": []}
+    assert get(plugin_on(tmp_path), "/runs") == {"runs": [], "problems": [], "parts": as_plain_data()}
 
 
 def test_tensorboard_finds_the_plugin_by_its_entry_point() -> None:
@@ -140,6 +162,7 @@ def test_every_file_of_the_page_is_served_and_nothing_else(logdir: Path) -> None
         "runs",
         "curves",
         "waterfall",
+        "details",
     }
     for path in files:
         answer = Client(apps[f"/{path.name}"]).get("/")

@@ -19,12 +19,14 @@ from scripts.pictures.browser import Browser, chromium, tensorboard, wait_for_ru
 from tests.helpers.event_files import damage, event_files, layouts
 from tests.helpers.tab_runs import (
     CHARTS,
+    CHARTS_OF_ONE_DEVICE,
     HOSTILE,
     click_run,
     custom_scalars,
     is_drawn,
     names,
     our_errors,
+    record_of_several,
     reload,
     sorted_by,
     tokens,
@@ -32,6 +34,7 @@ from tests.helpers.tab_runs import (
     train,
     train_found,
     write_hostile_record,
+    write_record,
 )
 
 pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")
@@ -39,13 +42,14 @@ pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs, one of them under a hostile name, one found; one of another tool, and a damaged file."""
+    """Runs under a plain and a hostile name, one found, one of several devices; one of another tool, a damaged file."""
     directory = tmp_path_factory.mktemp("tab") / "logs"
     train(directory, "plain")
     train(directory, "precise", precision="bf16-true")
     train_found(directory, "found")
     shutil.copytree(directory / "plain", directory / HOSTILE)
     write_hostile_record(directory / "texts")
+    write_record(directory / "several", record_of_several(operators=12) | {"mfu": None})  # not selected at first
     with SummaryWriter(str(directory / "foreign")) as writer:
         writer.add_scalar("loss", 1.0, 1)
     shutil.copytree(directory / "plain", directory / "damaged")
@@ -64,7 +68,7 @@ def window() -> Iterator[Browser]:
 def served(logdir: Path) -> Iterator[str]:
     """TensorBoard on the runs: its address."""
     with tensorboard(logdir, "--reload_interval", "1") as address:
-        wait_for_runs(address, 7)
+        wait_for_runs(address, 8)
         yield address
 
 
@@ -80,16 +84,18 @@ def tab(window: Browser, served: str) -> Browser:
 def test_every_chart_is_drawn(tab: Browser) -> None:
     click_run(tab, "select", "found")
     tab.until(lambda: tab.texts("#finder p") != [""])
-    for chart in CHARTS:
+    for chart in CHARTS_OF_ONE_DEVICE:
         tab.until(lambda chart=chart: is_drawn(tab, chart))
     assert traces(tab, "waterfall") == [
         "MFU",
+        "unreachable",
+        "kernels below the best matmul",
         "waiting for data",
         "optimizer",
         "other",
-        "kernels below the best matmul",
-        "unreachable",
     ]
+    assert not any(shown for chart in ("devices", "kernels") for shown in (tab.all(f"#{chart}")[0].is_displayed(),))
+    assert not tab.all("#operators-section")[0].is_displayed()
     assert traces(tab, "finder") == ["tokens/s", "MFU", "peak memory, GiB"]
     assert len(traces(tab, "mfu")) == 5
     assert our_errors(tab) == []
@@ -104,7 +110,7 @@ def test_nothing_is_fetched_from_elsewhere(tab: Browser, served: str) -> None:
 
 
 def test_the_table_sorts_by_every_column_and_says_so(tab: Browser) -> None:
-    heads = tab.texts("th button")
+    heads = tab.texts(".runs th button")
     assert heads[:3] == ["run", "MFU", "tokens/s"]
     for index, head in enumerate(heads):
         tab.click(f'[data-focus="sort {index}"]')
@@ -116,6 +122,88 @@ def test_the_table_sorts_by_every_column_and_says_so(tab: Browser) -> None:
     tab.until(lambda: names(tab) == before[::-1])
     tab.click('[data-focus="sort 2"]')
     tab.until(lambda: (rates := tokens(tab)) == sorted(rates, reverse=True))
+
+
+@pytest.fixture
+def several(tab: Browser) -> Browser:
+    """The tab, with the run on several devices selected."""
+    click_run(tab, "select", "several")
+    tab.until(lambda: is_drawn(tab, "devices"))
+    return tab
+
+
+def test_the_parts_of_several_devices_and_what_the_kernels_consist_of(several: Browser) -> None:
+    assert traces(several, "waterfall")[3:5] == ["communication", "waiting for each other"]
+    colors = several.run("return document.querySelector('#waterfall .plot').data.map((t) => t.line.color)")
+    assert len(set(colors)) == 8
+    several.until(lambda: is_drawn(several, "kernels"))
+    assert several.run("return document.querySelector('#kernels .plot').data[0].x") == [0.05, 0.02, 0.08, 0.01, 0.04]
+    assert several.texts("#kernels p")[0].startswith("Of the machine: matmuls 5.0 %, attention 2.0 %, ")
+    assert our_errors(several) == []
+
+
+def test_a_bar_for_each_device_and_the_slow_one_is_marked(several: Browser) -> None:
+    assert traces(several, "devices") == [
+        *("waiting for data", "forward", "backward", "optimizer", "other", "waiting in collectives")
+    ]
+    bars = several.run("return document.querySelector('#devices .plot').data.map((t) => t.x)")
+    assert bars[0] == [0.01, 0.05, 0.01, 0.01]
+    assert [sum(of_device) for of_device in zip(*bars, strict=True)] == pytest.approx([0.1] * 4)
+    labels = several.run("return [...document.querySelectorAll('#devices .ytick text')].map((t) => t.textContent)")
+    assert labels == ["rank 0 on node", "rank 1 on node (sets the pace)", "rank 2 on node", "rank 3 on node"]
+    assert several.texts("#pace") == [
+        "Rank 1 on node sets the pace: the others wait 40 ms a step for it. It takes longer in data, in all steps:"
+        " it is slow all the time."
+    ]
+    text = several.texts("#devices-text")[0]
+    assert text.startswith(
+        "Seconds of a step by device: rank 0 on node 100 ms, 40 ms of it waiting; rank 1 on node (sets"
+    )
+
+
+def test_each_part_has_its_share_its_seconds_and_what_to_do(several: Browser) -> None:
+    rows = several.run(
+        "return [...document.querySelectorAll('.parts tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
+    )
+    texts = {name.strip(): cells for name, *cells in rows}
+    assert texts["waiting for data"] == [
+        "30.0 %",
+        "30 ms",
+        "waiting for data",
+        "more workers (num_workers), or pin_memory",
+    ]
+    assert texts["gaps"][:2] == ["4.0 %", "4 ms"]
+    assert texts["MFU"][-1] == texts["kernels below the best matmul"][-1] == "\N{EN DASH}"
+    assert len(rows) == 8 + 5
+
+
+def operators(tab: Browser) -> list[str]:
+    return tab.texts(".operators tbody td.name")
+
+
+def test_the_operators_sort_by_every_column_also_by_the_keyboard(several: Browser) -> None:
+    assert operators(several) == [f"aten::op{number}" for number in range(12)]  # those that take longest first
+    assert several.texts(".operators tbody tr:first-child td")[1:] == [
+        *("matmul", "forward", "2", "100 ms", "10.0 %", "1.000e+9", "1.000e+6", "50.0 %")
+    ]
+    marked = '.operators th:is([aria-sort="ascending"], [aria-sort="descending"])'
+    for index, head in enumerate(several.texts(".operators th button")):
+        several.click(f'[data-focus="operators {index}"]')
+        several.until(lambda head=head: several.texts(f"{marked} button") == [head])
+    several.run("document.querySelector('[data-focus=\"operators 0\"]').focus()")
+    ActionChains(several.driver).send_keys(Keys.ENTER).perform()
+    several.until(lambda: several.texts(f"{marked} button") == ["operator"])
+    assert operators(several) == [f"aten::op{number}" for number in range(12)]  # as numbers: op2 before op10
+    assert several.run("return document.activeElement.dataset.focus") == "operators 0"
+    ActionChains(several.driver).send_keys(Keys.ENTER).perform()
+    several.until(lambda: operators(several) == [f"aten::op{number}" for number in reversed(range(12))])
+    several.click('[data-focus="operators 6"]')  # those without FLOPs come last, also in the other direction
+    several.until(lambda: operators(several)[:4] == ["aten::op0", "aten::op3", "aten::op6", "aten::op9"])
+    assert sorted_by(several) == ["MFU"]  # the table of runs is as it was
+
+
+def test_what_is_known_of_the_memory_is_said(several: Browser) -> None:
+    assert several.texts("#facts-section dd") == ["1 GiB resident of 16 GiB (6%)"]
 
 
 def test_another_run_is_looked_into(tab: Browser) -> None:
@@ -131,7 +219,7 @@ def test_a_run_is_left_out_of_the_charts(tab: Browser) -> None:
     assert "precise" in traces(tab, "mfu")
     click_run(tab, "show", "precise")
     tab.until(lambda: "precise" not in traces(tab, "mfu"))
-    assert len(names(tab)) == 6
+    assert len(names(tab)) == 7
     click_run(tab, "show", "precise")
     tab.until(lambda: "precise" in traces(tab, "mfu"))
 
@@ -162,7 +250,7 @@ def test_the_keyboard_is_enough(tab: Browser) -> None:
 
 
 def test_a_screen_reader_is_told_what_the_charts_show(tab: Browser) -> None:
-    texts = dict(zip(CHARTS, tab.texts("figure p"), strict=True))
+    texts = dict(zip(CHARTS, tab.texts("figure p.muted"), strict=True))
     assert texts["mfu"].startswith("MFU of 5 runs, the last values: ")
     assert texts["last"].startswith("At step 7: MFU ")
     for chart in ("mfu", "waterfall"):
@@ -210,6 +298,10 @@ def test_hostile_texts_are_text(tab: Browser) -> None:
     assert tab.all("main img") == []
     assert tab.run("return window.top.hit") is None
     assert our_errors(tab) == []
+    assert tab.texts(".operators tbody td")[:3] == [HOSTILE] * 3
+    labels = tab.run("return [...document.querySelectorAll('#devices .ytick text')].map((t) => t.textContent)")
+    assert labels[0] == f"rank 0 on {HOSTILE}"[:39] + "\N{HORIZONTAL ELLIPSIS}"
+    assert HOSTILE in tab.texts("#pace")[0]
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(tab: Browser) -> None:
@@ -262,7 +354,7 @@ def blocking(window: Browser) -> Iterator[Any]:
 def test_without_plotly_the_table_is_there_and_the_remedy(window: Browser, served: str, blocking: Any) -> None:
     blocking("*plotly.js*")
     window.open_tab(served)
-    assert len(names(window)) == 6
+    assert len(names(window)) == 7
     (status,) = window.texts("[role=status]")
     assert "pip install 'mfu-callback[tensorboard]'" in status
 
@@ -284,8 +376,12 @@ def test_the_page_of_the_report_needs_no_server(window: Browser, logdir: Path, t
     window.open(page.as_uri())
     window.until(window.is_ready)
     click_run(window, "select", "found")
-    for chart in CHARTS:
+    for chart in CHARTS_OF_ONE_DEVICE:
         window.until(lambda chart=chart: is_drawn(window, chart))
+    click_run(window, "select", "several")
+    for chart in ("devices", "kernels"):
+        window.until(lambda chart=chart: is_drawn(window, chart))
+    window.until(lambda: len(operators(window)) == 12)
     assert HOSTILE in names(window)
     assert len(window.texts("#notes p")) == 1
     assert "damaged" in window.texts("[aria-label=Problems] li")[0]

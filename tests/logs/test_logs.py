@@ -19,9 +19,10 @@ from mfu_callback.logs.figures import figures_of, step_time_sec
 from mfu_callback.logs.record_json import record_from
 from mfu_callback.logs.records import CutOffError, DamagedFileError, records
 from mfu_callback.logs.run_log import RunLog, Series, own_tag
-from mfu_callback.meter.tags import MFU, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
+from mfu_callback.meter.tags import MFU, PARTS_OF_SEVERAL, STEP_TIME_SEC, TOKENS_PER_SEC, WATERFALL
 from tests.helpers.event_files import cut_off, damage, event_files
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
+from tests.helpers.tab_runs import record_of_several
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,6 @@ def test_figures_of_the_windows_are_those_of_the_whole_run(logdir: Path) -> None
     assert made["waterfall"] == pytest.approx(whole["waterfall"], abs=1e-4)
     assert sum(made["waterfall"].values()) == pytest.approx(1, abs=1e-6)
     assert made["mean_step_time_sec"] == pytest.approx(sum(whole["phases_sec"].values()), rel=1e-4)
-    assert made["advice"] == whole["advice"]
 
 
 def test_windows_weigh_as_much_as_they_last() -> None:
@@ -205,6 +205,22 @@ def test_tags_are_known_whatever_the_loggers_prefix(tag: str, own: str | None) -
         b'{"flops": {"forward": 1, "uncounted": "all"}}',
         b'{"modules": [{}]}',
         b'{"advice": 3}',
+        b'{"kernels": {"gaps": null}}',
+        b'{"devices": {}}',
+        b'{"devices": [{"rank": 0, "host": "a", "step_sec": 1, "waits_sec": 0}]}',
+        b'{"devices": [{"rank": 0, "host": "a", "step_sec": 1, "waits_sec": 0, "phases_sec": {"data": "1"}}]}',
+        b'{"pace": {"rank": 1}}',
+        b'{"pace": {"rank": 1, "host": null, "phase": "data", "behind_sec": 1, "late_share": 1, "is_constant": true}}',
+        b'{"pace": {"rank": 1, "host": "a", "phase": "data", "behind_sec": 1, "late_share": 1, "is_constant": 1}}',
+        b'{"operators": [{"name": "mm"}]}',
+        b'{"operators": [{"name": 1, "kind": "", "phase": "", "calls": 1, "sec": 1, "share": 1}]}',
+        b'{"operators": [{"name": "", "kind": "", "phase": "", "calls": 1, "sec": 1, "share": 1, "flops": "1"}]}',
+        b'{"memory": {"share": "half"}}',
+        b'{"gpu": {"throttle_reasons": {"power cap": null}}}',
+        b'{"mfu": NaN}',
+        b'{"mfu": 1e999}',
+        b'{"what a later version may add": -Infinity}',
+        b'{"mfu": 1' + b"0" * 400 + b"}",
     ],
 )
 def test_what_is_no_record_is_none(text: bytes) -> None:
@@ -216,6 +232,13 @@ def test_records_of_real_runs_are_records(logdir: Path) -> None:
     assert record_from(text) == json.loads(text)
     with_more = json.loads(text) | {"what a later version may add": [1]}
     assert record_from(json.dumps(with_more)) == with_more
+
+
+def test_a_record_with_all_of_several_devices_is_one() -> None:
+    record = record_of_several()
+    record["operators"][0]["flops"] = None
+    record["gpu"] = {"power_watts": 500.0, "clock_mhz": None, "throttle_reasons": {"power cap": 0.5}}
+    assert record_from(json.dumps(record)) == record
 
 
 def test_names_and_texts_hold_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
@@ -292,7 +315,14 @@ def test_each_kind_of_damage_has_its_error(logdir: Path, tmp_path: Path) -> None
 
 
 def test_all_of_the_waterfall_or_none_of_it() -> None:
-    scalars: dict[str, Any] = {name: Series(steps=[1], values=[1 / 6]) for name in WATERFALL.values()}
-    assert figures_of(RunLog(name="run", scalars=scalars))["waterfall"]["data"] == pytest.approx(1 / 6)
+    scalars: dict[str, Any] = {name: Series(steps=[1], values=[1 / 8]) for name in WATERFALL.values()}
+    assert figures_of(RunLog(name="run", scalars=scalars))["waterfall"] == pytest.approx(
+        dict.fromkeys(WATERFALL, 1 / 8)
+    )
+    for part in PARTS_OF_SEVERAL:  # not logged with a single device
+        scalars.pop(WATERFALL[part])
+    none = dict.fromkeys(PARTS_OF_SEVERAL, 0.0)
+    expected = dict.fromkeys(WATERFALL, 1 / 8) | none
+    assert figures_of(RunLog(name="run", scalars=scalars))["waterfall"] == pytest.approx(expected)
     scalars.pop("waterfall/data")
     assert figures_of(RunLog(name="run", scalars=scalars))["waterfall"] is None

@@ -18,6 +18,7 @@ from mfu_callback.report.compare import compare
 from mfu_callback.report.page.html_file import write_page
 from tests.helpers.event_files import cut_off, event_files
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
+from tests.helpers.tab_runs import record_of_several, write_record
 
 HOSTILE = "<img src=x onerror=alert(1)>[red]&{{name}}"
 
@@ -67,7 +68,7 @@ def test_the_table_the_waterfall_and_the_advice_of_the_latest_run(logdir: Path) 
     assert [name for name in ("quick", "waiting") if re.search(rf"│ {name} +│", done.stdout)] == ["quick", "waiting"]
     assert "Run waiting, 11 steps" in done.stdout
     assert "Where the machine went" in done.stdout
-    assert "of the time is spent waiting for data" in done.stdout
+    assert "are waiting for data" in done.stdout
     assert "1 TFLOP/s" in done.stdout
 
 
@@ -79,14 +80,15 @@ def test_another_run_by_its_name(logdir: Path) -> None:
     assert "has no run named 'none'. It has: quick, waiting" in done.stderr
 
 
-def test_a_comparison_says_what_changed_and_which_phase_explains_it(logdir: Path) -> None:
-    done = report(logdir, "--run", "waiting", "--compare", logdir, "--compare-run", "quick")
+def test_a_comparison_says_what_changed_and_which_phase_explains_it(tmp_path: Path) -> None:
+    waits = WATERFALL | {"mfu": 0.2, "kernels": 0.05, "optimizer": 0.05, "data": 0.55, "other": 0.05}
+    write_record(tmp_path / "quick", {"steps": 9, "tokens_per_sec": 100.0, "waterfall": WATERFALL})
+    write_record(tmp_path / "waiting", {"steps": 9, "tokens_per_sec": 50.0, "waterfall": waits})
+    done = report(tmp_path, "--run", "waiting", "--compare", tmp_path, "--compare-run", "quick")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "times as long" in said
-    share = re.search(r"(\d+)% of the difference is waiting for data: ", said)
-    assert share is not None
-    assert int(share[1]) > 50
+    assert "100% of the difference is waiting for data: 1.000e-03 s before, 1.100e-02 s now." in said
     rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.count("│") > 4}
     assert "seconds of a token" in rows
     assert rows["data"].split("│")[4].strip().startswith("+")
@@ -223,6 +225,34 @@ def test_the_parts_of_a_difference_add_up() -> None:
     assert sum(now - was for was, now in compared.parts.values()) == pytest.approx(0.01)
     assert compared.explaining == "data"
     assert "2 times as long. 100% of the difference is waiting for data" in compared.sentence()
+
+
+def test_a_run_of_before_these_parts_is_compared_with_one_on_several_devices() -> None:
+    shares = {"mfu": 0.2, "data": 0.05, "optimizer": 0.05, "other": 0.05, "kernels": 0.1, "unreachable": 0.05}
+    several = {"tokens_per_sec": 50.0, "waterfall": shares | {"communication": 0.4, "waiting": 0.1}}
+    compared = compare({"tokens_per_sec": 100.0, "waterfall": WATERFALL}, several)
+    assert compared.parts["communication"] == (0.0, 0.4 * 0.02)
+    assert sum(now - was for was, now in compared.parts.values()) == pytest.approx(0.01)
+    assert "80% of the difference is collectives between the devices that nothing hides" in compared.sentence()
+    of_one = WATERFALL | {"communication": 0.0, "waiting": 0.0}
+    both = compare({"tokens_per_sec": 100.0, "waterfall": of_one}, {"tokens_per_sec": 50.0, "waterfall": of_one})
+    assert set(both.parts) == set(WATERFALL)
+
+
+def test_all_of_a_run_on_several_devices_is_printed(tmp_path: Path) -> None:
+    write_record(tmp_path / "several", record_of_several())
+    done = report(tmp_path)
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "rank 1 on node: 40 ms a step later than the others, in data, in all steps",
+        "1 GiB resident of 16 GiB (6%)",
+        "│ communication │   5.00% │",
+        "│   gaps        │   4.00% │",
+        "batches of even length on all devices",
+        "│ aten::op2 │",
+        "of its roofline",
+    ):
+        assert said in done.stdout
 
 
 def test_what_is_alike_or_unknown_is_not_explained() -> None:

@@ -12,6 +12,7 @@ const source = {
   runs: () => get('./runs'),
   curves: (tag) => get('./curves', { tag }),
   waterfall: (run) => get('./waterfall', { run }),
+  details: (run) => get('./details', { run }),
 };
 
 function load(element, attributes) {

@@ -14,17 +14,19 @@ import numpy as np
 from mfu_callback.logs.run_log import RunLog, Series
 from mfu_callback.meter.tags import MFU, TOKENS_PER_SEC
 from mfu_callback.report.page.assets import STATIC, plotly_file
-from mfu_callback.report.page.views import run_view, series_view, waterfall_view
+from mfu_callback.report.page.views import details_view, run_view, series_view, waterfall_view
+from mfu_callback.report.parts import as_plain_data
 
 _POINTS = 1_000  # per curve: more than a chart can show
 # Each needs those before it.
-_SCRIPTS = ("format.js", "table.js", "charts.js", "page.js")
+_SCRIPTS = ("format.js", "sortable.js", "table.js", "details.js", "charts.js", "devices.js", "page.js")
 _START = """
 const held = JSON.parse(document.getElementById('held').textContent);
 const page = mount(document.body, {
-  runs: async () => ({ runs: held.runs, problems: held.problems, notes: held.notes }),
+  runs: async () => ({ runs: held.runs, problems: held.problems, notes: held.notes, parts: held.parts }),
   curves: async (tag) => held.curves[tag] ?? {},
   waterfall: async (run) => held.waterfalls[run],
+  details: async (run) => held.details[run],
 }, Promise.resolve());
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 const setTheme = () => page.theme(dark.matches ? 'dark' : 'light');
@@ -82,6 +84,7 @@ def _held(runs: Sequence[RunLog], notes: Sequence[str]) -> dict[str, Any]:
         "runs": [run_view(run) for run in shown],
         "problems": [f"{run.name}: {problem}" for run in runs for problem in run.problems],
         "notes": list(notes),
+        "parts": as_plain_data(),
         "curves": {
             tag: {run.name: series_view(_thinned(run.scalars[tag])) for run in shown if tag in run.scalars}
             for tag in (MFU, TOKENS_PER_SEC)
@@ -89,6 +92,7 @@ def _held(runs: Sequence[RunLog], notes: Sequence[str]) -> dict[str, Any]:
         "waterfalls": {
             run.name: waterfall_view({tag: _thinned(series) for tag, series in run.scalars.items()}) for run in shown
         },
+        "details": {run.name: details_view(run) for run in shown},
     }
 
 

@@ -5,14 +5,8 @@ import { flops, number, percent, plain, rate } from './format.js';
 const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f', '#b8a900'];
 const DASHES = ['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'];
 const MOST_SAID = 8;
-const PARTS = {
-  mfu: { color: '#009e73', label: 'MFU' },
-  data: { color: '#d55e00', label: 'waiting for data' },
-  optimizer: { color: '#cc79a7', label: 'optimizer' },
-  other: { color: '#e69f00', label: 'other' },
-  kernels: { color: '#56b4e9', label: 'kernels below the best matmul' },
-  unreachable: { color: '#7f7f7f', label: 'unreachable' },
-};
+const GOOD = COLORS[2];
+export const BAD = COLORS[1];
 
 export function colorOf(index) {
   return COLORS[index % COLORS.length];
@@ -70,22 +64,24 @@ export function curvesChart(runs, curves, { axis, smoothing, title }) {
 }
 
 // Not more of them than one listens to.
-function listed(texts) {
-  const said = texts.slice(0, MOST_SAID).join(', ');
+export function listed(texts, between = ', ') {
+  const said = texts.slice(0, MOST_SAID).join(between);
   return texts.length > MOST_SAID ? `${said} and ${texts.length - MOST_SAID} more` : said;
 }
 
-export function waterfallChart(waterfall, { axis }) {
-  const names = Object.keys(PARTS).filter((part) => waterfall.parts[part]?.length);
+// parts: rows with name, label, color, in the order in which they are stacked.
+export function waterfallChart(waterfall, parts, { axis }) {
+  const shown = logged(waterfall, parts);
   const x = along(waterfall, axis);
-  const data = names.map((part) => ({
+  const data = shown.map(({ name, label, color }) => ({
     type: 'scatter',
     mode: 'lines',
     stackgroup: 'machine',
-    name: PARTS[part].label,
+    name: label,
     x,
-    y: waterfall.parts[part],
-    line: { color: PARTS[part].color, width: 0.5 },
+    y: waterfall.parts[name],
+    line: { color, width: 0.5 },
+    fillcolor: color,
     hovertemplate: '%{y:.1%}',
   }));
   const layout = {
@@ -94,18 +90,33 @@ export function waterfallChart(waterfall, { axis }) {
     xaxis: { title: { text: axisTitle(axis) } },
     yaxis: { title: { text: 'share of the machine' }, range: [0, 1], tickformat: '.0%' },
   };
-  const description = names.length ? `Where the machine went over ${waterfall.steps.length} points, stacked to 1.` : null;
+  const description = shown.length ? `Where the machine went over ${waterfall.steps.length} points, stacked to 1.` : null;
   return { data, layout, description };
 }
 
-export function lastWaterfallChart(waterfall) {
-  const names = Object.keys(PARTS).filter((part) => waterfall.parts[part]?.length);
-  const shares = names.map((part) => last(waterfall.parts[part]));
-  const said = names.map((part, index) => `${PARTS[part].label} ${percent(shares[index])}`).join(', ');
+function logged(waterfall, parts) {
+  return parts.filter(({ name }) => waterfall.parts[name]?.length);
+}
+
+export function lastWaterfallChart(waterfall, parts) {
+  const shown = logged(waterfall, parts);
+  const chart = sharesChart(shown, shown.map(({ name }) => last(waterfall.parts[name])));
+  return { ...chart, description: shown.length ? `At step ${last(waterfall.steps)}: ${chart.said}.` : null };
+}
+
+// What the part "kernels" consists of; kernels: shares by name.
+export function kernelsChart(kernels, parts) {
+  const shown = parts.filter(({ name }) => kernels?.[name] !== undefined);
+  const chart = sharesChart(shown, shown.map(({ name }) => kernels[name]));
+  return { ...chart, description: shown.length ? `Of the machine: ${chart.said}.` : null };
+}
+
+function sharesChart(parts, shares) {
+  const labels = parts.map(({ label }) => label);
   return {
-    data: [bars(names.map((part) => PARTS[part].label), shares, shares.map(percent), names.map((part) => PARTS[part].color))],
+    data: [bars(labels, shares, shares.map(percent), parts.map(({ color }) => color))],
     layout: { xaxis: { tickformat: '.0%', rangemode: 'tozero' }, yaxis: { autorange: 'reversed', automargin: true } },
-    description: names.length ? `At step ${last(waterfall.steps)}: ${said}.` : null,
+    said: labels.map((label, index) => `${label} ${percent(shares[index])}`).join(', '),
   };
 }
 
@@ -117,6 +128,7 @@ function bars(labels, values, texts, color) {
     y: labels,
     text: texts,
     textposition: 'auto',
+    textangle: 0,
     marker: { color },
     hovertemplate: '%{y}: %{text}<extra></extra>',
   };
@@ -208,7 +220,7 @@ export function finderChart(finder) {
       name: fits ? 'fits' : 'does not fit',
       x: of(fits).map(({ size }) => size),
       y: of(fits).map(({ peak_bytes: bytes }) => bytes / 2 ** 30),
-      marker: { color: fits ? PARTS.mfu.color : PARTS.data.color, symbol: fits ? 'circle' : 'x', size: 10 },
+      marker: { color: fits ? GOOD : BAD, symbol: fits ? 'circle' : 'x', size: 10 },
     })),
     layout: {
       showlegend: true,
@@ -227,7 +239,7 @@ function sweepChart({ sweep, batch_size: chosen }) {
   return {
     data: [
       line(speed, sweep.map((point) => (hasTokens ? point.tokens_per_sec : point.samples_per_sec)), 'y', COLORS[0], 'solid'),
-      line('MFU', sweep.map(({ mfu }) => mfu), 'y2', PARTS.mfu.color, 'dash'),
+      line('MFU', sweep.map(({ mfu }) => mfu), 'y2', GOOD, 'dash'),
       line('peak memory, GiB', sweep.map(({ peak_bytes: bytes }) => bytes && bytes / 2 ** 30), 'y3', COLORS[3], 'dot'),
     ],
     layout: {

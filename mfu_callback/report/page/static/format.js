@@ -16,6 +16,13 @@ export function rate(flopsPerSec) {
   return flopsPerSec ? `${number(flopsPerSec / 1e12)} TFLOP/s` : UNKNOWN;
 }
 
+// As the terminal writes it: "41 ms", "4.1 ms", "1.04 s".
+export function seconds(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  if (value >= 1) return `${number(value, 3)} s`;
+  return value >= 0.01 ? `${(1000 * value).toFixed(0)} ms` : `${number(1000 * value, 2)} ms`;
+}
+
 export function flops(count) {
   return count.toExponential(3);
 }

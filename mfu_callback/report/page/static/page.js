@@ -1,18 +1,24 @@
 // The page: a table of runs and the charts of them; where its data come from is the caller's.
-import { colorOf, curvesChart, finderChart, lastWaterfallChart, modulesChart, rooflineChart, waterfallChart } from './charts.js';
+import { colorOf, curvesChart, finderChart, kernelsChart, lastWaterfallChart, modulesChart, rooflineChart, waterfallChart } from './charts.js';
+import { factsList, OPERATOR_COLUMNS, operatorsTable, partsTable } from './details.js';
+import { devicesChart } from './devices.js';
 import { element } from './format.js';
-import { runsTable } from './table.js';
+import { nextOrder } from './sortable.js';
+import { RUN_COLUMNS, runsTable } from './table.js';
 
 const MFU = 'throughput/mfu';
 const TOKENS = 'throughput/tokens_per_sec';
 const NO_WATERFALL = { steps: [], wall_times: [], parts: {} };
+const NO_DETAILS = { devices: null, operators: null, number_of: {}, kernels: null, waterfall: null, pace: null, slowest: null, facts: [] };
 const EMPTY = 'No run here has logged MFU: add MFUCallback() to the callbacks of your Trainer.';
 const NO_PLOTLY = "The charts need plotly, which is not installed here: pip install 'mfu-callback[tensorboard]'";
 // Plotly's other buttons include one that hands the chart to a server.
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'autoScale2d', 'resetScale2d']] };
+const BY_MFU = { column: RUN_COLUMNS.findIndex(({ title }) => title === 'MFU'), descending: true };
+const BY_TIME = { column: OPERATOR_COLUMNS.findIndex(({ title }) => title === 'time'), descending: true };
 const SHORTEST_RELOAD = 200; // milliseconds between two drawings while a slider moves
 
-// source: {runs(), curves(tag), waterfall(run)}, each a promise of plain data; files: a promise to wait for before drawing.
+// source: {runs(), curves(tag), waterfall(run), details(run)}, each a promise of plain data; files: a promise to wait for before drawing.
 export function mount(root, source, files) {
   return new Page(root, source, files).handles();
 }
@@ -21,8 +27,8 @@ class Page {
   constructor(root, source, files) {
     this.source = source;
     this.files = files;
-    this.state = { axis: 'step', smoothing: 0, order: { column: 1, descending: true }, selected: null, hidden: new Set() };
-    this.data = { runs: [], curves: {}, waterfall: NO_WATERFALL };
+    this.state = { axis: 'step', smoothing: 0, order: BY_MFU, operatorOrder: BY_TIME, selected: null, hidden: new Set() };
+    this.data = { runs: [], curves: {}, waterfall: NO_WATERFALL, details: NO_DETAILS, parts: { waterfall: [], kernels: [], phases: [] } };
     this.indices = new Map(); // a run keeps its color while the page is open
     this.build(root);
   }
@@ -42,10 +48,12 @@ class Page {
     this.empty = element('p', { class: 'panel', id: 'empty', hidden: true }, EMPTY);
     this.problems = element('ul', { class: 'warning', 'aria-label': 'Problems' });
     this.notes = element('div', { id: 'notes' });
-    this.table = element('div', { class: 'panel runs', tabindex: '0', role: 'region', 'aria-label': 'Runs' });
+    this.table = region('runs', 'Runs');
     this.figures = new Map();
     this.selectedTitle = element('h2', {}, '');
     this.advice = element('p', { id: 'advice' });
+    this.pace = element('p', { id: 'pace' });
+    this.sections = new Map();
     this.content = element(
       'main',
       { hidden: true },
@@ -54,11 +62,15 @@ class Page {
       element('div', { class: 'grid' }, this.figure('mfu', 'MFU'), this.figure('tokens', 'tokens/s')),
       this.selectedTitle,
       this.advice,
+      element('div', { class: 'grid' }, this.figure('waterfall', 'Where the machine went'), this.figure('last', 'Where it went at the last step')),
+      this.section('parts', 'Where it went in the whole run, and what to do'),
+      this.figure('devices', 'The devices, and which of them the others wait for', this.pace),
+      this.section('operators', 'Operators, a step'),
+      this.section('facts', 'Memory and clocks'),
       element(
         'div',
         { class: 'grid' },
-        this.figure('waterfall', 'Where the machine went'),
-        this.figure('last', 'Where it went at the last step'),
+        this.figure('kernels', 'Kernels, opened'),
         this.figure('modules', 'FLOPs by module'),
         this.figure('finder', 'Batch size finder'),
         this.figure('roofline', 'Roofline, of all runs'),
@@ -91,10 +103,20 @@ class Page {
     );
   }
 
-  figure(id, title) {
+  // A part of the page with a table, hidden while there is nothing in it.
+  section(id, title) {
+    const body = region(id, title);
+    const text = element('p', { class: 'muted' });
+    const whole = element('section', { id: `${id}-section`, hidden: true }, element('h2', {}, title), text, body);
+    this.sections.set(id, { whole, body, text });
+    return whole;
+  }
+
+  // above: what stands between the title and the chart.
+  figure(id, title, above = null) {
     const plot = element('div', { class: 'plot', role: 'img', 'aria-labelledby': `${id}-title`, 'aria-describedby': `${id}-text` });
     const text = element('p', { class: 'muted', id: `${id}-text` });
-    const figure = element('figure', { class: 'panel', id, style: 'margin:0 0 16px' }, element('h2', { id: `${id}-title` }, title), plot, text);
+    const figure = element('figure', { class: 'panel', id, style: 'margin:0 0 16px' }, element('h2', { id: `${id}-title` }, title), above, plot, text);
     this.figures.set(id, { figure, plot, text });
     return figure;
   }
@@ -107,9 +129,10 @@ class Page {
 
   async reload() {
     try {
-      const [{ runs, problems, notes = [] }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
+      const [{ runs, problems, parts, notes = [] }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
       for (const { name } of runs) if (!this.indices.has(name)) this.indices.set(name, this.indices.size);
       this.data.runs = runs.map((run) => ({ ...run, index: this.indices.get(run.name), color: colorOf(this.indices.get(run.name)) }));
+      this.data.parts = parts;
       this.data.curves = { [MFU]: mfu, [TOKENS]: tokens };
       this.problems.replaceChildren(...problems.map((problem) => element('li', {}, problem)));
       this.notes.replaceChildren(...notes.map((note) => element('p', {}, note)));
@@ -133,9 +156,9 @@ class Page {
 
   async fetchSelected() {
     const { selected } = this.state;
-    const waterfall = selected === null ? NO_WATERFALL : await this.source.waterfall(selected);
+    const [waterfall, details] = selected === null ? [NO_WATERFALL, NO_DETAILS] : await Promise.all([this.source.waterfall(selected), this.source.details(selected)]);
     if (selected !== this.state.selected) return; // another was selected meanwhile
-    this.data.waterfall = waterfall;
+    Object.assign(this.data, { waterfall, details });
     this.draw();
   }
 
@@ -150,17 +173,37 @@ class Page {
     this.plot('roofline', rooflineChart(shown));
     this.selectedTitle.textContent = `Selected run: ${selected}`;
     this.advice.textContent = run.figures.advice ?? '';
-    this.plot('waterfall', waterfallChart(this.data.waterfall, { axis }));
-    this.plot('last', lastWaterfallChart(this.data.waterfall));
+    const { waterfall, parts, details } = this.data;
+    this.plot('waterfall', waterfallChart(waterfall, parts.waterfall, { axis }));
+    this.plot('last', lastWaterfallChart(waterfall, parts.waterfall));
+    this.drawDetails(details, parts);
     this.plot('modules', modulesChart(run.figures.run?.modules ?? []));
     this.plot('finder', run.figures.run?.finder ? finderChart(run.figures.run.finder) : { description: null });
   }
 
-  // The table is made anew; whoever was on one of its buttons stays there.
+  drawDetails(details, parts) {
+    const { devices, operators, number_of: count, kernels, waterfall, pace, slowest, facts } = details;
+    this.pace.textContent = pace ?? '';
+    this.plot('devices', devicesChart(devices ?? [], parts.phases, slowest, count.devices));
+    this.plot('kernels', kernelsChart(kernels, parts.kernels));
+    this.fill('parts', waterfall && partsTable(parts, details));
+    this.fill('facts', facts.length ? factsList(facts) : null);
+    const sort = (column) => this.set({ operatorOrder: nextOrder(this.state.operatorOrder, column, OPERATOR_COLUMNS) });
+    const more = count.operators > operators?.length ? `The first ${operators.length} of ${count.operators}, by time.` : '';
+    this.fill('operators', operators && operatorsTable(operators, this.state.operatorOrder, sort), more);
+  }
+
+  // A section without content is hidden.
+  fill(id, content, said = '') {
+    const { whole, body, text } = this.sections.get(id);
+    whole.hidden = !content;
+    text.textContent = said;
+    replaceIn(body, ...(content ? [content] : []));
+  }
+
   drawTable() {
-    const focused = document.activeElement?.dataset?.focus;
     const actions = {
-      sort: (column) => this.set({ order: { column, descending: this.state.order.column === column ? !this.state.order.descending : column > 0 } }),
+      sort: (column) => this.set({ order: nextOrder(this.state.order, column, RUN_COLUMNS) }),
       show: (name, isShown) => {
         this.state.hidden[isShown ? 'delete' : 'add'](name);
         this.set({});
@@ -171,16 +214,16 @@ class Page {
       },
     };
     const { order, selected, hidden } = this.state;
-    this.table.replaceChildren(runsTable(this.data.runs, order, selected, hidden, actions));
-    if (focused) this.table.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+    replaceIn(this.table, runsTable(this.data.runs, order, selected, hidden, actions));
   }
 
   // A chart without a description has nothing to show.
-  plot(id, { data, layout, description }) {
+  plot(id, { data, layout, description, height }) {
     const { figure, plot, text } = this.figures.get(id);
     figure.hidden = !description;
     if (!description || !window.Plotly) return;
     text.textContent = description;
+    if (height) plot.style.height = `${height}px`;
     window.Plotly.react(plot, data, { ...this.style(), ...layout, ...this.axes(layout) }, CONFIG);
   }
 
@@ -201,4 +244,16 @@ class Page {
     const names = Object.keys(layout).filter((name) => /^[xy]axis/.test(name));
     return Object.fromEntries(names.map((name) => [name, { gridcolor: line, zerolinecolor: line, ...layout[name] }]));
   }
+}
+
+// A place for a table that scrolls, also by the keyboard.
+function region(id, title) {
+  return element('div', { class: `panel scrolls ${id}`, tabindex: '0', role: 'region', 'aria-label': title });
+}
+
+// The children are made anew; whoever was on one of their buttons stays there.
+function replaceIn(place, ...children) {
+  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+  place.replaceChildren(...children);
+  if (focused) place.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
 }

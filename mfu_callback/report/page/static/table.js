@@ -1,9 +1,10 @@
 // The table of runs: sortable by every column, with a box to show a run in the charts and a button to look into it.
-import { element, number, rate } from './format.js';
+import { element, rate } from './format.js';
+import { cells, sorted, sortHeads } from './sortable.js';
 
 // What a column shows of a run, and what it is sorted by.
-const COLUMNS = [
-  { title: 'run', value: (run) => run.name, text: (run) => run.name },
+export const RUN_COLUMNS = [
+  { title: 'run', value: (run) => run.name, isText: true },
   { title: 'MFU', value: (run) => run.figures.mfu },
   { title: 'tokens/s', value: (run) => run.figures.tokens_per_sec },
   { title: 'samples/s', value: (run) => run.figures.samples_per_sec },
@@ -16,23 +17,10 @@ const COLUMNS = [
   { title: 'steps', value: (run) => run.figures.steps || null },
 ];
 
-const COLLATOR = new Intl.Collator('en', { numeric: true });
-
-// Unknown values come last, whatever the direction.
-export function sorted(runs, { column, descending }) {
-  const { value } = COLUMNS[column];
-  const known = (run) => value(run) !== null && value(run) !== undefined;
-  const compare = (a, b) => (typeof a === 'number' ? a - b : COLLATOR.compare(a, b));
-  return [...runs].sort((a, b) => {
-    if (!known(a) || !known(b)) return known(b) - known(a);
-    return (descending ? -1 : 1) * compare(value(a), value(b));
-  });
-}
-
 // runs: rows with name, figures, color; actions: sort(column), show(name, isShown), select(name).
 export function runsTable(runs, order, selected, hidden, actions) {
-  const heads = COLUMNS.map((column, index) => head(column, index, order, actions));
-  const rows = sorted(runs, order).map((run) => row(run, run.name === selected, !hidden.has(run.name), actions));
+  const heads = sortHeads(RUN_COLUMNS, order, 'sort', actions.sort);
+  const rows = sorted(runs, RUN_COLUMNS, order).map((run) => runRow(run, run.name === selected, !hidden.has(run.name), actions));
   return element(
     'table',
     { 'aria-label': 'Runs' },
@@ -42,16 +30,10 @@ export function runsTable(runs, order, selected, hidden, actions) {
 }
 
 function plainHead(title) {
-  return element('th', { scope: 'col' }, title);
+  return element('th', { scope: 'col', class: 'text' }, title);
 }
 
-function head({ title }, index, order, actions) {
-  const direction = order.descending ? 'descending' : 'ascending';
-  const button = element('button', { type: 'button', 'data-focus': `sort ${index}`, onclick: () => actions.sort(index) }, title);
-  return element('th', { scope: 'col', 'aria-sort': order.column === index ? direction : 'none' }, button);
-}
-
-function row(run, isSelected, isShown, actions) {
+function runRow(run, isSelected, isShown, actions) {
   const swatch = element('span', { class: 'swatch', style: `background:${run.color}`, 'aria-hidden': 'true' });
   const box = element('input', {
     type: 'checkbox',
@@ -68,17 +50,11 @@ function row(run, isSelected, isShown, actions) {
     'data-focus': `select ${run.name}`,
     onchange: () => actions.select(run.name),
   });
-  const cells = COLUMNS.map((column, index) => cell(column, run, index));
   return element(
     'tr',
     { 'aria-selected': String(isSelected) },
-    element('td', {}, box, ' ', swatch),
-    element('td', {}, choice),
-    ...cells,
+    element('td', { class: 'text' }, box, ' ', swatch),
+    element('td', { class: 'text' }, choice),
+    ...cells(RUN_COLUMNS, run),
   );
-}
-
-function cell({ value, text, isText }, run, index) {
-  const shown = text ? text(run) : isText ? (value(run) ?? '–') : number(value(run));
-  return element('td', index ? {} : { class: 'name', title: shown }, String(shown));
 }
