@@ -180,7 +180,7 @@ def test_what_the_kernels_consist_of_stands_below_them():
 def test_the_report_says_what_to_do_about_each_loss():
     text = figures(width=160, details=True)
     assert "│ more workers (num_workers), or pin_memory" in text
-    assert "MFUCallback(operators=True) opens this part" in text
+    assert "MFUCallback(modules=True) names the slow modules" in text
     assert text.count("its power limit") == 0  # nothing is lost there
     opened = figures(width=160, details=True, kernels=OPENED)
     assert "operators=True" not in opened
