@@ -12,6 +12,7 @@ from torch import nn
 from mfu_callback.flops.compiled_regions import CompiledRegions
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
+from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.operator_mode import OperatorMode
 from mfu_callback.flops.operators import Operators
 from mfu_callback.flops.optimizers import SteppingOptimizers
@@ -43,6 +44,7 @@ class FlopCounter:
         attention: "full" counts the whole T x S square of attention, "causal" only the pairs that attend.
         tensor_parallel: The number of devices that share the work on one batch; the work of all of them is counted
             (shards.py).
+        calls: Receives every operator that runs; code that is compiled is not seen operator by operator.
 
     Raises:
         ValueError: If ``counter`` or ``attention`` is not one of these values.
@@ -56,7 +58,13 @@ class FlopCounter:
     """
 
     def __init__(
-        self, module: nn.Module, *, counter: str = "thop", attention: str = "full", tensor_parallel: int = 1
+        self,
+        module: nn.Module,
+        *,
+        counter: str = "thop",
+        attention: str = "full",
+        tensor_parallel: int = 1,
+        calls: OperatorCalls | None = None,
     ) -> None:
         if counter not in COUNTERS:
             raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
@@ -70,7 +78,13 @@ class FlopCounter:
         self._rules = _rules(counter, module, tally)
         self._modules = ModuleStack(module, self._leave_module)
         self._operators = Operators(
-            tally, self._modules, self._rules, self._running_pass, attention=attention, devices=tensor_parallel
+            tally,
+            self._modules,
+            self._rules,
+            self._running_pass,
+            attention=attention,
+            devices=tensor_parallel,
+            calls=calls,
         )
         self._mode: Any = OperatorMode(self._see)
         self._regions = CompiledRegions(self._modules, self._mode, self._running_pass, tally.uncounted.add)

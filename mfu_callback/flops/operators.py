@@ -10,8 +10,9 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.module_stack import ModuleStack
+from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.passes import Pass, in_backward
-from mfu_callback.flops.rules.call import UncountableError, multiplied_dtype
+from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype
 from mfu_callback.flops.rules.operators import may_compute, operator_name, work_of
 from mfu_callback.flops.rules.shards import Shards
 from mfu_callback.flops.tally import Tally
@@ -29,6 +30,7 @@ class Operators:
         running_pass: Returns the pass that is running, or None if it is not counted.
         attention: The convention for attention: "full" or "causal".
         devices: The number of devices that share the work on one batch.
+        calls: Receives every call that really runs.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Operators:
         *,
         attention: str,
         devices: int,
+        calls: OperatorCalls | None = None,
     ) -> None:
+        self._calls = calls
         self._tally = tally
         self._modules = modules
         self._rules = rules
@@ -62,14 +66,18 @@ class Operators:
         try:
             self._tally.saw_backward |= in_backward() and not is_replay
             running = self._running_pass()
+            work = None
             if running is not None and not self._modules.innermost_is(_SpectralNorm):
-                self._count(running, func, args, kwargs, out)
+                work = self._count(running, func, args, kwargs, out)
+            if self._calls is not None and not is_replay:
+                self._calls.add(func, args, kwargs, out, work)
         except UncountableError as reason:
             self._tally.uncounted.add(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")
 
-    def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
+        """Count a call; returns the FLOPs of this device, None if it has no rule."""
         if running is Pass.FORWARD:
             for where in self._blank.filled_unseen(func, args, kwargs, out, self._modules.description):
                 self._leave_out(f"{where or 'the training step'} (memory filled outside of torch's operators)")
@@ -77,14 +85,15 @@ class Operators:
         if work is None:
             if may_compute(func):
                 self._leave_out(operator_name(func))
-            return
-        frame = self._modules.innermost
+            return None
+        frame, own = self._modules.innermost, work
         work = work.times(self._shards.times(args, None if frame is None else frame.module, running))
         self._tally.add(running, work, module=self._modules.name, dtype=multiplied_dtype(args))
         if running is Pass.FORWARD:
             if frame is not None:
                 frame.flops += work.flops
             self._rules.operator(operator_name(func), self._modules)
+        return own
 
     def _leave_out(self, what: str) -> None:
         frame = self._modules.innermost

@@ -31,6 +31,7 @@ class Arguments:
     sync: str
     warmup_steps: int
     modules: bool
+    operators: bool
     board: bool
     summary: str | None
 

@@ -76,6 +76,9 @@ class MFUCallback(Callback):
         warmup_steps: Number of optimizer steps to leave out at the start of fit.
         modules: Whether to time each module in a few batches, whose steps are left out of all other figures. The
             summary and the report then have FLOPs, time and MFU by module.
+        operators: Whether to profile the operators of a few batches, whose steps are left out of all other figures. The
+            summary and the report then have a table of operators (calls, time, FLOPs, bytes, the share of their
+            roofline) and what the part "kernels" consists of. Two more seconds at the end of fit.
         board: Whether to write a dashboard (custom scalars), a card (text), HParams and the data of the tab "MFU" to
             TensorBoard loggers, besides the values.
         summary: What is printed at the end of fit: "table", the figures and the waterfall; "line", one line; None,
@@ -100,6 +103,7 @@ class MFUCallback(Callback):
         sync: str = "step",
         warmup_steps: int = 3,
         modules: bool = False,
+        operators: bool = False,
         board: bool = True,
         summary: str | None = "auto",
     ) -> None:
@@ -114,6 +118,7 @@ class MFUCallback(Callback):
             sync=sync,
             warmup_steps=warmup_steps,
             modules=modules,
+            operators=operators,
             board=board,
             summary=summary,
         )

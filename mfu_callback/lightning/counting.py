@@ -88,7 +88,9 @@ class Counting:
         self._calls = 0
         try:
             self._meter.leave_out("counting")
-            counter = self._meter.conventions.counter(self._module)
+            operators = self._meter.operators
+            calls = None if operators is None else operators.calls
+            counter = self._meter.conventions.counter(self._module, calls)
             counter.in_forward = False
             return stack.enter_context(counter)
         except Exception as error:  # such as a private name that this version of torch lacks

@@ -20,12 +20,14 @@ from mfu_callback.lightning.metric_log import MetricLog
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.peak_of_run import PeakOfRun
 from mfu_callback.lightning.phases import bracket_phases
+from mfu_callback.lightning.profiling import Profiling
 from mfu_callback.lightning.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
 from mfu_callback.meter.clock import Phase, StepClock, timer_for
 from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window, logged_values
+from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import IN_PROGRESS_BAR
 from mfu_callback.meter.totals import Totals
@@ -57,7 +59,7 @@ class MeasuredRun:
         self._is_measuring = False
         self._in_step = False
         self.is_over = False
-        device = trainer.strategy.root_device
+        device = self._device = trainer.strategy.root_device
         self._timer = timer_for(device)
         self._clock = StepClock(self._timer)
         self._meter = MFUMeter(
@@ -97,6 +99,8 @@ class MeasuredRun:
             self._brackets.call_at_removal(self._waits.remove)
         if self._arguments.modules:
             Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
+        if self._arguments.operators:
+            Profiling(self._meter, self._trainer, RunOperators(self._device), self._warn_once, self._brackets)
         self._meter.device_watch.restart()
         self.assign_rest("setup")
         self._clock.start()
@@ -155,7 +159,18 @@ class MeasuredRun:
             self._peak.settle()
         ranks = self._all_ranks(self._meter.with_peaks(totals))
         self._peak.compare(self._rates_of_dtypes(), processes=self._trainer.num_devices)
+        self._measure_operators()
         return self._sum_up(ranks)
+
+    def _measure_operators(self) -> None:
+        """Measure what the operators are compared with, on the first rank alone, which reports them."""
+        if self._meter.operators is None or not self._trainer.is_global_zero:
+            return
+        rank_zero_info("MFUCallback: the roofs of this device's operators are measured, which takes up to 2 s.")
+        try:
+            self._meter.operators.measure(self._meter.peaks)
+        except Exception as error:  # a device without memory for it, a profile that cannot be read
+            self._warn_once("roofs", f"The table of operators is left out ({type(error).__name__}: {error}).")
 
     def break_off(self) -> Summary | None:
         """Take the brackets off and sum up after an exception, without waiting; None if other ranks are needed."""

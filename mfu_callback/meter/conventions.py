@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
+from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.per_shape import TrainingFlops
 
 _SMALLEST_SHARE = 1e-3  # a dtype with less of the FLOPs (a router's, a norm's) counts as the others
@@ -45,15 +46,25 @@ class Conventions:
         factor = self.backward_factor if isinstance(self.backward_factor, str) else f"{self.backward_factor:g} x"
         return f"attention {self.attention}, backward {factor}"
 
-    def counter(self, module: nn.Module) -> FlopCounter:
+    def counter(self, module: nn.Module, calls: OperatorCalls | None = None) -> FlopCounter:
         """A new counter of the module's forward and backward pass, to be used in a ``with`` block.
+
+        Args:
+            module: The model.
+            calls: Receives every operator that runs.
 
         Raises:
             ValueError: If FLOPs are given, so that there is nothing to count.
         """
         if not isinstance(self.flops, str):
             raise ValueError("FLOPs are given by flops=, so there is nothing to count.")
-        return FlopCounter(module, counter=self.flops, attention=self.attention, tensor_parallel=self.tensor_parallel)
+        return FlopCounter(
+            module,
+            counter=self.flops,
+            attention=self.attention,
+            tensor_parallel=self.tensor_parallel,
+            calls=calls,
+        )
 
     def training_flops(self, count: FlopCount) -> TrainingFlops | None:
         """FLOPs of a forward and its backward pass; None if nothing, or no "measured" backward, was counted."""

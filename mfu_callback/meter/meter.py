@@ -20,6 +20,7 @@ from mfu_callback.meter.ledger import Ledger
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.meter.per_module import figures_of_run
+from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.totals import Amounts, Totals
@@ -56,6 +57,7 @@ class MFUMeter:
         hints: Settings that would make the run's matmuls faster.
         circumstances: Settings of the run; None until they are known.
         module_times: Times the modules; None unless asked for.
+        operators: Profiles the operators; None unless asked for.
         device_watch: Reads the device's memory, power and clocks; to be restarted where training starts.
     """
 
@@ -84,6 +86,7 @@ class MFUMeter:
         self.hints: tuple[Hint, ...] = ()
         self.circumstances: Circumstances | None = None
         self.module_times: ModuleTimes | None = None
+        self.operators: RunOperators | None = None
         self.device_watch = DeviceWatch(device)
         self._steps_to_skip = warmup_steps
         self._step = Amounts()
@@ -226,6 +229,9 @@ class MFUMeter:
         known |= self.device_watch.figures(window)
         known["pace"] = pace_setter_of(known["devices"], window.pace_setter, window.together)
         known["fastest"] = self.peaks.fastest_beyond(window.peak_flops_per_sec)
+        if self.operators is not None:
+            known["operators"] = self.operators.figures()
+            known["kernels"] = window.waterfall and self.operators.kernels(window.waterfall["kernels"])
         return Summary.of(window, step_time_sec=median(self.ledger.step_times), modules=modules, **known)
 
     def _own_part(self, totals: Totals, device: dict[str, Any]) -> Totals:

@@ -119,7 +119,7 @@ def for_matmuls(facts: Facts) -> str:
 
 def for_no_matmuls(facts: Facts) -> str:
     """Find out what it is."""
-    return "look at what else training_step does; MFUCallback(modules=True) names the slow modules"
+    return "look at what else training_step does; MFUCallback(operators=True) names the operators"
 
 
 def for_unfilled(facts: Facts) -> str:
@@ -130,7 +130,7 @@ def for_unfilled(facts: Facts) -> str:
 def for_kernels(facts: Facts) -> str:
     """All that makes kernels faster and is not in use."""
     if facts.circumstances.is_compiled:
-        return "larger batches, or fused attention; MFUCallback(modules=True) names the slow modules"
+        return "larger batches, or fused attention; MFUCallback(operators=True) names the operators"
     return "larger batches, torch.compile, or fused attention"
 
 

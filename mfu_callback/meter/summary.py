@@ -12,6 +12,7 @@ from mfu_callback.meter.devices import DeviceFigures, PaceSetter
 from mfu_callback.meter.facts import Facts
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
+from mfu_callback.meter.per_operator import OperatorFigures
 from mfu_callback.peaks import Peak
 from mfu_callback.peaks.peak import dtype_name
 
@@ -57,6 +58,9 @@ class Summary:
             and the ``slowest_clock_share`` of all devices; None without NVML.
         wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
+        operators: Calls, time, FLOPs and bytes by operator, of this process; None without ``operators=True``.
+        kernels: What the part "kernels" of the waterfall consists of (matmuls, attention, memory, transfers, gaps), as
+            shares of the machine that sum to it; None without ``operators=True``.
     """
 
     steps: int
@@ -88,6 +92,8 @@ class Summary:
     gpu: dict[str, Any] | None = None
     wall_time_sec: dict[str, float] | None = None
     modules: tuple[ModuleFigures, ...] | None = None
+    operators: tuple[OperatorFigures, ...] | None = None
+    kernels: dict[str, float] | None = None
 
     @classmethod
     def of(cls, window: Window, **known: Any) -> Summary:
@@ -127,4 +133,6 @@ class Summary:
         nested["devices"] = None if self.devices is None else [asdict(device) for device in self.devices]
         if self.modules is not None:
             nested["modules"] = [asdict(figures) for figures in self.modules]
+        if self.operators is not None:
+            nested["operators"] = [asdict(figures) for figures in self.operators]
         return plain | nested | {"goodput": self.goodput, "advice": self.advice}

@@ -31,7 +31,7 @@ def operators_table(operators: Sequence[Mapping[str, Any]], *, width: int, detai
     """
     shown = operators[: _MOST_IN_DETAIL if details else _MOST]
     more = f"; the first {len(shown)} of {len(operators)}" if len(shown) < len(operators) else ""
-    table = Table(title=f"Operators, a step{more}", title_justify="left")
+    table = Table(title=f"Operators of a batch{more}", title_justify="left")
     table.add_column("operator", overflow="ellipsis")  # the only one that a narrow console makes narrower
     columns = [column for column in _COLUMNS if width >= _WIDTH_OF_ALL or not column.is_extra]
     for column in columns:
@@ -46,7 +46,7 @@ def _count(value: float) -> str:
 
 
 def _scientific(value: float | None) -> str:
-    return "" if value is None else f"{value:.3e}"
+    return f"{value:.3e}" if value else ""
 
 
 _COLUMNS = (

@@ -55,7 +55,7 @@ PARTS = (
     ),
     _part(
         *("kernels", "kernels below the best matmul", _SKY, "forward and backward below the rate of the best matmuls"),
-        f"{remedies.for_kernels(_ANY)}; MFUCallback(modules=True) names the slow modules",
+        f"{remedies.for_kernels(_ANY)}; MFUCallback(operators=True) opens this part",
     ),
     _part(
         *("communication", "communication", _VIOLET, "collectives between the devices that nothing hides"),

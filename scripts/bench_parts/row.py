@@ -58,11 +58,13 @@ class Row:
     Attributes:
         steps: Measured optimizer steps.
         mfu_fastest: MFU of the peak of the device's fastest dtype, where that is another one.
+        kernels: What the waterfall's part "kernels" consists of, where enough steps were trained to profile one.
         reason: Why the size was not run as asked, or not in the fastest precision, and the option that would do it.
         error: Why its run failed.
     """
 
     size: str
+    kernels: dict[str, float] | None = None
     parameters: int | None = None
     precision: str | None = None
     batch_size: int | None = None

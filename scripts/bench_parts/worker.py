@@ -189,7 +189,7 @@ def train(request: Request, module: GPTModule, plan: Plan) -> Row | None:
     """Train as planned and return the row, or None on every rank but the first."""
     dtype = DTYPES[request.precision.split("-")[0]]
     data = RandomTokens(batch_size=plan.batch_size, context_length=plan.context_length)
-    callback = MFUCallback(warmup_steps=plan.warmup_steps, peak=vector_peak_of(request, dtype))
+    callback = MFUCallback(warmup_steps=plan.warmup_steps, peak=vector_peak_of(request, dtype), operators=True)
     finder = [BatchSizeFinder(budget=request.budget)] if request.find_batch_size else []
     trainer = make_trainer(
         request,
@@ -245,6 +245,7 @@ def make_row(request: Request, trainer: Trainer, data: RandomTokens, callback: M
         mfu=summary.mfu,
         mfu_achievable=min(summary.mfu * scale, 1.0) if summary.achievable is None else summary.mfu_achievable,
         mfu_fastest=summary.mfu_fastest,
+        kernels=summary.kernels,
         peak_memory_bytes=peak_memory_bytes(device),
         peak_flops_per_sec=summary.peak.flops_per_sec,
         peak_source=summary.peak.source,

@@ -127,7 +127,7 @@ class Slow(Dataset[torch.Tensor]):
 
 def picture_of_the_tab(address: str, name: str, *, run: str, is_dark: bool) -> None:
     """Save a picture of the tab with a run selected: its upper part, or in the dark theme its lower part."""
-    with chromium(width=1280, height=1560 if is_dark else 2060) as browser:
+    with chromium(width=1280, height=1560 if is_dark else 2400) as browser:
         browser.open(address)
         browser.run(_SET_THEME, "dark" if is_dark else "light")
         browser.open_tab(address)

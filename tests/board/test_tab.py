@@ -25,6 +25,7 @@ from tests.helpers.tab_runs import (
     custom_scalars,
     is_drawn,
     names,
+    operators,
     our_errors,
     record_of_several,
     reload,
@@ -122,88 +123,6 @@ def test_the_table_sorts_by_every_column_and_says_so(tab: Browser) -> None:
     tab.until(lambda: names(tab) == before[::-1])
     tab.click('[data-focus="sort 2"]')
     tab.until(lambda: (rates := tokens(tab)) == sorted(rates, reverse=True))
-
-
-@pytest.fixture
-def several(tab: Browser) -> Browser:
-    """The tab, with the run on several devices selected."""
-    click_run(tab, "select", "several")
-    tab.until(lambda: is_drawn(tab, "devices"))
-    return tab
-
-
-def test_the_parts_of_several_devices_and_what_the_kernels_consist_of(several: Browser) -> None:
-    assert traces(several, "waterfall")[3:5] == ["communication", "waiting for each other"]
-    colors = several.run("return document.querySelector('#waterfall .plot').data.map((t) => t.line.color)")
-    assert len(set(colors)) == 8
-    several.until(lambda: is_drawn(several, "kernels"))
-    assert several.run("return document.querySelector('#kernels .plot').data[0].x") == [0.05, 0.02, 0.08, 0.01, 0.04]
-    assert several.texts("#kernels p")[0].startswith("Of the machine: matmuls 5.0 %, attention 2.0 %, ")
-    assert our_errors(several) == []
-
-
-def test_a_bar_for_each_device_and_the_slow_one_is_marked(several: Browser) -> None:
-    assert traces(several, "devices") == [
-        *("waiting for data", "forward", "backward", "optimizer", "other", "waiting in collectives")
-    ]
-    bars = several.run("return document.querySelector('#devices .plot').data.map((t) => t.x)")
-    assert bars[0] == [0.01, 0.05, 0.01, 0.01]
-    assert [sum(of_device) for of_device in zip(*bars, strict=True)] == pytest.approx([0.1] * 4)
-    labels = several.run("return [...document.querySelectorAll('#devices .ytick text')].map((t) => t.textContent)")
-    assert labels == ["rank 0 on node", "rank 1 on node (sets the pace)", "rank 2 on node", "rank 3 on node"]
-    assert several.texts("#pace") == [
-        "Rank 1 on node sets the pace: the others wait 40 ms a step for it. It takes longer in data, in all steps:"
-        " it is slow all the time."
-    ]
-    text = several.texts("#devices-text")[0]
-    assert text.startswith(
-        "Seconds of a step by device: rank 0 on node 100 ms, 40 ms of it waiting; rank 1 on node (sets"
-    )
-
-
-def test_each_part_has_its_share_its_seconds_and_what_to_do(several: Browser) -> None:
-    rows = several.run(
-        "return [...document.querySelectorAll('.parts tbody tr')].map((r) => [...r.children].map((c) => c.textContent))"
-    )
-    texts = {name.strip(): cells for name, *cells in rows}
-    assert texts["waiting for data"] == [
-        "30.0 %",
-        "30 ms",
-        "waiting for data",
-        "more workers (num_workers), or pin_memory",
-    ]
-    assert texts["gaps"][:2] == ["4.0 %", "4 ms"]
-    assert texts["MFU"][-1] == texts["kernels below the best matmul"][-1] == "\N{EN DASH}"
-    assert len(rows) == 8 + 5
-
-
-def operators(tab: Browser) -> list[str]:
-    return tab.texts(".operators tbody td.name")
-
-
-def test_the_operators_sort_by_every_column_also_by_the_keyboard(several: Browser) -> None:
-    assert operators(several) == [f"aten::op{number}" for number in range(12)]  # those that take longest first
-    assert several.texts(".operators tbody tr:first-child td")[1:] == [
-        *("matmul", "forward", "2", "100 ms", "10.0 %", "1.000e+9", "1.000e+6", "50.0 %")
-    ]
-    marked = '.operators th:is([aria-sort="ascending"], [aria-sort="descending"])'
-    for index, head in enumerate(several.texts(".operators th button")):
-        several.click(f'[data-focus="operators {index}"]')
-        several.until(lambda head=head: several.texts(f"{marked} button") == [head])
-    several.run("document.querySelector('[data-focus=\"operators 0\"]').focus()")
-    ActionChains(several.driver).send_keys(Keys.ENTER).perform()
-    several.until(lambda: several.texts(f"{marked} button") == ["operator"])
-    assert operators(several) == [f"aten::op{number}" for number in range(12)]  # as numbers: op2 before op10
-    assert several.run("return document.activeElement.dataset.focus") == "operators 0"
-    ActionChains(several.driver).send_keys(Keys.ENTER).perform()
-    several.until(lambda: operators(several) == [f"aten::op{number}" for number in reversed(range(12))])
-    several.click('[data-focus="operators 6"]')  # those without FLOPs come last, also in the other direction
-    several.until(lambda: operators(several)[:4] == ["aten::op0", "aten::op3", "aten::op6", "aten::op9"])
-    assert sorted_by(several) == ["MFU"]  # the table of runs is as it was
-
-
-def test_what_is_known_of_the_memory_is_said(several: Browser) -> None:
-    assert several.texts("#facts-section dd") == ["1 GiB resident of 16 GiB (6%)"]
 
 
 def test_another_run_is_looked_into(tab: Browser) -> None:

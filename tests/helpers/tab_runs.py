@@ -99,6 +99,10 @@ def names(tab: Browser) -> list[str]:
     return tab.texts(".runs tbody td.name")
 
 
+def operators(tab: Browser) -> list[str]:
+    return tab.texts(".operators tbody td.name")
+
+
 def traces(tab: Browser, chart: str) -> list[str]:
     """The names of the traces in a chart."""
     script = "return (document.querySelector(arguments[0]).data ?? []).map((t) => t.name ?? t.type)"

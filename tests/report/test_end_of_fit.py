@@ -180,7 +180,7 @@ def test_what_the_kernels_consist_of_stands_below_them():
 def test_the_report_says_what_to_do_about_each_loss():
     text = figures(width=160, details=True)
     assert "│ more workers (num_workers), or pin_memory" in text
-    assert "MFUCallback(modules=True) names the slow modules" in text
+    assert "MFUCallback(operators=True) opens this part" in text
     assert text.count("its power limit") == 0  # nothing is lost there
     opened = figures(width=160, details=True, kernels=OPENED)
     assert "operators=True" not in opened
@@ -197,7 +197,7 @@ OPERATORS = [
 @pytest.mark.parametrize(("details", "rows"), [(False, 10), (True, 40)])
 def test_the_operators_that_take_longest(details, rows):
     text = figures(width=160, details=details, operators=OPERATORS)
-    assert f"Operators, a step; the first {rows} of 50" in text
+    assert f"Operators of a batch; the first {rows} of 50" in text
     assert text.count("aten::op") == rows
     first, second = (line.split("│")[1:-1] for line in text.splitlines() if "aten::op0" in line or "aten::op1 " in line)
     assert [cell.strip() for cell in first] == [

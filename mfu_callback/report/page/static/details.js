@@ -2,7 +2,9 @@
 import { element, flops, percent, seconds } from './format.js';
 import { cells, sorted, sortHeads } from './sortable.js';
 
-const known = (write) => (value) => (value === null || value === undefined ? '–' : write(value));
+const WORTH_A_REMEDY = 0.01; // as in the terminal
+
+const amount = (count) => (count ? flops(count) : '–');
 
 // What a column shows of an operator, and what it is sorted by.
 export const OPERATOR_COLUMNS = [
@@ -12,8 +14,8 @@ export const OPERATOR_COLUMNS = [
   { title: 'calls', value: (one) => one.calls },
   { title: 'time', value: (one) => one.sec, text: (one) => seconds(one.sec) },
   { title: 'share', value: (one) => one.share, text: (one) => percent(one.share) },
-  { title: 'FLOPs', value: (one) => one.flops, text: (one) => known(flops)(one.flops) },
-  { title: 'bytes', value: (one) => one.bytes, text: (one) => known(flops)(one.bytes) },
+  { title: 'FLOPs', value: (one) => one.flops, text: (one) => amount(one.flops) },
+  { title: 'bytes', value: (one) => one.bytes, text: (one) => amount(one.bytes) },
   { title: 'of its roofline', value: (one) => one.roofline, text: (one) => percent(one.roofline) },
 ];
 
@@ -58,7 +60,7 @@ function partRow({ label, color, meaning, remedy }, share, stepSec, isInside = f
     element('td', {}, percent(share)),
     element('td', {}, stepSec ? seconds(share * stepSec) : '–'),
     element('td', { class: 'text wraps' }, meaning),
-    element('td', { class: 'text wraps' }, remedy ?? '–'),
+    element('td', { class: 'text wraps' }, (share >= WORTH_A_REMEDY && remedy) || '–'),
   );
 }
 

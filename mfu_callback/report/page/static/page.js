@@ -65,7 +65,7 @@ class Page {
       element('div', { class: 'grid' }, this.figure('waterfall', 'Where the machine went'), this.figure('last', 'Where it went at the last step')),
       this.section('parts', 'Where it went in the whole run, and what to do'),
       this.figure('devices', 'The devices, and which of them the others wait for', this.pace),
-      this.section('operators', 'Operators, a step'),
+      this.section('operators', 'Operators of a batch'),
       this.section('facts', 'Memory and clocks'),
       element(
         'div',

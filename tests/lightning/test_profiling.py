@@ -1,0 +1,115 @@
+"""Operators of real runs, by torch's profiler."""
+
+import pytest
+import torch
+from lightning.pytorch.profilers import PyTorchProfiler
+
+from gpt import GPTModule
+from mfu_callback import MFUCallback
+from mfu_callback.meter.operator_times import OperatorTimes
+from tests.helpers.runs import SMALL_MODEL, TINY, TINY_FLOPS, make_trainer, tiny_data, train_tiny
+
+STEPS = 16
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The callback of a run whose operators are profiled, and its model."""
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    module = train_tiny(callback, max_steps=STEPS)
+    return callback, module
+
+
+def test_the_operators_of_a_batch_add_up_to_its_flops(run):
+    summary = run[0].summary
+    by_phase = {
+        phase: sum(one.flops or 0 for one in summary.operators if one.phase == phase)
+        for phase in ("forward", "backward")
+    }
+    assert by_phase["forward"] == summary.flops.forward == TINY_FLOPS
+    assert by_phase["backward"] == summary.flops.backward + summary.flops.recomputed
+
+
+def test_each_operator_is_of_a_kind_and_a_phase(run):
+    operators = {(one.name, one.phase): one for one in run[0].summary.operators}
+    addmm = operators["aten::addmm", "forward"]
+    assert (addmm.kind, addmm.calls) == ("matmul", 8)  # four linear layers in each of two blocks
+    assert operators["aten::bmm", "backward"].kind == "matmul"  # with dropout, attention runs as separate matmuls here
+    assert operators["aten::gelu", "forward"].kind == "memory"
+    assert any(phase == "optimizer" for _, phase in operators)
+    assert addmm.bytes > 0
+    assert addmm.roofline > 0
+
+
+def test_the_longest_comes_first_and_the_shares_sum_to_one(run):
+    operators = run[0].summary.operators
+    assert [one.sec for one in operators] == sorted((one.sec for one in operators), reverse=True)
+    assert sum(one.share for one in operators) == pytest.approx(1)
+
+
+def test_the_kinds_of_loss_sum_to_the_kernels(run):
+    summary = run[0].summary
+    assert set(summary.kernels) == {"matmuls", "attention", "memory", "transfers", "gaps"}
+    assert sum(summary.kernels.values()) == pytest.approx(summary.waterfall["kernels"])
+    assert min(summary.kernels.values()) >= 0
+    assert summary.kernels["transfers"] == 0
+    plain = summary.as_dict()
+    assert plain["operators"][0]["name"] == summary.operators[0].name
+    assert plain["kernels"] == summary.kernels
+
+
+def test_profiling_changes_no_weight(run):
+    plain = train_tiny(max_steps=STEPS)
+    weights = run[1].state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_the_profiled_steps_are_left_out(run):
+    assert run[0].summary.steps == STEPS - 1 - 2  # of the warm-up; and two that are profiled
+    assert run[0].summary.wall_time_sec["sampling"] > 0
+
+
+def test_without_the_argument_nothing_is_profiled():
+    callback = MFUCallback(peak=1e12, warmup_steps=1)
+    train_tiny(callback)
+    assert (callback.summary.operators, callback.summary.kernels) == (None, None)
+
+
+def test_accumulated_batches_are_profiled_one_by_one():
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    train_tiny(callback, accumulate_grad_batches=3)
+    forward = sum(one.flops or 0 for one in callback.summary.operators if one.phase == "forward")
+    assert forward == TINY_FLOPS
+
+
+def test_the_trainers_own_profiler_goes_on_and_is_the_only_one(tmp_path):
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    trainer = make_trainer(callback, profiler=PyTorchProfiler(dirpath=tmp_path, filename="own"))
+    with pytest.warns(UserWarning, match="the Trainer's own PyTorchProfiler needs torch's profiler for itself"):
+        trainer.fit(GPTModule(TINY), datamodule=tiny_data())
+    assert callback.summary.operators is None
+    assert callback.summary.mfu > 0
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+@pytest.mark.parametrize("broken", ["profiling", "read"])
+def test_an_error_in_profiling_ends_no_run(monkeypatch, broken):
+    monkeypatch.setattr(f"mfu_callback.meter.operator_times.OperatorTimes.{broken}", lambda *_: 1 / 0)
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    with pytest.warns(UserWarning, match="ZeroDivisionError"):
+        train_tiny(callback)
+    assert callback.summary.operators is None
+    assert callback.summary.mfu > 0
+
+
+def test_operators_and_gaps_are_the_time_of_the_phases():
+    """In the profiled batches themselves, by the profiler's clock: what the split of the kernels rests on."""
+    times = OperatorTimes(torch.device("cpu"))
+    layer, batch = torch.nn.Linear(512, 512), torch.ones(512, 512)
+    step = times.during("forward", lambda: layer(batch).sum())
+    with times.profiling():
+        step()
+    read = times.read(())
+    inside = sum(took.seconds for operator, took in read.operators.items() if operator.phase == "forward")
+    assert 0 < inside <= read.phases_sec["forward"]
+    assert read.phases_sec["backward"] == 0
