@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.plugins import BitsandbytesPrecision
+from torch import nn
 
 from mfu_callback import MFUCallback, Peak
 from mfu_callback.flops import FlopCount, FlopCounter
@@ -359,3 +360,34 @@ def test_bitsandbytes_unpacks_its_weights_to_a_dtype_of_its_own():
     plugin = BitsandbytesPrecision.__new__(BitsandbytesPrecision)  # it needs the library to be made
     plugin.dtype = torch.float16
     assert matmul_dtype(SimpleNamespace(precision_plugin=plugin)) == torch.float16
+
+
+class TwoDtypes(nn.Module):
+    """A layer in float32 and one of twice its FLOPs in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 16, bias=False).bfloat16()
+
+    def forward(self, x):
+        return self.second(self.first(x).bfloat16()).float()
+
+
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_mfu_sums_each_dtypes_flops_over_its_own_peak(caplog):
+    for dtype, rate in ((torch.float32, 2e11), (torch.bfloat16, 1e11)):
+        for _ in range(2):  # the second one confirms the first
+            keep_best(replace(MEASURED, flops_per_sec=rate, dtype=dtype), CacheKey.of(CPU, dtype))
+    callback = MFUCallback(warmup_steps=1)
+    with caplog.at_level("INFO"):
+        make_trainer(callback).fit(Step(TwoDtypes()))
+    summary = callback.summary
+    forward = summary.flops.forward
+    assert summary.flops.per_dtype == {"float32": forward // 3, "bfloat16": 2 * forward // 3}
+    ideal_sec = summary.mfu * sum(summary.phases_sec.values())  # of a step
+    # Forward and backward of each, the backward as it was seen: the first layer's input needs no gradient.
+    of_float32, of_bfloat16 = forward * (1 / 3 + 2 * 1 / 5), forward * (2 / 3 + 2 * 4 / 5)
+    assert ideal_sec == pytest.approx(of_float32 / 2e11 + of_bfloat16 / 1e11)
+    assert {dtype: one["flops_per_sec"] for dtype, one in summary.dtypes.items()} == {"float32": 2e11, "bfloat16": 1e11}
+    assert sum(one["share"] for one in summary.dtypes.values()) == pytest.approx(1)
+    assert "MFU sums the FLOPs of each dtype over its own peak: bfloat16 " in caplog.text
