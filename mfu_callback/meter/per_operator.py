@@ -29,7 +29,7 @@ class OperatorFigures:
         flops: FLOPs that really run; None if unknown.
         bytes: Bytes of the tensors that it reads and writes; None if unknown.
         roofline: The rate that it reaches over the best of its kind: that of a matmul of its shape class and dtype, or
-            of the device's copies. Above 1 where caches hold the tensors; None if unknown.
+            of the device's copies, above 1 where caches hold the tensors; None if unknown.
     """
 
     name: str
@@ -71,17 +71,20 @@ def _figures(
     flops = [None if one is None or one.flops is None else of.calls * one.flops / one.calls for of, one in pairs]
     moved = [None if one is None else of.calls * one.bytes / one.calls for of, one in pairs]
     best = [None if one is None else _times(of.calls, best_sec(one)) for of, one in pairs]
-    best_of_all = _sum(best)
+    best_of_all, kind = _sum(best), next((one.kind for one in seen if one is not None), _UNKNOWN)
+    roofline = best_of_all / sec if best_of_all is not None and sec > 0 else None
+    if roofline is not None and kind in (MATMUL, ATTENTION):  # what the run has reached, the best matmul reaches too
+        roofline = min(roofline, 1.0)
     return OperatorFigures(
         name=group[0].name,
-        kind=next((one.kind for one in seen if one is not None), _UNKNOWN),
+        kind=kind,
         phase=group[0].phase,
         calls=calls / times.steps,
         sec=sec / times.steps,
         share=sec / whole if whole else 0.0,
         flops=_times(1 / times.steps, _sum(flops)),
         bytes=_times(1 / times.steps, _sum(moved)),
-        roofline=best_of_all / sec if best_of_all is not None and sec > 0 else None,
+        roofline=roofline,
     )
 
 
