@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,32 +13,31 @@ from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.rules.attention import ATTENTION_RULES
 from mfu_callback.flops.rules.call import Work, multiplied_dtype
-from mfu_callback.flops.rules.operators import has_rule, operator_name
+from mfu_callback.flops.rules.operators import RULES, has_rule, may_compute, operator_name
 
-MATMUL, ATTENTION, MEMORY, TRANSFER = "matmul", "attention", "memory", "transfer"
-_PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_mm"})
+MATMUL, ATTENTION, MEMORY, TRANSFER, OTHER = "matmul", "attention", "memory", "transfer", "other"
+# The position of the left one of the two matrices among the arguments.
+_PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::_scaled_mm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 # Their rules tell of attention in the matmuls around them; they multiply nothing.
 _NO_PRODUCT = frozenset({"aten::_softmax", "aten::_safe_softmax"})
+_ONLY_ALLOCATE = ("aten::empty", "aten::new_empty")  # the beginnings of their names
+# They write over their first tensor and do not read it.
+_OVERWRITE = frozenset(
+    f"aten::{name}_" for name in ("copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential")
+)
+# They read as much of their first tensor as they return.
+_GATHER = frozenset({"aten::embedding", "aten::index", "aten::index_select", "aten::gather"})
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
 def shapes_in(sizes: Any) -> Shapes:
-    """The sizes of all tensors that have dimensions, in order, however deeply lists of them are nested.
+    """The sizes of all tensors that have dimensions, in order. Lists of tensors are left out, as by torch's profiler.
 
     Args:
         sizes: Lists of sizes, such as the ``input_shapes`` of an event of torch's profiler.
     """
-    return tuple(_shapes(sizes))
-
-
-def _shapes(sizes: Any) -> Iterator[tuple[int, ...]]:
-    if isinstance(sizes, list | tuple) and sizes:
-        if all(isinstance(size, int) for size in sizes):
-            yield tuple(sizes)
-        else:
-            for inner in sizes:
-                yield from _shapes(inner)
+    return tuple(tuple(size) for size in sizes if size and all(isinstance(number, int) for number in size))
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Calls:
     """Calls of one operator on tensors of the same shapes; sums over them.
 
     Attributes:
-        kind: "matmul", "attention", "memory" or "transfer".
+        kind: "matmul", "attention", "memory", "transfer", or "other" for what moves no bytes.
         dtype: The name of the dtype that it multiplies, or of its first tensor.
         product: The sizes (m, k, n) of a matmul; None for everything else.
         calls: Number of calls.
@@ -83,18 +83,17 @@ class OperatorCalls:
         """
         if is_view(func):
             return
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        name, shapes = operator_name(func), shapes_in([list(one.shape) for one in inputs])
+        direct = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        name, shapes = operator_name(func), shapes_in([list(one.shape) for one in direct])
+        moved = _moved(func, args, kwargs, out)
         calls = self.known.get((name, shapes))
         if calls is None:
-            kind = _kind(func, inputs, outputs)
-            product = _product(inputs) if name in _PRODUCTS else None
-            calls = self.known[name, shapes] = Calls(kind, multiplied_dtype(args), product)
+            kind = _kind(func, _tensors((args, kwargs, out)), moved)
+            calls = self.known[name, shapes] = Calls(kind, multiplied_dtype(args), _product(name, args))
         calls.calls += 1
-        calls.bytes += _bytes_of(inputs) + (0 if name.startswith("aten::empty") else _bytes_of(outputs))
+        calls.bytes += moved
         if calls.flops is not None:
-            is_known = work is not None or calls.kind in (MEMORY, TRANSFER)
+            is_known = work is not None or not (has_rule(func) or may_compute(func))
             calls.flops = calls.flops + sum(work or ()) if is_known else None
 
 
@@ -106,21 +105,77 @@ def is_view(func: Any) -> bool:
     return bool(infos) and all(info is not None and not info.is_write for info in infos)
 
 
-def _kind(func: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> str:
+@cache
+def kind_of_name(name: str) -> str:
+    """The kind of an operator of which no call was recorded.
+
+    Args:
+        name: Its name with its library, or the name of a kernel, which has none.
+    """
+    library, _, short = name.partition("::")
+    if name in RULES and name not in _NO_PRODUCT:
+        return ATTENTION if name in ATTENTION_RULES else MATMUL
+    if not short:
+        return MEMORY
+    packet = getattr(getattr(torch.ops, library, None), short, None)
+    overloads = [getattr(packet, one) for one in packet.overloads()] if packet is not None else []
+    return MEMORY if any(not is_view(one) and not _is_composite(one) for one in overloads) else OTHER
+
+
+def _is_composite(func: Any) -> bool:
+    """Whether an operator computes nothing itself and only calls others."""
+    try:
+        return bool(func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+    except RuntimeError:  # of TorchScript alone
+        return True
+
+
+def _kind(func: Any, tensors: list[torch.Tensor], moved: int) -> str:
     name = operator_name(func)
     if has_rule(func) and name.removesuffix("_") not in _NO_PRODUCT:
         return ATTENTION if name in ATTENTION_RULES else MATMUL
-    devices = {one.device.type for one in (*inputs, *outputs) if one.dim()}
-    return TRANSFER if len(devices) > 1 else MEMORY
+    if len({one.device.type for one in tensors if one.dim()}) > 1:
+        return TRANSFER
+    return MEMORY if moved else OTHER
 
 
-def _product(inputs: list[torch.Tensor]) -> tuple[int, int, int] | None:
-    matrices = [one for one in inputs if one.dim() >= 2][-2:]
-    if len(matrices) < 2:
+def _product(name: str, args: tuple[Any, ...]) -> tuple[int, int, int] | None:
+    at = _PRODUCTS.get(name)
+    if at is None or len(args) < at + 2:
         return None
-    left, right = matrices
+    left, right = args[at : at + 2]
     return int(left.shape[-2]), int(left.shape[-1]), int(right.shape[-1])
 
 
+def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    """Bytes that a call reads and writes."""
+    name = operator_name(func)
+    if name.startswith(_ONLY_ALLOCATE):
+        return 0
+    changed: list[Any] = []
+    unread: set[int] = set()
+    for position, argument in enumerate(func._schema.arguments if hasattr(func, "_schema") else ()):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            changed.append(value)
+            unread.update(id(one) for one in _tensors(value) if argument.is_out or name in _OVERWRITE)
+    read = [one for one in _tensors((args, kwargs)) if id(one) not in unread]
+    if name in _GATHER:
+        read = [*read[1:], *_tensors(out)]
+    written = {id(one): one for one in _tensors((out, changed))}
+    return _bytes_of(read) + _bytes_of(written.values())
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
 def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(one.numel() * one.element_size() for one in tensors if not one.is_nested)
+    return sum(_numbers(one) * one.element_size() for one in tensors if not one.is_nested)
+
+
+def _numbers(tensor: torch.Tensor) -> int:
+    """Its elements in memory: what is expanded is there once."""
+    if tensor.layout is not torch.strided:
+        return tensor.numel()
+    return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -63,18 +64,33 @@ class Operators:
             out: What it returned.
             is_replay: Whether it ran on fake tensors.
         """
+        work = None
         try:
             self._tally.saw_backward |= in_backward() and not is_replay
             running = self._running_pass()
-            work = None
             if running is not None and not self._modules.innermost_is(_SpectralNorm):
                 work = self._count(running, func, args, kwargs, out)
-            if self._calls is not None and not is_replay:
-                self._calls.add(func, args, kwargs, out, work)
         except UncountableError as reason:
             self._tally.uncounted.add(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")
+        if self._calls is not None and not is_replay:
+            self._record(self._calls, func, args, kwargs, out, work)
+
+    def _record(
+        self,
+        calls: OperatorCalls,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        work: Work | None,
+    ) -> None:
+        """Record a call, also one whose FLOPs are not the model's: an optimizer's, or one in compiled code."""
+        with suppress(Exception):  # such as of a rule; no count depends on it
+            work = work or work_of(func, args, kwargs, out, attention=self._attention, notes=set())
+        with suppress(Exception):  # such as a tensor without a shape, which then is missing in a table
+            calls.add(func, args, kwargs, out, work)
 
     def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
         """Count a call; returns the FLOPs of this device, None if it has no rule."""

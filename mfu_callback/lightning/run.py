@@ -164,11 +164,15 @@ class MeasuredRun:
 
     def _measure_operators(self) -> None:
         """Measure what the operators are compared with, on the first rank alone, which reports them."""
-        if self._meter.operators is None or not self._trainer.is_global_zero:
+        operators = self._meter.operators
+        if operators is None or not self._trainer.is_global_zero:
             return
-        rank_zero_info("MFUCallback: the roofs of this device's operators are measured, which takes up to 2 s.")
+        if not operators.times.steps:
+            rank_zero_info("MFUCallback: no batch was profiled; the fourth after the warm-up is the first that is.")
+            return
+        rank_zero_info("MFUCallback: the roofs of this device's operators are measured, which takes about 2 s.")
         try:
-            self._meter.operators.measure(self._meter.peaks)
+            operators.measure(self._meter.peaks)
         except Exception as error:  # a device without memory for it, a profile that cannot be read
             self._warn_once("roofs", f"The table of operators is left out ({type(error).__name__}: {error}).")
 

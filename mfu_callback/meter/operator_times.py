@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,12 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
 from mfu_callback.flops.operator_calls import Shapes, shapes_in
 
 FORWARD, BACKWARD, OPTIMIZER, OTHER = "forward", "backward", "optimizer", "other"
+COMPILED = "compiled code"
 _PREFIX = "mfu_callback: "
+_COMPILED = "## Call CompiledFxGraph"  # what Inductor has made of one graph
+_LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 class Operator(NamedTuple):
@@ -76,7 +81,9 @@ class OperatorTimes:
         """
         if torch._C._autograd._profiler_enabled():
             raise RuntimeError("another profiler is active")
-        with profile(activities=self._activities, record_shapes=True, acc_events=True) as one:
+        if _is_another_prepared():  # it would crash the process when it starts
+            raise RuntimeError("another profiler is about to start")
+        with _quiet_kineto(), profile(activities=self._activities, record_shapes=True, acc_events=True) as one:
             yield
         self._profiles.append(one)
 
@@ -107,13 +114,19 @@ class OperatorTimes:
             for phase in (FORWARD, BACKWARD):
                 phases[phase] += spans.seconds(phase)
             for event in events:
-                if not _is_operator(event):
+                if not self._runs(event):
                     continue
                 owner = _owner_of(event, known)
-                key = Operator(owner.name, shapes_in(owner.input_shapes), spans.phase_of(owner))
+                key = Operator(_name_of(owner), shapes_in(owner.input_shapes or ()), spans.phase_of(owner))
                 calls, seconds = operators[key]
                 operators[key] = Took(calls + (owner is event), seconds + self._own_sec(event))
         return Times(len(self._profiles), dict(operators), dict(phases))
+
+    def _runs(self, event: Any) -> bool:
+        """Whether an event is of an operator, of compiled code, or of a kernel that no operator has started."""
+        if _is_operator(event) or event.name.startswith(_COMPILED):
+            return True
+        return self._on_device and event.self_device_time_total > 0 and not event.name.startswith(_PREFIX)
 
     def _own_sec(self, event: Any) -> float:
         own: float = event.self_device_time_total if self._on_device else event.self_cpu_time_total
@@ -124,45 +137,72 @@ def _is_operator(event: Any) -> bool:
     return "::" in event.name and not event.name.startswith("autograd::")
 
 
+def _name_of(event: Any) -> str:
+    return COMPILED if event.name.startswith(_COMPILED) else str(event.name)
+
+
 def _owner_of(event: Any, known: Container[tuple[str, Shapes]]) -> Any:
-    """The event itself, or the known operator that has called it."""
-    caller = event
+    """The event itself, or the outermost known operator that has called it."""
+    owner = caller = event
     while caller is not None:
-        if _is_operator(caller) and (caller.name, shapes_in(caller.input_shapes)) in known:
-            return caller
+        if _is_operator(caller) and (caller.name, shapes_in(caller.input_shapes or ())) in known:
+            owner = caller
         caller = caller.cpu_parent
-    return event
+    return owner
+
+
+def _is_another_prepared() -> bool:
+    """Whether a profiler of the user's has a schedule that is in its warm-up."""
+    profilers = [one for one in gc.get_objects() if issubclass(type(one), profile)]
+    return any(getattr(one, "current_action", None) is ProfilerAction.WARMUP for one in profilers)
+
+
+@contextmanager
+def _quiet_kineto() -> Iterator[None]:
+    """A context in which the profiler's library writes nothing to stderr where it starts and stops."""
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "99"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOG_LEVEL, None)
 
 
 class _Spans:
-    """When each phase ran, in one profile; a phase within another, as in manual optimization, is not that one's.
+    """When each phase ran, in one profile.
+
+    The innermost of several counts: passes run inside the optimizer's closure, or with manual optimization everything
+    inside the training step.
 
     Args:
         events: The events of the profile.
     """
 
     def __init__(self, events: Iterable[Any]) -> None:
-        # The innermost first.
-        self._of: dict[str, list[tuple[float, float]]] = {BACKWARD: [], FORWARD: [], OPTIMIZER: []}
+        self._spans: list[tuple[float, float, str]] = []
         for event in events:
             is_optimizer = event.name.startswith("Optimizer.step")
-            phase = OPTIMIZER if is_optimizer else event.name.removeprefix(_PREFIX)
-            if phase in self._of and (is_optimizer or event.name.startswith(_PREFIX)):
-                self._of[phase].append((event.time_range.start, event.time_range.end))
+            if is_optimizer or event.name.startswith(_PREFIX):
+                phase = OPTIMIZER if is_optimizer else event.name.removeprefix(_PREFIX)
+                self._spans.append((event.time_range.start, event.time_range.end, phase))
+        self._spans.sort(key=lambda span: (span[0], -span[1]))
 
     def phase_of(self, event: Any) -> str:
         """The phase in which an event begins."""
-        at = event.time_range.start
-        inside = (phase for phase, spans in self._of.items() if any(start <= at < end for start, end in spans))
-        return next(inside, OTHER)
+        span = self._around(event.time_range.start, self._spans)
+        return OTHER if span is None else span[2]
 
     def seconds(self, phase: str) -> float:
         """Seconds of a phase."""
-        inner = [span for other, spans in self._of.items() if other != phase for span in spans]
-        return (
-            sum(
-                end - start - sum(until - since for since, until in inner if start < since and until < end)
-                for start, end in self._of[phase]
-            )
-            / 1e6
-        )
+        whole = 0.0
+        for number, span in enumerate(self._spans):
+            outer = self._around(span[0], self._spans[:number])
+            whole += span[1] - span[0] if span[2] == phase else 0.0
+            whole -= span[1] - span[0] if outer is not None and outer[2] == phase else 0.0
+        return whole / 1e6
+
+    @staticmethod
+    def _around(moment: float, spans: list[tuple[float, float, str]]) -> tuple[float, float, str] | None:
+        return next((span for span in reversed(spans) if span[0] <= moment < span[1]), None)

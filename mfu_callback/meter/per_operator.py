@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mfu_callback.flops.operator_calls import ATTENTION, MATMUL, MEMORY, TRANSFER, Calls, Shapes
+from mfu_callback.flops.operator_calls import ATTENTION, MATMUL, MEMORY, TRANSFER, Calls, Shapes, kind_of_name
 from mfu_callback.meter.operator_times import BACKWARD, FORWARD, Operator, Times
 
 KERNEL_KINDS = {MATMUL: "matmuls", ATTENTION: "attention", MEMORY: "memory", TRANSFER: "transfers"}
 GAPS = "gaps"
-_UNKNOWN = "other"
 
 Known = Mapping[tuple[str, Shapes], Calls]
 
@@ -20,8 +19,8 @@ class OperatorFigures:
     """One operator in one phase of a batch; means over the batches that were profiled.
 
     Attributes:
-        name: Its name, as torch's profiler reports it.
-        kind: "matmul", "attention", "memory", "transfer", or "other" for what was not seen when FLOPs were counted.
+        name: Its name, as torch's profiler reports it; "compiled code" is what a compiler has made.
+        kind: "matmul", "attention", "memory", "transfer", or "other" for what only costs the host time.
         phase: "forward", "backward", "optimizer" or "other".
         calls: Number of calls.
         sec: Seconds, without the operators that it calls.
@@ -58,7 +57,7 @@ def operator_figures(
     for operator in times.operators:
         groups.setdefault((operator.name, operator.phase), []).append(operator)
     figures = [_figures(times, known, best_sec, group, whole) for group in groups.values()]
-    return tuple(sorted(figures, key=lambda one: -one.sec))
+    return tuple(sorted((one for one in figures if one.sec > 0), key=lambda one: -one.sec))
 
 
 def _figures(
@@ -70,9 +69,10 @@ def _figures(
     pairs = list(zip(took, seen, strict=True))
     flops = [None if one is None or one.flops is None else of.calls * one.flops / one.calls for of, one in pairs]
     moved = [None if one is None else of.calls * one.bytes / one.calls for of, one in pairs]
-    best = [None if one is None else _times(of.calls, best_sec(one)) for of, one in pairs]
-    best_of_all, kind = _sum(best), next((one.kind for one in seen if one is not None), _UNKNOWN)
-    roofline = best_of_all / sec if best_of_all is not None and sec > 0 else None
+    best = [(of.seconds, of.calls * limit) for of, one in pairs if one is not None and (limit := best_sec(one))]
+    best_took = sum(took for took, _ in best)
+    kind = next((one.kind for one in seen if one is not None), kind_of_name(group[0].name))
+    roofline = sum(limit for _, limit in best) / best_took if best_took > 0 else None
     if roofline is not None and kind in (MATMUL, ATTENTION):  # what the run has reached, the best matmul reaches too
         roofline = min(roofline, 1.0)
     return OperatorFigures(
@@ -108,15 +108,18 @@ def kernels_split(
     ran = 0.0
     for operator, took in times.operators.items():
         one = known.get((operator.name, operator.shapes))
-        if operator.phase not in (FORWARD, BACKWARD) or one is None:
+        kind = kind_of_name(operator.name) if one is None else one.kind
+        if operator.phase not in (FORWARD, BACKWARD) or kind not in KERNEL_KINDS:
             continue
         ran += took.seconds
-        ideal = took.calls * achievable_sec(one) if one.kind in (MATMUL, ATTENTION) else 0.0
-        lost[KERNEL_KINDS[one.kind]] += took.seconds - ideal
+        if kind not in (MATMUL, ATTENTION):
+            lost[KERNEL_KINDS[kind]] += took.seconds
+        elif one is not None and one.flops is not None:  # otherwise how much of it is a loss is not known
+            lost[KERNEL_KINDS[kind]] += took.seconds - took.calls * achievable_sec(one)
     lost[GAPS] = times.phases_sec.get(FORWARD, 0.0) + times.phases_sec.get(BACKWARD, 0.0) - ran
     lost = {kind: max(seconds, 0.0) for kind, seconds in lost.items()}
     whole = sum(lost.values())
-    return {kind: kernels * seconds / whole for kind, seconds in lost.items()} if ran and whole else None
+    return {kind: kernels * seconds / whole for kind, seconds in lost.items()} if known and ran and whole else None
 
 
 def _sum(values: list[float | None]) -> float | None:

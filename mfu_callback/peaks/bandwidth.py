@@ -14,11 +14,10 @@ from mfu_callback.peaks.sweep import Shape
 
 _COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # far more than any last-level cache that is shared by a few cores
 _OTHER_BYTES = 2**28
-_CALLS, _FEWEST = 5, 3
-_MOST_NUMBERS = 2**25  # of the three matrices of a matmul
+_CALLS, _FEWEST = 5, 2
 
 
-def measure_bandwidth(device: torch.device, *, time_limit_sec: float = 0.4, timer: CallTimer | None = None) -> float:
+def measure_bandwidth(device: torch.device, *, time_limit_sec: float = 0.3, timer: CallTimer | None = None) -> float:
     """The best rate at which a device copies a large tensor to another place in its memory.
 
     Args:
@@ -45,7 +44,7 @@ def measure_product(
     dtype: torch.dtype,
     sizes: tuple[int, int, int],
     *,
-    time_limit_sec: float = 0.2,
+    time_limit_sec: float = 0.12,
     timer: CallTimer | None = None,
 ) -> float:
     """The best rate at which a device multiplies an (m, k) by a (k, n) matrix, in the faster memory layout.
@@ -70,13 +69,18 @@ def measure_product(
     return shapes[0].flops / seconds
 
 
-def size_class(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
+def size_class(sizes: tuple[int, int, int], *, most_numbers: float, most_flops: float) -> tuple[int, int, int]:
     """The shape class of a matmul: each of its sizes rounded to a power of two, and the larger ones cut.
 
-    Beyond a few million numbers a matrix is multiplied at the same rate, and the larger ones would take much memory.
+    Beyond a few million numbers a matrix is multiplied at about the same rate, and takes long to make and to multiply.
+
+    Args:
+        sizes: m, k and n of an (m, k) times a (k, n) matrix.
+        most_numbers: The most numbers of the three matrices together.
+        most_flops: The most FLOPs of the matmul.
     """
     m, k, n = (2 ** round(math.log2(max(size, 1))) for size in sizes)
-    while m * k + k * n + m * n > _MOST_NUMBERS:
+    while max(m, k, n) > 1 and (m * k + k * n + m * n > most_numbers or 2 * m * k * n > most_flops):
         m, k, n = (size // 2 if size == max(m, k, n) else size for size in (m, k, n))
     return m, k, n
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.profilers import PyTorchProfiler
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
-from mfu_callback.meter.operator_times import OperatorTimes
-from tests.helpers.runs import SMALL_MODEL, TINY, TINY_FLOPS, make_trainer, tiny_data, train_tiny
+from tests.helpers.runs import SMALL_MODEL, TINY, TINY_FLOPS, Manual, Step, make_trainer, tiny_data, train_tiny
 
 STEPS = 16
 
@@ -102,14 +104,79 @@ def test_an_error_in_profiling_ends_no_run(monkeypatch, broken):
     assert callback.summary.mfu > 0
 
 
-def test_operators_and_gaps_are_the_time_of_the_phases():
-    """In the profiled batches themselves, by the profiler's clock: what the split of the kernels rests on."""
-    times = OperatorTimes(torch.device("cpu"))
-    layer, batch = torch.nn.Linear(512, 512), torch.ones(512, 512)
-    step = times.during("forward", lambda: layer(batch).sum())
-    with times.profiling():
-        step()
-    read = times.read(())
-    inside = sum(took.seconds for operator, took in read.operators.items() if operator.phase == "forward")
-    assert 0 < inside <= read.phases_sec["forward"]
-    assert read.phases_sec["backward"] == 0
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_manual_optimization_has_the_phases_apart():
+    """Both passes and both optimizers run inside the training step."""
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    make_trainer(callback, max_steps=20).fit(Manual())
+    summary = callback.summary
+    by_phase = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
+    for one in summary.operators:
+        by_phase[one.phase] += one.flops or 0
+    assert (by_phase["forward"], by_phase["backward"]) == (summary.flops.forward, summary.flops.backward)
+    assert ("aten::add_", "optimizer") in {(one.name, one.phase) for one in summary.operators}
+
+
+# Inductor's, of what it imports, and of a fp32 matmul on some processors.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*[Ii]nductor.*")
+@pytest.mark.filterwarnings(SMALL_MODEL)
+def test_compiled_code_is_a_row_and_its_matmuls_have_their_flops():
+    network = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 4))
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    make_trainer(callback).fit(Step(torch.compile(network)))
+    summary = callback.summary
+    rows = {(one.name, one.phase): one for one in summary.operators}
+    compiled = rows["compiled code", "forward"]
+    assert (compiled.kind, compiled.flops, compiled.bytes, compiled.roofline) == ("memory", None, None, None)
+    matmuls = [one.flops for one in summary.operators if one.phase == "forward" and one.kind == "matmul"]
+    assert sum(matmuls) == summary.flops.forward == 2 * 4 * (8 * 16 + 16 * 4)
+    assert sum(summary.kernels.values()) == pytest.approx(summary.waterfall["kernels"])
+
+
+def test_both_tables_can_be_asked_for_at_once():
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True, modules=True)
+    train_tiny(callback, max_steps=STEPS)
+    assert callback.summary.operators
+    assert callback.summary.modules
+
+
+def test_a_run_that_is_too_short_says_so_and_measures_nothing(monkeypatch):
+    said = []
+    monkeypatch.setattr("mfu_callback.lightning.run.rank_zero_info", said.append)
+    callback = MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    train_tiny(callback, max_steps=4)
+    assert (callback.summary.operators, callback.summary.kernels) == (None, None)
+    assert [line for line in said if "no batch was profiled" in line]
+    assert not [line for line in said if "roofs" in line]
+
+
+class UsersProfiler(Callback):
+    """Profiles a few steps of a run by a schedule of its own."""
+
+    def __init__(self):
+        self.traces = []
+
+    def on_train_start(self, trainer, pl_module):
+        plan = schedule(wait=2, warmup=4, active=1, repeat=1)
+        self.own = profile(
+            activities=[ProfilerActivity.CPU],
+            schedule=plan,
+            on_trace_ready=lambda one: self.traces.append(len(one.events())),
+        )
+        self.own.start()
+
+    def on_train_batch_end(self, *_):
+        self.own.step()
+
+    def on_train_end(self, *_):
+        self.own.stop()
+
+
+def test_a_users_profiler_with_a_schedule_goes_on_and_is_the_only_one():
+    users, callback = UsersProfiler(), MFUCallback(peak=1e12, warmup_steps=1, operators=True)
+    with pytest.warns(UserWarning, match="another profiler is about to start"):
+        train_tiny(users, callback, max_steps=STEPS)
+    assert len(users.traces) == 1
+    assert users.traces[0] > 0
+    assert callback.summary.operators is None
+    assert callback.summary.mfu > 0

@@ -58,3 +58,28 @@ def test_nothing_is_negative_and_nothing_known_is_none():
     assert split["matmuls"] == 0
     assert sum(split.values()) == pytest.approx(0.5)
     assert kernels_split(TIMES, {}, 0.5, achievable_sec=lambda one: 0.0) is None
+
+
+def test_what_was_not_recorded_is_sorted_by_its_name():
+    """A kernel of a compiler and a sum move memory, a view takes the host's time, a matmul's loss is not known."""
+    more = {"triton_poi_fused_gelu_0": 3.0, "aten::mul_": 2.0, "aten::t": 0.5, "aten::bmm": 0.25}
+    operators = TIMES.operators | {Operator(name, ((9, 9),), "forward"): Took(2, sec) for name, sec in more.items()}
+    times = TIMES._replace(operators=operators, phases_sec={"forward": 13.75, "backward": 6.0})
+    split = kernels_split(times, KNOWN, 0.5, achievable_sec=lambda one: 0.5)
+    # As above, with 5 s more in memory; the view and what is not known are gaps, the batched matmul is neither.
+    lost = {"matmuls": 4, "attention": 0, "memory": 7, "transfers": 1, "gaps": 5.5}
+    assert split == pytest.approx({kind: 0.5 * seconds / 17.5 for kind, seconds in lost.items()})
+
+
+def test_the_roofline_is_of_the_calls_of_which_it_is_known():
+    operators = TIMES.operators | {Operator("aten::mm", ((9, 9), (9, 9)), "forward"): Took(2, 30.0)}
+    figures = operator_figures(TIMES._replace(operators=operators), KNOWN, best_sec)
+    mm = next(one for one in figures if one.name == "aten::mm")
+    assert (mm.sec, mm.flops, mm.roofline) == (18.0, None, 0.5)
+
+
+def test_an_operator_without_time_is_not_shown():
+    """On a GPU, views start no kernel."""
+    operators = TIMES.operators | {Operator("aten::t", ((4, 4),), "forward"): Took(2, 0.0)}
+    figures = operator_figures(TIMES._replace(operators=operators), KNOWN, best_sec)
+    assert "aten::t" not in {one.name for one in figures}

@@ -30,12 +30,15 @@ def test_real_rates_are_above_zero():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rounded"),
+    ("sizes", "most_flops", "rounded"),
     [
-        ((512, 768, 3072), (512, 1024, 4096)),
-        ((1, 700, 3), (1, 512, 4)),
-        ((2048, 768, 50257), (2048, 1024, 8192)),  # more than 2**25 numbers in the three matrices
+        ((512, 768, 3072), 1e12, (512, 1024, 4096)),
+        ((1, 700, 3), 1e12, (1, 512, 4)),
+        ((2048, 768, 50257), 1e12, (2048, 1024, 8192)),  # more than 2**25 numbers in the three matrices
+        ((2048, 2048, 2048), 4e9, (1024, 1024, 1024)),
+        ((512, 2048, 2048), 1e9, (512, 512, 512)),
+        ((8, 8, 8), 0.0, (1, 1, 1)),
     ],
 )
-def test_the_class_of_a_shape_is_in_powers_of_two_and_not_too_large(sizes, rounded):
-    assert size_class(sizes) == rounded
+def test_the_class_of_a_shape_is_in_powers_of_two_and_not_too_large(sizes, most_flops, rounded):
+    assert size_class(sizes, most_numbers=2**25, most_flops=most_flops) == rounded
