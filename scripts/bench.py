@@ -30,7 +30,7 @@ from scripts.bench_parts.needs import parameters_of
 from scripts.bench_parts.plan import share_of
 from scripts.bench_parts.plot import draw
 from scripts.bench_parts.progress import Bar, Expected
-from scripts.bench_parts.row import Row, notes_of, rate_text, table_of
+from scripts.bench_parts.row import Row, losses_of, notes_of, rate_text, table_of
 from scripts.bench_parts.run import choice_of, expected_sec, request_of, run_size, survey
 
 AT_THE_END_SEC = 5.0  # for the table and the picture
@@ -92,7 +92,7 @@ def write(rows: list[Row], output: Path) -> None:
 def show(rows: list[Row], arguments: argparse.Namespace, output: Path, console: Console) -> None:
     """Print the table and where the files are."""
     console.print(table_of(rows, title_of(rows, arguments)))
-    for note in notes_of(rows):
+    for note in (*losses_of(rows), *notes_of(rows)):
         console.print(note, highlight=False, soft_wrap=True)
     if arguments.flops_only:
         print(f"rows in {output / 'bench.json'}")

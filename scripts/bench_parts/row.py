@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -64,7 +64,6 @@ class Row:
     """
 
     size: str
-    kernels: dict[str, float] | None = None
     parameters: int | None = None
     precision: str | None = None
     batch_size: int | None = None
@@ -78,6 +77,7 @@ class Row:
     mfu: float | None = None
     mfu_achievable: float | None = None
     mfu_fastest: float | None = None
+    kernels: dict[str, float] | None = None
     peak_memory_bytes: int | None = None
     peak_flops_per_sec: float | None = None
     peak_source: str | None = None
@@ -118,6 +118,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(head="peak\nmemory", field="peak_memory_bytes", form=lambda n: f"{n / 2**30:.2f} GiB"),
 )
 _TEXT = ("size", "precision")
+_LABELS = {"memory": "memory-bound"}
+_WORTH_TELLING = 0.005  # of the machine
 
 
 def rate_text(tokens_per_sec: float) -> str:
@@ -138,6 +140,16 @@ def table_of(rows: Sequence[Row], title: str) -> Table:
     for row in rows:
         table.add_row(*(column.cell(row) for column in columns))
     return table
+
+
+def losses_of(rows: Sequence[Row]) -> list[str]:
+    """Returns what the forward and backward pass of each size lost below the best matmul, the largest loss first."""
+    return [f"{row.size} kernels: {_losses(row.kernels)}" for row in rows if row.kernels]
+
+
+def _losses(kernels: Mapping[str, float]) -> str:
+    shown = [(part, share) for part, share in kernels.items() if share >= _WORTH_TELLING]
+    return ", ".join(f"{_LABELS.get(part, part)} {share:.0%}" for part, share in sorted(shown, key=lambda one: -one[1]))
 
 
 def notes_of(rows: Sequence[Row]) -> list[str]:

@@ -35,7 +35,7 @@ FIRST_CONTEXTS = (8, 8, 64, 256)  # of the first short steps, a sequence each
 # Of the time that is left: after a step longer than that no other is tried; the first allocates the memory.
 QUICK_SHARE, LONG_SHARE = 0.05, 0.45
 MEMORY_AGAIN = 0.6  # of the seconds in which the first of them allocates the memory, which the next fit does again
-AFTER_SEC = 5.0  # for what follows the steps: a peak that is measured once more, the files
+AFTER_SEC = 7.5  # for what follows the steps: a peak that is measured once more, the roofs of operators, the files
 EFFICIENCY = 0.3  # of the device's matmuls, where a step cannot be tried before the plan is made
 
 

@@ -14,6 +14,13 @@ from tests.helpers.runs import SMALL_MODEL, TINY, TINY_FLOPS, Manual, Step, make
 STEPS = 16
 
 
+@pytest.fixture(autouse=True)
+def quick_roofs(monkeypatch):
+    """The roofs are not measured, except for the run that most tests share."""
+    monkeypatch.setattr("mfu_callback.meter.run_operators.measure_bandwidth", lambda device: 1e10)
+    monkeypatch.setattr("mfu_callback.meter.run_operators.measure_product", lambda device, dtype, sizes: 1e12)
+
+
 @pytest.fixture(scope="module")
 def run():
     """The callback of a run whose operators are profiled, and its model."""

@@ -19,7 +19,7 @@ from mfu_callback import count_flops, model_flops_utilization
 from scripts import bench
 from scripts.bench_parts.progress import Expected
 from scripts.bench_parts.replaced import RESULTS, vector_peak
-from scripts.bench_parts.row import Request, Row, notes_of, table_of
+from scripts.bench_parts.row import Request, Row, losses_of, notes_of, table_of
 from scripts.bench_parts.run import Machine, choice_of, expected_sec, request_of, run_size
 from tests.helpers.runs import FakeNow
 
@@ -27,7 +27,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 KEYS = [
     *("size", "parameters", "precision", "batch_size", "context_length", "steps", "device"),
     *("forward_flops_thop", "forward_flops", "tokens_per_sec", "step_time_sec", "mfu", "mfu_achievable"),
-    *("mfu_fastest", "peak_memory_bytes", "peak_flops_per_sec", "peak_source", "reason", "error"),
+    *("mfu_fastest", "kernels", "peak_memory_bytes", "peak_flops_per_sec", "peak_source", "reason", "error"),
 ]
 
 
@@ -186,6 +186,12 @@ def test_a_size_that_fails_is_a_row_with_its_error_and_the_table_shows_it(tmp_pa
     table = table_of([row, Row(size="gpt-xl", mfu=0.5)], "title")
     assert [column.header for column in table.columns] == ["size", "MFU"]
     assert notes_of([row, Row(size="gpt-xl", mfu=0.5)]) == [f"gpt-small: {row.error}"]
+
+
+def test_what_the_kernels_lost_is_a_line_below_the_table():
+    kernels = {"matmuls": 0.09, "attention": 0.05, "memory": 0.124, "transfers": 0.0, "gaps": 0.012}
+    rows = [Row(size="gpt-small", kernels=kernels), Row(size="gpt-xl", mfu=0.5)]
+    assert losses_of(rows) == ["gpt-small kernels: memory-bound 12%, matmuls 9%, attention 5%, gaps 1%"]
 
 
 def test_a_size_that_is_late_is_ended_and_says_which_option_would_run_it(tmp_path):
