@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
@@ -18,9 +19,25 @@ from mfu_callback.tools.brackets import Brackets
 
 # At most this share of the time is spent on measuring, in at least one step of 16.
 _SHARE_OF_TIME, _MOST_APART = 1e-3, 16
+_LATEST = 16  # measured steps, over which the mean step is taken
+_WORD, _GOLDEN = 1 << 32, 2_654_435_769  # 2^32 over the golden ratio
 _SEC_OF_A_STEP, _SEC_OF_A_WAIT = 3e-5, 4e-6  # what a measured step takes, about; and each wait in it
 _FSDP2 = "torch.distributed.fsdp._fully_shard._fsdp_param_group"
 _FSDP2_WAITS = ("wait_for_unshard", "finalize_backward", "_wait_for_post_backward")
+
+
+def is_measured(step: int, apart: int) -> bool:
+    """Whether a step is measured if one of so many is.
+
+    The multiples of the golden ratio, modulo 1, are spread evenly, as those of no fraction are (Weyl's equidistribution
+    theorem), so that of the steps of any period equally many are measured.
+
+    Args:
+        step: The number of the step.
+        apart: Steps from one measured step to the next, in the mean: a power of two. The steps that are measured at
+            twice the distance are among them.
+    """
+    return step * _GOLDEN % _WORD < _WORD // apart
 
 
 class CollectiveWaits:
@@ -35,7 +52,8 @@ class CollectiveWaits:
     * DDP's broadcast of buffers before the forward pass.
 
     Nothing is registered with the process groups or as a communication hook. Between the measured steps nothing is left
-    on any object. All devices measure the same steps, or every second, fourth, ... of the same.
+    on any object. All devices measure the same steps, or about every second, fourth, ... of the same, at intervals that
+    vary: a step that is slow every so often is measured as often as the others.
 
     Args:
         clock: The clock of the steps.
@@ -55,15 +73,15 @@ class CollectiveWaits:
         self._is_waiting = False
         self._waits = 0  # in the running step
         self._steps = 0
-        self._apart = 1  # from one measured step to the next, a power of two
-        self._measured_at: tuple[int, float] | None = None
+        self._apart = 1  # from one measured step to the next, in the mean: a power of two
+        self._measured_at: deque[tuple[int, float]] = deque(maxlen=_LATEST)
 
     def next_step(self) -> None:
         """End the running step, and measure the next one if it is its turn."""
         self._steps += 1
         if self.is_on:
             self._remove()
-        if self._steps % self._apart == 0:
+        if is_measured(self._steps, self._apart):
             self._choose_distance()
             self._put()
 
@@ -82,15 +100,15 @@ class CollectiveWaits:
 
     def _choose_distance(self) -> None:
         now = self._clock.now()
-        if self._measured_at is not None:
-            steps, at = self._measured_at
+        if len(self._measured_at) == _LATEST:
+            steps, at = self._measured_at[0]
             step_sec = max(now - at, 1e-9) / (self._steps - steps)
             cost = _SEC_OF_A_STEP + self._waits * _SEC_OF_A_WAIT
             while self._apart < _MOST_APART and cost > _SHARE_OF_TIME * step_sec * self._apart:
                 self._apart *= 2
             while self._apart > 1 and cost < _SHARE_OF_TIME * step_sec * self._apart / 4:
                 self._apart //= 2
-        self._measured_at = self._steps, now
+        self._measured_at.append((self._steps, now))
 
     def _put(self) -> None:
         self.is_on, self._waits = True, 0

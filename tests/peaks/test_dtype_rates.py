@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mfu_callback.peaks import rates_in_training
-from mfu_callback.peaks.cache import CacheKey, cached_rates, keep_best, keep_rates
+from mfu_callback.peaks.cache import DIRECTORY_VARIABLE, CacheKey, cached_rates, keep_best, keep_rates
 from mfu_callback.peaks.call_timers import HostCallTimer
 from mfu_callback.peaks.dtype_rates import compare_dtypes, trainable_dtypes
 from mfu_callback.peaks.peak import Peak
@@ -79,7 +79,8 @@ def test_a_matmul_that_was_slow_for_a_moment_is_not_taken_for_a_large_one():
     assert max(shape.m for dtype, shape in device.calls if dtype == FP32) > 256
 
 
-def test_rates_of_a_busy_machine_are_noisy_and_not_kept(monkeypatch):
+def test_rates_of_a_busy_machine_are_noisy_and_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path))
     device = FakeDevice(AVX2)
     device.share = 0.6
     rates, is_noisy = device.compare(FP32, BF16)
