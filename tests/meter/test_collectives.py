@@ -1,5 +1,7 @@
 """In which steps waiting is measured; how it is measured, tests of several processes show."""
 
+import itertools
+
 import pytest
 
 from mfu_callback.meter.clock import HostTimer, StepClock
@@ -25,7 +27,7 @@ def measured_steps(step_sec, steps=3_000):
 def test_one_step_of_so_many_is_measured_and_those_of_twice_the_distance_are_among_them(apart):
     steps = [step for step in range(1, 16_001) if is_measured(step, apart)]
     assert len(steps) == pytest.approx(16_000 / apart, abs=1)
-    assert max(after - before for before, after in zip(steps, steps[1:], strict=False)) <= 2 * apart
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= 2 * apart
     assert {step for step in range(1, 16_001) if is_measured(step, 2 * apart)} < set(steps)
 
 
