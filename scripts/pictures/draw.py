@@ -86,7 +86,7 @@ def train(
         max_steps=steps,
         log_every_n_steps=2,
         logger=TensorBoardLogger(logdir, name="", version=name),
-        callbacks=[*finder, MFUCallback()],
+        callbacks=[*finder, MFUCallback(operators=finds)],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
