@@ -10,6 +10,7 @@ from mfu_callback.meter.operator_times import BACKWARD, FORWARD, Operator, Times
 
 KERNEL_KINDS = {MATMUL: "matmuls", ATTENTION: "attention", MEMORY: "memory", TRANSFER: "transfers"}
 GAPS = "gaps"
+NO_OPERATOR = "no operator"
 
 Known = Mapping[tuple[str, Shapes], Calls]
 
@@ -19,12 +20,14 @@ class OperatorFigures:
     """One operator in one phase of a batch; means over the batches that were profiled.
 
     Attributes:
-        name: Its name, as torch's profiler reports it; "compiled code" is what a compiler has made.
-        kind: "matmul", "attention", "memory", "transfer", or "other" for what only costs the host time.
+        name: Its name, as torch's profiler reports it; "compiled code" is what a compiler has made, and "no operator"
+            the time of the phase in which none ran.
+        kind: "matmul", "attention", "memory", "transfer", "other" for what only costs the host time, or "gap" for that
+            of no operator.
         phase: "forward", "backward", "optimizer" or "other".
         calls: Number of calls.
         sec: Seconds, without the operators that it calls.
-        share: Share of the time of all operators.
+        share: Share of the time of all operators and of the gaps between them.
         flops: FLOPs that really run; None if unknown.
         bytes: Bytes of the tensors that it reads and writes; None if unknown.
         roofline: The rate that it reaches over the best of its kind: that of a matmul of its shape class and dtype, or
@@ -45,18 +48,22 @@ class OperatorFigures:
 def operator_figures(
     times: Times, known: Known, best_sec: Callable[[Calls], float | None]
 ) -> tuple[OperatorFigures, ...]:
-    """The figures of each operator in each phase, the longest first.
+    """The figures of each operator in each phase and of the time in which none ran, the longest first.
+
+    Those of a phase sum to its time.
 
     Args:
         times: The times of some steps.
         known: What calls of operators compute and move (`OperatorCalls.known`).
         best_sec: Seconds that a call would take at the best rate of its kind; None if unknown.
     """
-    whole = sum(took.seconds for took in times.operators.values())
+    gaps = {phase: sec - _ran_sec(times, phase) for phase, sec in times.phases_sec.items()}
+    whole = sum(took.seconds for took in times.operators.values()) + sum(max(sec, 0.0) for sec in gaps.values())
     groups: dict[tuple[str, str], list[Operator]] = {}
     for operator in times.operators:
         groups.setdefault((operator.name, operator.phase), []).append(operator)
     figures = [_figures(times, known, best_sec, group, whole) for group in groups.values()]
+    figures += [_gap(phase, sec / times.steps, sec / whole) for phase, sec in gaps.items() if sec > 0]
     return tuple(sorted((one for one in figures if one.sec > 0), key=lambda one: -one.sec))
 
 
@@ -85,6 +92,24 @@ def _figures(
         flops=_times(1 / times.steps, _sum(flops)),
         bytes=_times(1 / times.steps, _sum(moved)),
         roofline=roofline,
+    )
+
+
+def _ran_sec(times: Times, phase: str) -> float:
+    return sum(took.seconds for operator, took in times.operators.items() if operator.phase == phase)
+
+
+def _gap(phase: str, sec: float, share: float) -> OperatorFigures:
+    return OperatorFigures(
+        name=NO_OPERATOR,
+        kind="gap",
+        phase=phase,
+        calls=0.0,
+        sec=sec,
+        share=share,
+        flops=None,
+        bytes=None,
+        roofline=None,
     )
 
 

@@ -52,7 +52,7 @@ def _scientific(value: float | None) -> str:
 _COLUMNS = (
     _Column("kind", lambda one: str(one["kind"]), is_extra=True),
     _Column("phase", lambda one: str(one["phase"])),
-    _Column("calls", lambda one: _count(one["calls"])),
+    _Column("calls", lambda one: _count(one["calls"]) if one["calls"] else ""),
     _Column("time", lambda one: time(one["sec"])),
     _Column("share", lambda one: f"{one['share']:.1%}"),
     _Column("FLOPs", lambda one: _scientific(one.get("flops")), is_extra=True),

@@ -33,10 +33,25 @@ def best_sec(one):
 def test_figures_are_of_one_batch():
     figures = {(one.name, one.phase): one for one in operator_figures(TIMES, KNOWN, best_sec)}
     mm = figures["aten::mm", "forward"]
-    assert (mm.calls, mm.sec, mm.share, mm.flops, mm.bytes, mm.roofline) == (2, 3.0, 0.5, 20.0, 100.0, 0.5)
+    assert (mm.calls, mm.sec, mm.share, mm.flops, mm.bytes, mm.roofline) == (2, 3.0, 6 / 16, 20.0, 100.0, 0.5)
     unknown = figures["lib::kernel", "backward"]
     assert (unknown.kind, unknown.flops, unknown.bytes, unknown.roofline) == ("other", None, None, None)
     assert figures["aten::add", "optimizer"].phase == "optimizer"
+
+
+def test_the_operators_of_a_phase_and_the_time_in_which_none_ran_sum_to_it():
+    figures = operator_figures(TIMES, KNOWN, best_sec)
+    gaps = {one.phase: (one.sec, one.kind, one.calls) for one in figures if one.name == "no operator"}
+    assert gaps == {"forward": (1.0, "gap", 0), "backward": (1.0, "gap", 0)}
+    for phase in ("forward", "backward"):
+        assert sum(one.sec for one in figures if one.phase == phase) == TIMES.phases_sec[phase] / TIMES.steps
+    assert sum(one.share for one in figures) == pytest.approx(1)
+
+
+def test_operators_that_run_beside_each_other_leave_no_gap():
+    figures = operator_figures(TIMES._replace(phases_sec={"forward": 5.0}), KNOWN, best_sec)
+    assert "no operator" not in {one.name for one in figures}
+    assert sum(one.share for one in figures) == pytest.approx(1)
 
 
 def test_no_matmul_is_faster_than_the_best_one_and_a_cache_is_faster_than_memory():
