@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -129,9 +130,10 @@ def layers(width: int, number: int) -> nn.Module:
 
 
 def fit(model: Model, *callbacks: Callback, peak: float = _PEAK, **arguments: Any) -> str | None:
-    """Train a few steps and return the advice."""
+    """Train a few steps in the fastest dtype, so that the dtype is not the cause, and return the advice."""
     callback = MFUCallback(peak=peak, warmup_steps=2, summary=None)
     defaults: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_steps": 8, "logger": False}
+    defaults["precision"] = PRECISIONS[_dtypes()[-1]]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     Trainer(callbacks=[callback, *callbacks], **quiet | defaults | arguments).fit(model)
     return None if callback.summary is None else callback.summary.advice
@@ -167,15 +169,20 @@ def slow_callback(is_there: bool) -> str | None:
 
 def slow_dtype(is_there: bool) -> str | None:
     """The slowest dtype of this device, or the fastest."""
-    rates = {dtype: rate.in_training for dtype, rate in _rates().items()}
-    dtype = (min if is_there else max)(rates, key=lambda one: rates[one])
+    dtype = _dtypes()[0 if is_there else -1]
     model = Model(layers(256, 3), Batches(torch.ones(32, 256, dtype=dtype)))
     return fit(model, precision=PRECISIONS[dtype])
 
 
-def _rates() -> dict[torch.dtype, Any]:
+def _rates() -> dict[torch.dtype, float]:
     rates = rates_in_training(torch.device("cpu"), torch.float32)
-    return {dtype: rate for dtype, rate in rates.items() if dtype in (torch.float32, torch.bfloat16)}
+    return {dtype: rate.in_training for dtype, rate in rates.items() if dtype in (torch.float32, torch.bfloat16)}
+
+
+def _dtypes() -> list[torch.dtype]:
+    """Those of this device, the slowest first."""
+    rates = _rates()
+    return sorted(rates, key=lambda dtype: rates[dtype])
 
 
 def one_thread(is_there: bool) -> str | None:
@@ -271,8 +278,12 @@ class Cause:
 
 
 def _has_a_slow_dtype() -> bool:
-    rates = [rate.in_training for rate in _rates().values()]
+    rates = _rates().values()
     return max(rates) > 2 * min(rates)
+
+
+def _has_several_cores() -> bool:
+    return min(cores(), psutil.cpu_count(logical=False) or 1) > 1
 
 
 CAUSES = (
@@ -281,7 +292,7 @@ CAUSES = (
     Cause("not-fused", not_fused, ("in the optimizer", "AdamW(..., fused=True)")),
     Cause("slow-callback", slow_callback, ("in callbacks and logging", "look at Sleeping")),
     Cause("slow-dtype", slow_dtype, ("times as fast as", "precision="), _has_a_slow_dtype),
-    Cause("one-thread", one_thread, ("one thread", "torch.set_num_threads("), lambda: cores() > 1),
+    Cause("one-thread", one_thread, ("one thread", "torch.set_num_threads("), _has_several_cores),
     Cause("padding", padding, ("of the tokens are padding",)),
     Cause("small-kernels", small_kernels, ("us for each of its", "torch.compile")),
     Cause("small-batch", small_batch, ("of the memory is in use", "BatchSizeFinder")),
