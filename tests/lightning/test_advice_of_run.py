@@ -62,7 +62,9 @@ def test_the_settings_are_in_the_record():
     measured, _ = fit(Step(two_layers()), max_steps=3)
     figures = measured.summary.as_dict()
     assert figures["circumstances"]["num_workers"] == 0
-    assert (figures["hints"], figures["hint_times"]) == ([], [])
+    # Which settings would be faster depends on the machine; a hint that is worth saying is of twice the speed.
+    assert len(figures["hints"]) == len(figures["hint_times"])
+    assert all(times >= 2 for times in figures["hint_times"])
 
 
 class Loaders(Step):
