@@ -11,6 +11,9 @@ _LEAST_RISE = 0.02  # share of what is left of the limit; a smaller difference b
 # While peaks rise by less than that, the next distance is this many times the last: a line would then rise by at most
 # half of what is left.
 _LEAP = 25
+# Peaks of one size differ by about this share of the limit. A size whose predicted peak is nearer is not attempted where
+# a failure would be costly.
+_NOISE = 0.002
 _FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
 
 
@@ -180,13 +183,22 @@ class _Search:
         line = self._limit()
         if line is None:
             return self._predicted_by_one_peak()
-        limit, is_near = line
+        limit, is_near = min(line[0], self._cautious_limit()), line[1]
         return int(limit) - self._step() // 2 if is_near else self.fitted + int(_APPROACH * (limit - self.fitted))
 
     def _predicted_by_one_peak(self) -> int:
         size, used = self._peaks[-1]
         per_size = (used - self._used_at_zero) / size
         return min(size + int((1 - used) / per_size), _LEAP * size) if per_size > 0 else _LEAP * size
+
+    def _cautious_limit(self) -> float:
+        """The size at which the steepest line through the last peak and an earlier one comes near the limit.
+
+        Between two close sizes, noise can make a line flat; a line from a far size hardly notices it.
+        """
+        (size, used), *earlier = reversed(self._peaks)
+        steepest = max((used - u) / (size - s) for s, u in earlier)
+        return size + max(0.0, 1 - _NOISE - used) / steepest
 
     def _limit(self) -> tuple[float, bool] | None:
         """The size at which a line through two peaks reaches the limit, and whether that is near.

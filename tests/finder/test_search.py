@@ -162,3 +162,17 @@ def test_when_time_is_over_the_largest_so_far_is_taken_but_one_must_fit() -> Non
     asked = Asked(3)
     assert find_largest(asked, init_size=16, is_over=lambda: True) == 2
     assert asked.sizes == [16, 8, 4, 2]
+
+
+def test_a_flat_line_through_two_close_sizes_does_not_make_a_size_predicted() -> None:
+    peaks = {2: 10.9, 19: 79.6, 22: 91.1, 23: 95.1}  # MiB of a limit of 95: measured on a sharded GPT
+    tried: list[int] = []
+
+    def attempt(size: int) -> Outcome:
+        tried.append(size)
+        used = peaks.get(size, 4.1 * size + 2.5)
+        return Outcome(fits=used <= 95, used=used / 95)
+
+    found = find_largest(attempt, predicted_only=True, used_at_zero=0.012)
+    assert found == 22
+    assert tried == [2, 19, 22]
