@@ -11,8 +11,8 @@ _LEAST_RISE = 0.02  # share of what is left of the limit; a smaller difference b
 # While peaks rise by less than that, the next distance is this many times the last: a line would then rise by at most
 # half of what is left.
 _LEAP = 25
-# Peaks of one size differ by about this share of the limit. A size whose predicted peak is nearer is not attempted where
-# a failure would be costly.
+# Peaks of one size differ by about this share of the limit. A size whose predicted peak is nearer than that is not
+# attempted where a failure would be costly.
 _NOISE = 0.002
 _FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
 
