@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mfu_callback.finder import BatchSizeFinder, predict_batch_size, predict_memory
     from mfu_callback.finder.find_batch_size import find_batch_size
-    from mfu_callback.flops import FlopCount, FlopCounter, count_flops, palm_flops_per_token
+    from mfu_callback.flops import (
+        FlopCount,
+        FlopCounter,
+        count_flops,
+        palm_flops_per_token,
+        register_flop_formula,
+    )
     from mfu_callback.lightning.callback import MFUCallback
     from mfu_callback.meter.metrics import model_flops_utilization
     from mfu_callback.meter.tokens import count_tokens
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 # Imported when they are asked for: TensorBoard's tab and the report read files, and need neither torch nor lightning.
 _MODULES = {
     "finder": ("BatchSizeFinder", "find_batch_size", "predict_batch_size", "predict_memory"),
-    "flops": ("FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token"),
+    "flops": ("FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token", "register_flop_formula"),
     "lightning.callback": ("MFUCallback",),
     "meter.metrics": ("model_flops_utilization",),
     "meter.tokens": ("count_tokens",),
@@ -40,6 +46,7 @@ __all__ = [
     "palm_flops_per_token",
     "predict_batch_size",
     "predict_memory",
+    "register_flop_formula",
 ]
 
 

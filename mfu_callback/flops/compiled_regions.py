@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,7 +18,18 @@ from mfu_callback.flops.passes import (
     next_node_number,
     recomputes_for_first_graph,
 )
+from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.replay import Replay
+
+
+class Paused(Protocol):
+    """Something that watches, and can stop for a while."""
+
+    def suspend(self) -> None:
+        """Stop watching."""
+
+    def resume(self) -> None:
+        """Watch again."""
 
 
 class CompiledRegions:
@@ -29,6 +40,8 @@ class CompiledRegions:
         mode: The dispatch mode that sees the operators of the replay.
         running_pass: Returns the pass that is running; None for work that is not counted.
         failed: Called with a text that names a function that could not be replayed, and the error.
+        nodes: Receives the autograd nodes of compiled calls, whose backward is not counted.
+        paused: What else must not watch while compiled code runs.
     """
 
     def __init__(
@@ -37,12 +50,15 @@ class CompiledRegions:
         mode: OperatorMode,
         running_pass: Callable[[], Pass | None],
         failed: Callable[[str], None],
+        nodes: ReplacedNodes,
+        paused: Sequence[Paused] = (),
     ) -> None:
         self._modules = modules
         self._running_pass = running_pass
         self._mode = mode
         self._failed = failed
-        self._replayed_backward: list[range] = []  # sequence numbers of the autograd nodes of compiled calls
+        self._nodes = nodes
+        self._paused = (modules, *paused)
         self._entered_at: int | None = None  # the first sequence number of the running call
         self._replay_of: _Replayed | None = None
 
@@ -62,21 +78,23 @@ class CompiledRegions:
         if self._entered_at is not None:
             return None
         if self._replay_of is None:
-            return current_pass(self._replayed_backward)
-        return self._replay_of.running if current_task() == self._replay_of.in_task else current_pass()
+            return current_pass(self._nodes)
+        return self._replay_of.running if current_task() == self._replay_of.in_task else current_pass(self._nodes)
 
     def _enter(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         running = self._running_pass()
         if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
             self._replay(function, args, kwargs, running)
-        self._modules.suspend()
+        for watching in self._paused:
+            watching.suspend()
         self._entered_at = next_node_number()
 
     def _leave(self) -> None:
         if self._entered_at is not None:
-            self._replayed_backward.append(range(self._entered_at, next_node_number()))
+            self._nodes.hide(range(self._entered_at, next_node_number()))
             self._entered_at = None
-            self._modules.resume()
+            for watching in self._paused:
+                watching.resume()
 
     def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any, running: Pass) -> None:
         self._replay_of = _Replayed(running, in_task=current_task())

@@ -11,15 +11,20 @@ from torch import nn
 
 from mfu_callback.flops.compiled_regions import CompiledRegions
 from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.formula_calls import FormulaCalls
+from mfu_callback.flops.function_calls import FunctionCalls
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.operator_mode import OperatorMode
 from mfu_callback.flops.operators import Operators
 from mfu_callback.flops.optimizers import SteppingOptimizers
 from mfu_callback.flops.passes import Pass
+from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules, OperatorsAlone, ThopAlone, ThopWhereItAgrees
 from mfu_callback.flops.threads import OwnThread
+from mfu_callback.flops.triton_launches import TritonLaunches
+from mfu_callback.flops.unseen import UnseenWork
 
 COUNTERS = ("thop", "dispatch", "thop-modules")
 ATTENTIONS = ("full", "causal")
@@ -74,20 +79,36 @@ class FlopCounter:
         self._attention = attention
         self._thread = OwnThread()
         self._optimizers = SteppingOptimizers()
-        tally = Tally()
+        self._tally = tally = Tally()
         self._rules = _rules(counter, module, tally)
-        self._modules = ModuleStack(module, self._leave_module)
-        self._operators = Operators(
+        nodes = ReplacedNodes()
+        unseen = UnseenWork(nodes)
+        self._formulas = FormulaCalls(tally, unseen, self._running_pass)
+        self._modules = ModuleStack(module, self._leave_module, self._formulas.enter_module, self._name_elsewhere)
+        self._operators = self._formulas.operators = Operators(
             tally,
             self._modules,
             self._rules,
+            nodes,
+            unseen,
             self._running_pass,
+            self._formulas.count_kernels,
             attention=attention,
             devices=tensor_parallel,
             calls=calls,
         )
         self._mode: Any = OperatorMode(self._see)
-        self._regions = CompiledRegions(self._modules, self._mode, self._running_pass, tally.uncounted.add)
+        self._formulas.is_in_operator = lambda: self._mode.is_in_operator
+        self._functions = FunctionCalls(self._formulas.around_function)
+        self._launches = TritonLaunches(self._formulas.launched, lambda: self._regions.is_replaying)
+        self._regions = CompiledRegions(
+            self._modules,
+            self._mode,
+            self._running_pass,
+            tally.uncounted.add,
+            nodes,
+            paused=(self._functions, self._launches, self._formulas, unseen),
+        )
         self._cleanup = ExitStack()
 
     def __enter__(self) -> FlopCounter:
@@ -96,6 +117,9 @@ class FlopCounter:
             entered.enter_context(self._regions.watched())
             entered.enter_context(self._optimizers.watched())
             entered.enter_context(self._modules)
+            for watching in (self._functions, self._launches):
+                watching.resume()
+                entered.callback(watching.suspend)
             self._cleanup = entered.pop_all()
         self._mode.__enter__()
         return self
@@ -123,9 +147,16 @@ class FlopCounter:
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
 
-    def _leave_module(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._formulas.leave_module(frame, args, kwargs, output):
+            self._tally.uncounted |= frame.uncounted
+            return
         is_forward = self._running_pass() is Pass.FORWARD
-        self._rules.leave(frame, inputs, output if is_forward else None, is_replay=self._regions.is_replaying)
+        self._rules.leave(frame, args, output if is_forward else None, is_replay=self._regions.is_replaying)
+
+    def _name_elsewhere(self, description: str) -> None:
+        if self.in_forward:
+            self._tally.uncounted.add(f"{description} (ran in another thread)")
 
     def _running_pass(self) -> Pass | None:
         """The pass that is running; None for work that is not counted."""

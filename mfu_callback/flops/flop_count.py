@@ -5,7 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mfu_callback.flops.table import as_text, module_table
+from mfu_callback.flops.rules.traffic import Traffic
+from mfu_callback.flops.table import as_text, module_table, operator_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorCount:
+    """What all calls of one operator did, in the forward and in what was watched of the backward pass.
+
+    Attributes:
+        rule: Who gives the rule that counted it: "mfu-callback", "register_flop_formula", "torch.utils.flop_counter";
+            None if it has none (it computes no model FLOPs, or is among the uncounted).
+        calls: Number of calls.
+        forward: Forward FLOPs.
+        backward: Backward FLOPs.
+        recomputed: FLOPs that ran a second time.
+        bytes_read: Bytes of the tensors that it read (:mod:`mfu_callback.flops.rules.traffic` has the conventions).
+        bytes_written: Bytes of the tensors that it wrote.
+    """
+
+    rule: str | None
+    calls: int
+    forward: int
+    backward: int
+    recomputed: int
+    bytes_read: int
+    bytes_written: int
+
+    def of_one(self, calls: int) -> OperatorCount:
+        """The count of one training step, from the count of several equal ones."""
+        return replace(
+            self,
+            calls=self.calls // calls,
+            forward=self.forward // calls,
+            backward=self.backward // calls,
+            recomputed=self.recomputed // calls,
+            bytes_read=self.bytes_read // calls,
+            bytes_written=self.bytes_written // calls,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +72,12 @@ class FlopCount:
         notes: Remarks on how some calls were counted.
         per_module: FLOPs by the name of the innermost module that they ran in; "" is the module itself. Sums to
             ``forward``.
+        per_rule: Forward FLOPs by the rule that counted them: "thop: Linear", "mfu-callback: aten::bmm",
+            "torch.utils.flop_counter: natten::na2d_forward", "register_flop_formula: mylib::attention". Sums to
+            ``forward``.
+        rules_of: The rules that counted each module of ``per_module``.
+        per_operator: FLOPs and bytes by the operator's name, or by the name of a class or kernel with a formula.
+        bytes_per_module: Bytes that the operators of the forward read and wrote, by the innermost module.
         per_dtype: FLOPs of the forward operators by the dtype that they multiply ("bfloat16"); for complex numbers, the
             dtype of their parts. Empty if no operator was counted.
         backward_per_dtype: As above, of the backward operators. Empty if no backward pass was watched.
@@ -50,6 +93,10 @@ class FlopCount:
     rule_errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     per_module: Mapping[str, int] = field(default_factory=dict, compare=False)
+    per_rule: Mapping[str, int] = field(default_factory=dict, compare=False)
+    rules_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    per_operator: Mapping[str, OperatorCount] = field(default_factory=dict, compare=False)
+    bytes_per_module: Mapping[str, Traffic] = field(default_factory=dict, compare=False)
     per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
     backward_per_dtype: Mapping[str, int] = field(default_factory=dict, compare=False)
 
@@ -79,9 +126,15 @@ class FlopCount:
             functional=self.functional // calls,
             backward=None if self.backward is None else self.backward // calls,
             recomputed=None if self.recomputed is None else self.recomputed // calls,
-            per_module={name: flops // calls for name, flops in self.per_module.items()},
-            per_dtype={name: flops // calls for name, flops in self.per_dtype.items()},
-            backward_per_dtype={name: flops // calls for name, flops in self.backward_per_dtype.items()},
+            per_module=_divided(self.per_module, calls),
+            per_rule=_divided(self.per_rule, calls),
+            per_operator={name: count.of_one(calls) for name, count in self.per_operator.items()},
+            bytes_per_module={
+                name: Traffic(read // calls, written // calls)
+                for name, (read, written) in self.bytes_per_module.items()
+            },
+            per_dtype=_divided(self.per_dtype, calls),
+            backward_per_dtype=_divided(self.backward_per_dtype, calls),
         )
 
     def __str__(self) -> str:
@@ -94,4 +147,13 @@ class FlopCount:
             None if self.complete else f"not counted: {', '.join(self.left_out)}",
             *(f"note: {note}" for note in self.notes),
         ]
-        return as_text(module_table(self.per_module, self.forward), [line for line in lines if line is not None])
+        table = module_table(self.per_module, self.forward, self.rules_of)
+        return as_text([table], [line for line in lines if line is not None])
+
+    def operators(self) -> str:
+        """A table of the operators as text: calls, FLOPs, bytes, and who gives the rule."""
+        return as_text([operator_table(self.per_operator)], [])
+
+
+def _divided(flops: Mapping[str, int], calls: int) -> dict[str, int]:
+    return {name: number // calls for name, number in flops.items()}

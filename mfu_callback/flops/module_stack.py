@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import local
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as torch_modules
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from mfu_callback.flops.passes import in_backward
+from mfu_callback.flops.passes import in_backward, next_node_number
 from mfu_callback.flops.threads import OwnThread
+
+_WITH_KWARGS: dict[int, bool] = getattr(torch_modules, "_global_forward_hooks_with_kwargs", {})
 
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One running call of a module, with what was counted directly in it, not in its submodules."""
+    """One running call of a module, with what was counted directly in it, not in its submodules.
+
+    Attributes:
+        module: The module.
+        name: Its name in the root.
+        first_node: The sequence number of the first autograd node that the call can make.
+        flops: Forward FLOPs.
+        by_rule: The same by the rule that counted them.
+        uncounted: Names of operators without a rule.
+    """
 
     module: nn.Module
     name: str
+    first_node: int = 0
     flops: int = 0
+    by_rule: Counter[str] = field(default_factory=Counter)
     uncounted: set[str] = field(default_factory=set)
 
 
@@ -30,23 +46,29 @@ class ModuleStack:
 
     Args:
         root: The model, which gives the modules their names.
-        leave: Called when a module's call ends, with its frame, its inputs and its output (None if it raised).
+        leave: Called when a module's call ends, with its frame, its inputs, its keyword inputs, and its output (None if
+            it raised).
         enter: Called when a module's call begins, with its frame.
+        elsewhere: Called with the type and name of a module of the root that another thread calls, but not of those
+            inside of it.
     """
 
     def __init__(
         self,
         root: nn.Module,
-        leave: Callable[[Frame, tuple[Any, ...], Any], None],
+        leave: Callable[[Frame, tuple[Any, ...], dict[str, Any], Any], None],
         enter: Callable[[Frame], None] = lambda frame: None,
+        elsewhere: Callable[[str], None] = lambda description: None,
     ) -> None:
         self.root = root
         self._names: dict[int, str] = {id(module): name for name, module in root.named_modules()}
         self._leave = leave
         self._enter = enter
+        self._elsewhere = elsewhere
         self._frames: list[Frame] = []
         self._handles: list[Any] = []
         self._thread = OwnThread()
+        self._elsewhere_now = local()
 
     def __enter__(self) -> ModuleStack:
         self._thread.enter()
@@ -66,13 +88,14 @@ class ModuleStack:
         """Register the hooks."""
         self._handles = [
             register_module_forward_pre_hook(self._before),
-            register_module_forward_hook(self._after, always_call=True),
+            register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
 
     def suspend(self) -> None:
         """Remove the hooks, for code that must not see them."""
         for handle in self._handles:
             handle.remove()
+            _WITH_KWARGS.pop(handle.id, None)  # torch forgets to
         self._handles = []
 
     @contextmanager
@@ -139,17 +162,35 @@ class ModuleStack:
 
     def _before(self, module: nn.Module, args: Any) -> None:
         if self._is_ours():
-            self._frames.append(Frame(module, self._name_of(module)))
+            self._frames.append(Frame(module, self._name_of(module), next_node_number()))
             self._enter(self._frames[-1])
+        elif (name := self.name_of_module(module)) is not None:
+            if not self._depth_elsewhere:
+                self._elsewhere(f"{type(module).__name__} {name}".rstrip())
+            self._depth_elsewhere += 1
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not self._is_ours() or all(frame.module is not module for frame in self._frames):
+    def _after(self, module: nn.Module, args: tuple[Any, ...], *kwargs_and_output: Any) -> None:
+        # torch leaves out the keyword inputs where the call has raised.
+        kwargs, output = kwargs_and_output if len(kwargs_and_output) > 1 else ({}, kwargs_and_output[0])
+        if not self._is_ours():
+            self._depth_elsewhere -= self.name_of_module(module) is not None
+            return
+        if all(frame.module is not module for frame in self._frames):
             return
         while self._frames[-1].module is not module:  # torch does not report every call that raised
-            self._leave(self._frames[-1], (), None)
+            self._leave(self._frames[-1], (), {}, None)
             self._frames.pop()
-        self._leave(self._frames[-1], args, output)
+        self._leave(self._frames[-1], args, kwargs, output)
         self._frames.pop()
+
+    @property
+    def _depth_elsewhere(self) -> int:
+        """How many modules of the root are running inside each other in this thread, which is not the block's."""
+        return getattr(self._elsewhere_now, "depth", 0)
+
+    @_depth_elsewhere.setter
+    def _depth_elsewhere(self, depth: int) -> None:
+        self._elsewhere_now.depth = depth
 
     def _is_ours(self) -> bool:
         # A checkpoint's second forward may run in one of autograd's threads.

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.rules.attention import ATTENTION_RULES
 from mfu_callback.flops.rules.call import Work, multiplied_dtype
 from mfu_callback.flops.rules.operators import RULES, has_rule, may_compute, operator_name
+from mfu_callback.flops.rules.traffic import is_view, tensors, traffic_of
 
 MATMUL, ATTENTION, MEMORY, TRANSFER, OTHER = "matmul", "attention", "memory", "transfer", "other"
 # The position of the left one of the two matrices among the arguments.
 _PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::_scaled_mm": 0, "aten::addmm": 1, "aten::baddbmm": 1}
 # Their rules tell of attention in the matmuls around them; they multiply nothing.
 _NO_PRODUCT = frozenset({"aten::_softmax", "aten::_safe_softmax"})
-_ONLY_ALLOCATE = ("aten::empty", "aten::new_empty")  # the beginnings of their names
-# They write over their first tensor and do not read it.
-_OVERWRITE = frozenset(
-    f"aten::{name}_" for name in ("copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential")
-)
-# They read as much of their first tensor as they return.
-_GATHER = frozenset({"aten::embedding", "aten::index", "aten::index_select", "aten::gather"})
-
 Shapes = tuple[tuple[int, ...], ...]
 
 
@@ -85,24 +75,16 @@ class OperatorCalls:
             return
         direct = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         name, shapes = operator_name(func), shapes_in([list(one.shape) for one in direct])
-        moved = _moved(func, args, kwargs, out)
+        moved = sum(traffic_of(func, args, kwargs, out))
         calls = self.known.get((name, shapes))
         if calls is None:
-            kind = _kind(func, _tensors((args, kwargs, out)), moved)
+            kind = _kind(func, tensors((args, kwargs, out)), moved)
             calls = self.known[name, shapes] = Calls(kind, multiplied_dtype(args), _product(name, args))
         calls.calls += 1
         calls.bytes += moved
         if calls.flops is not None:
             is_known = work is not None or not (has_rule(func) or may_compute(func))
             calls.flops = calls.flops + sum(work or ()) if is_known else None
-
-
-@cache
-def is_view(func: Any) -> bool:
-    """Whether an operator returns its input in another form and touches no memory."""
-    schema = getattr(func, "_schema", None)
-    infos = [one.alias_info for one in schema.returns] if schema is not None else []
-    return bool(infos) and all(info is not None and not info.is_write for info in infos)
 
 
 @cache
@@ -130,11 +112,11 @@ def _is_composite(func: Any) -> bool:
         return True
 
 
-def _kind(func: Any, tensors: list[torch.Tensor], moved: int) -> str:
+def _kind(func: Any, used: list[torch.Tensor], moved: int) -> str:
     name = operator_name(func)
     if has_rule(func) and name.removesuffix("_") not in _NO_PRODUCT:
         return ATTENTION if name in ATTENTION_RULES else MATMUL
-    if len({one.device.type for one in tensors if one.dim()}) > 1:
+    if len({one.device.type for one in used if one.dim()}) > 1:
         return TRANSFER
     return MEMORY if moved else OTHER
 
@@ -145,37 +127,3 @@ def _product(name: str, args: tuple[Any, ...]) -> tuple[int, int, int] | None:
         return None
     left, right = args[at : at + 2]
     return int(left.shape[-2]), int(left.shape[-1]), int(right.shape[-1])
-
-
-def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """Bytes that a call reads and writes."""
-    name = operator_name(func)
-    if name.startswith(_ONLY_ALLOCATE):
-        return 0
-    changed: list[Any] = []
-    unread: set[int] = set()
-    for position, argument in enumerate(func._schema.arguments if hasattr(func, "_schema") else ()):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            changed.append(value)
-            unread.update(id(one) for one in _tensors(value) if argument.is_out or name in _OVERWRITE)
-    read = [one for one in _tensors((args, kwargs)) if id(one) not in unread]
-    if name in _GATHER:
-        read = [*read[1:], *_tensors(out)]
-    written = {id(one): one for one in _tensors((out, changed))}
-    return _bytes_of(read) + _bytes_of(written.values())
-
-
-def _tensors(values: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
-
-
-def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(_numbers(one) * one.element_size() for one in tensors if not one.is_nested)
-
-
-def _numbers(tensor: torch.Tensor) -> int:
-    """Its elements in memory: what is expanded is there once."""
-    if tensor.layout is not torch.strided:
-        return tensor.numel()
-    return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size)

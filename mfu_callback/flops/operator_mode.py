@@ -29,6 +29,12 @@ class OperatorMode(TorchDispatchMode):
     def __init__(self, see: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._see = see
+        self._running = 0
+
+    @property
+    def is_in_operator(self) -> bool:
+        """Whether an operator is running, whose inner operators are not reported."""
+        return self._running > 0
 
     @classmethod
     def is_infra_mode(cls) -> bool:
@@ -47,7 +53,11 @@ class OperatorMode(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        self._running += 1
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._running -= 1
         self._see(func, args, kwargs, out)
         return out
 

@@ -7,18 +7,21 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.passes import Pass, in_backward
+from mfu_callback.flops.replaced_nodes import Backward, ReplacedNodes
 from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype
-from mfu_callback.flops.rules.operators import may_compute, operator_name, work_of
+from mfu_callback.flops.rules.formulas import REGISTERED_SOURCE, TORCH_SOURCE, Formula, formula_of_operator
+from mfu_callback.flops.rules.operators import may_compute, operator_name, source_of, work_of
 from mfu_callback.flops.rules.shards import Shards
+from mfu_callback.flops.rules.solvers import SOLVERS, remark
+from mfu_callback.flops.rules.traffic import traffic_of
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules
-from mfu_callback.flops.unseen import BlankMemory
+from mfu_callback.flops.unseen import UnseenWork
 
 
 class Operators:
@@ -28,7 +31,11 @@ class Operators:
         tally: Receives the FLOPs and the names.
         modules: The stack of running modules.
         rules: Called for every operator of the forward that was counted.
+        nodes: The autograd nodes whose backward counts otherwise.
+        unseen: Looks for work that no operator did.
         running_pass: Returns the pass that is running, or None if it is not counted.
+        count_kernels: Counts the Triton kernels that an operator without a rule has launched; returns whether it
+            launched any and all have a formula.
         attention: The convention for attention: "full" or "causal".
         devices: The number of devices that share the work on one batch.
         calls: Receives every call that really runs.
@@ -39,7 +46,10 @@ class Operators:
         tally: Tally,
         modules: ModuleStack,
         rules: ModuleRules,
+        nodes: ReplacedNodes,
+        unseen: UnseenWork,
         running_pass: Callable[[], Pass | None],
+        count_kernels: Callable[[Pass], bool],
         *,
         attention: str,
         devices: int,
@@ -49,10 +59,13 @@ class Operators:
         self._tally = tally
         self._modules = modules
         self._rules = rules
+        self._nodes = nodes
+        self._unseen = unseen
         self._running_pass = running_pass
+        self._count_kernels = count_kernels
         self._attention = attention
         self._shards = Shards(devices)
-        self._blank = BlankMemory()
+        self.are_replaced = 0  # how many running modules and Functions have a formula that counts in their place
 
     def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, *, is_replay: bool) -> None:
         """Count one call of an operator; never raises.
@@ -67,15 +80,24 @@ class Operators:
         work = None
         try:
             self._tally.saw_backward |= in_backward() and not is_replay
+            self._count_due()
             running = self._running_pass()
-            if running is not None and not self._modules.innermost_is(_SpectralNorm):
-                work = self._count(running, func, args, kwargs, out)
+            if running is not None:
+                work = self._see(running, func, args, kwargs, out)
         except UncountableError as reason:
-            self._tally.uncounted.add(f"{operator_name(func)} ({reason})")
+            self.leave_out(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")
+        if not in_backward():
+            self._nodes.operator_ended()
         if self._calls is not None and not is_replay:
             self._record(self._calls, func, args, kwargs, out, work)
+
+    def leave_out(self, what: str) -> None:
+        """Name work that cannot be counted, unless a formula counts the module or Function that is running."""
+        if not self.are_replaced:
+            frame = self._modules.innermost
+            (self._tally.uncounted if frame is None else frame.uncounted).add(what)
 
     def _record(
         self,
@@ -92,28 +114,90 @@ class Operators:
         with suppress(Exception):  # such as a tensor without a shape, which then is missing in a table
             calls.add(func, args, kwargs, out, work)
 
+    def _count_due(self) -> None:
+        """Count the gradients of a call with a formula when the first of their operators runs."""
+        due = self._nodes.due()
+        if due is not None:
+            work = Work(due.flops)
+            self._tally.add(Pass.BACKWARD, work, operator=due.operator, rule=due.rule, dtype=due.dtype, frame=None)
+
+    def _see(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
+        if running is Pass.FORWARD:
+            with suppress(RuntimeError):  # of a tensor without storage
+                for found in self._unseen.look(func, args, kwargs, out, self._modules.description):
+                    self.leave_out(found)
+        with suppress(Exception):  # a tensor subclass may raise anything; no count depends on it
+            traffic = traffic_of(func, args, kwargs, out)
+            self._tally.moved(running, traffic, operator=operator_name(func), module=self._modules.name)
+        return None if self.are_replaced else self._count(running, func, args, kwargs, out)
+
     def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
         """Count a call; returns the FLOPs of this device, None if it has no rule."""
-        if running is Pass.FORWARD:
-            for where in self._blank.filled_unseen(func, args, kwargs, out, self._modules.description):
-                self._leave_out(f"{where or 'the training step'} (memory filled outside of torch's operators)")
+        name = operator_name(func)
+        if name in SOLVERS:
+            self._tally.notes.add(remark(name))
+            self._nodes.hide(self._nodes.own() if running is not Pass.BACKWARD else ())
+            return None
+        formula = formula_of_operator(func)
+        if formula is not None:
+            return self.count_by_formula(running, formula, name, args, kwargs, out, nodes=self._nodes.own())
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._tally.notes)
         if work is None:
-            if may_compute(func):
-                self._leave_out(operator_name(func))
+            if may_compute(func) and not self._count_kernels(running):
+                self.leave_out(name)
             return None
-        frame, own = self._modules.innermost, work
-        work = work.times(self._shards.times(args, None if frame is None else frame.module, running))
-        self._tally.add(running, work, module=self._modules.name, dtype=multiplied_dtype(args))
+        source = source_of(func) or ""
+        self._note_convention(name, source)
+        self._add(running, work, name, source, args)
         if running is Pass.FORWARD:
-            if frame is not None:
-                frame.flops += work.flops
-            self._rules.operator(operator_name(func), self._modules)
-        return own
+            self._rules.operator(name, self._modules)
+        return work
 
-    def _leave_out(self, what: str) -> None:
+    def count_by_formula(
+        self,
+        running: Pass,
+        formula: Formula,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        *,
+        nodes: range,
+    ) -> Work:
+        """Count a call by a formula from elsewhere: the call now, its gradients when they are computed.
+
+        Args:
+            running: The pass that it runs in.
+            formula: The formula.
+            name: The name of what was called.
+            args: The positional arguments of the call.
+            kwargs: Its keyword arguments.
+            out: What it returned.
+            nodes: The sequence numbers of its autograd nodes.
+
+        Raises:
+            UncountableError: If the formula fails.
+        """
+        work = Work(formula.flops(args, kwargs, out))
+        self._note_convention(name, formula.source)
+        times = self._add(running, work, name, formula.source, (args, kwargs))
+        backward = formula.backward_flops(args, kwargs, out)
+        if running is not Pass.BACKWARD and backward is not None:
+            dtype = multiplied_dtype((args, kwargs))
+            self._nodes.hide(nodes, Backward(times * backward, name, dtype, formula.source))
+        return work
+
+    def _add(self, running: Pass, work: Work, name: str, rule: str, args: tuple[Any, ...]) -> int:
+        """Add the work of all devices that share it; returns their number."""
         frame = self._modules.innermost
-        (self._tally.uncounted if frame is None else frame.uncounted).add(what)
+        times = self._shards.times(args, None if frame is None else frame.module, running)
+        dtype = multiplied_dtype(args)
+        self._tally.add(running, work.times(times), operator=name, rule=rule, dtype=dtype, frame=frame)
+        return times
+
+    def _note_convention(self, name: str, source: str) -> None:
+        if self._attention == "causal" and source in (REGISTERED_SOURCE, TORCH_SOURCE):
+            self._tally.notes.add(f"{name} is counted by its formula in {source}, whatever attention= says")
 
 
 def _described(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

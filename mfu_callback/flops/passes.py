@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container
 from enum import Enum
 
 import torch
@@ -31,11 +31,11 @@ def next_node_number() -> int:
     return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
-def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
+def current_pass(hidden: Container[int] = ()) -> Pass | None:
     """The pass that is running now in this thread.
 
     Args:
-        hidden: Ranges of sequence numbers of autograd nodes whose backward is not counted.
+        hidden: Sequence numbers of autograd nodes whose backward is not counted.
 
     Returns:
         The pass, or None for the backward of a hidden node.
@@ -46,7 +46,7 @@ def current_pass(hidden: Sequence[range] = ()) -> Pass | None:
         return Pass.RECOMPUTED
     node = torch._C._current_autograd_node()
     number = -1 if node is None else node._sequence_nr()
-    if any(number in numbers for numbers in hidden):
+    if number in hidden:
         return None
     # Gradients are enabled if a user's own Function or a reentrant checkpoint runs its forward again. A backward pass
     # with ``create_graph=True`` enables them too, but in torch's own nodes.

@@ -1,12 +1,28 @@
-"""Sums the FLOPs by pass, module and dtype, and collects what could not be counted."""
+"""Sums the FLOPs by pass, module, rule and dtype, the bytes, and collects what could not be counted."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 
-from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.flop_count import FlopCount, OperatorCount
+from mfu_callback.flops.module_stack import Frame
 from mfu_callback.flops.passes import Pass
 from mfu_callback.flops.rules.call import Work
+from mfu_callback.flops.rules.traffic import Traffic
+
+
+@dataclass(slots=True)
+class _Totals:
+    """All calls of one operator so far."""
+
+    rule: str
+    calls: int = 0
+    forward: int = 0
+    backward: int = 0
+    recomputed: int = 0
+    read: int = 0
+    written: int = 0
 
 
 class Tally:
@@ -26,41 +42,79 @@ class Tally:
         self.saw_backward = False
         self._flops: Counter[Pass] = Counter()
         self._thop = 0
-        self._per_module: Counter[str] = Counter()
+        self._per_module: defaultdict[str, Counter[str]] = defaultdict(Counter)  # forward FLOPs by module and rule
         self._per_dtype: Counter[str] = Counter()
         self._backward_per_dtype: Counter[str] = Counter()
+        self._operators: dict[str, _Totals] = {}
+        self._read: Counter[str] = Counter()  # bytes of the forward, by module
+        self._written: Counter[str] = Counter()
 
-    def add(self, running: Pass, work: Work, *, module: str, dtype: str) -> None:
-        """Add one operator's work.
+    def add(self, running: Pass, work: Work, *, operator: str, rule: str, dtype: str, frame: Frame | None) -> None:
+        """Add one call's work.
 
         Args:
             running: The pass that it ran in.
             work: Its FLOPs.
-            module: The name of the innermost module.
+            operator: The name of what was called.
+            rule: Who gives its rule.
             dtype: The name of the dtype that was multiplied.
+            frame: The innermost running module.
         """
+        backward = work.flops if running is Pass.BACKWARD else work.backward
         self._flops[running] += work.flops
         if running is Pass.FORWARD:
-            self._per_module[module] += work.flops
+            label = f"{rule}: {operator}"
+            self._per_module[frame.name if frame else ""][label] += work.flops
             self._per_dtype[dtype] += work.flops
-        elif running is Pass.BACKWARD:
-            self._backward_per_dtype[dtype] += work.flops
+            if frame is not None:
+                frame.flops += work.flops
+                frame.by_rule[label] += work.flops
         # Gradients that a fused operator computes in the forward are backward work.
-        self._backward_per_dtype[dtype] += work.backward if running is Pass.FORWARD else 0
+        if running is not Pass.RECOMPUTED:
+            self._backward_per_dtype[dtype] += backward
         self._flops[Pass.BACKWARD if running is Pass.FORWARD else running] += work.backward
         self._flops[Pass.RECOMPUTED] += work.recomputed
+        totals = self._of(operator, rule)
+        totals.forward += work.flops if running is Pass.FORWARD else 0
+        totals.backward += backward if running is not Pass.RECOMPUTED else 0
+        totals.recomputed += work.recomputed + (work.flops if running is Pass.RECOMPUTED else 0)
 
-    def file_as_thops(self, flops: int, *, instead_of: int, module: str) -> None:
+    def moved(self, running: Pass, traffic: Traffic, *, operator: str, module: str) -> None:
+        """Add one call's bytes.
+
+        Args:
+            running: The pass that it ran in.
+            traffic: The bytes.
+            operator: The operator's name.
+            module: The name of the innermost running module.
+        """
+        totals = self._of(operator, "")
+        totals.calls += 1
+        totals.read += traffic.read
+        totals.written += traffic.written
+        if running is Pass.FORWARD:
+            self._read[module] += traffic.read
+            self._written[module] += traffic.written
+
+    def file_as_thops(self, flops: int, frame: Frame, *, dtype: str) -> None:
         """Use the FLOPs of thop's rule for a module's call, in place of those of its operators.
 
         Args:
             flops: The FLOPs that thop's rule gives.
-            instead_of: The FLOPs that the operators of the call have added to the forward.
-            module: The name of the module.
+            frame: The call.
+            dtype: The name of the dtype that the module multiplies, for what its operators did not count.
         """
         self._thop += flops
-        self._flops[Pass.FORWARD] += flops - instead_of
-        self._per_module[module] += flops - instead_of
+        self._flops[Pass.FORWARD] += flops - frame.flops
+        self._per_dtype[dtype] += flops - frame.flops
+        rules = self._per_module[frame.name]
+        rules.subtract(frame.by_rule)
+        rules[f"thop: {type(frame.module).__name__}"] += flops
+
+    def _of(self, operator: str, rule: str) -> _Totals:
+        totals = self._operators.setdefault(operator, _Totals(rule))
+        totals.rule = totals.rule or rule
+        return totals
 
     def result(self, *, attention: str) -> FlopCount:
         """The count so far; ``attention`` is the convention that it was made under."""
@@ -75,7 +129,27 @@ class Tally:
             uncounted=tuple(sorted(self.uncounted)),
             rule_errors=tuple(sorted(self.rule_errors)),
             notes=tuple(sorted(self.notes)),
-            per_module={name: flops for name, flops in self._per_module.items() if flops},
-            per_dtype={name: flops for name, flops in self._per_dtype.items() if flops},
-            backward_per_dtype={name: flops for name, flops in self._backward_per_dtype.items() if flops},
+            per_module=_positive({name: rules.total() for name, rules in self._per_module.items()}),
+            per_rule=_positive(sum(self._per_module.values(), Counter())),
+            rules_of={name: tuple(_positive(rules)) for name, rules in self._per_module.items() if rules.total()},
+            per_dtype=_positive(self._per_dtype),
+            backward_per_dtype=_positive(self._backward_per_dtype),
+            per_operator={name: self._count_of(totals) for name, totals in self._operators.items()},
+            bytes_per_module={name: Traffic(read, self._written[name]) for name, read in self._read.items()},
         )
+
+    @staticmethod
+    def _count_of(totals: _Totals) -> OperatorCount:
+        return OperatorCount(
+            rule=totals.rule or None,
+            calls=totals.calls,
+            forward=totals.forward,
+            backward=totals.backward,
+            recomputed=totals.recomputed,
+            bytes_read=totals.read,
+            bytes_written=totals.written,
+        )
+
+
+def _positive(flops: Counter[str] | dict[str, int]) -> dict[str, int]:
+    return {name: number for name, number in flops.items() if number}

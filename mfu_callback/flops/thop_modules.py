@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
+from mfu_callback.flops.rules.call import multiplied_dtype
 from mfu_callback.flops.rules.thop import THOP_TYPES, ThopProfile, has_thop_rule, thop_macs
 from mfu_callback.flops.tally import Tally
 
@@ -74,7 +75,7 @@ class ThopWhereItAgrees(OperatorsAlone):
         """Attribute the call; if thop gets it, its operators without a rule are not listed as uncounted."""
         flops = None if output is None else self._flops(frame.module, inputs, output, is_replay)
         if flops is not None and (frame.uncounted or flops == frame.flops or _has_spectral_norm(frame.module)):
-            self._tally.file_as_thops(flops, instead_of=frame.flops, module=frame.name)
+            self._tally.file_as_thops(flops, frame, dtype=multiplied_dtype(inputs or (output,)))
         else:
             super().leave(frame, inputs, output, is_replay=is_replay)
 

@@ -1,7 +1,9 @@
-"""Finds compute that no dispatch mode sees: kernels launched without torch's operators."""
+"""Finds compute that no dispatch mode sees: kernels launched without torch's operators, and work of other threads."""
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -9,10 +11,15 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
+from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.rules.operators import operator_name
 
 _ALLOCATES = frozenset(
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+)
+_FILLS = frozenset(
+    f"aten::{name}"
+    for name in ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 # These use a tensor's shape or storage, not its values.
 _READS_NOTHING = frozenset(
@@ -22,70 +29,184 @@ _READS_NOTHING = frozenset(
         *("new_full", "set_", "resize_", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type"),
     )
 )
+_SAMPLES, _SAMPLE_BYTES = 8, 8  # what is remembered of a storage's contents: so many places of so many bytes
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-class BlankMemory:
-    """Watches tensors that are allocated blank (without values), to see what fills them.
+@dataclass(slots=True)
+class _Memory:
+    """A storage that an operator of the forward has made.
 
-    A kernel launched without torch's operators (Triton, a C extension) cannot be seen, but the memory that it writes
-    can: one operator allocated it blank, no operator has written it, and another operator then reads it.
+    Attributes:
+        where: The module in which it was made; "" outside of all modules.
+        reference: A weak reference, which keeps its address from being reused.
+        is_blank: Whether it was allocated without values and nothing has written it yet.
+        is_new: Whether it is blank, or holds the constant that it was made with.
+        contents: A sample of its bytes after the last operator that wrote it; None if it is not watched.
     """
 
-    def __init__(self) -> None:
-        # Where each blank storage was allocated. The weak reference keeps its address from being reused.
-        self._blank: dict[int, tuple[str, Any]] = {}
+    where: str
+    reference: Any
+    is_blank: bool = False
+    is_new: bool = False
+    contents: bytes | None = None
 
-    def filled_unseen(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str
-    ) -> list[str]:
-        """Register one call of an operator.
+
+class UnseenWork:
+    """Watches the memory that operators write and read, to notice what something else has written.
+
+    A kernel launched without torch's operators (Triton, a C extension, numpy on the same memory) cannot be seen, but
+    the memory that it writes can: it was allocated blank and is read though no operator has written it, or its contents
+    have changed though no operator has written it. A few bytes of each storage are compared, of memory on a CPU and of
+    what was filled with a constant on other devices. What another thread computes cannot be seen either, but its
+    results can: autograd follows them, and no operator seen here has made them.
+
+    Args:
+        replaced: The autograd nodes of compiled calls, whose results no operator makes.
+    """
+
+    def __init__(self, replaced: ReplacedNodes) -> None:
+        self._replaced = replaced
+        self._memory: dict[int, _Memory] = {}
+
+    def suspend(self) -> None:
+        """Do nothing: operators in compiled code are not reported."""
+
+    def resume(self) -> None:
+        """Watch no contents from before: compiled code may have written them."""
+        for memory in self._memory.values():
+            memory.is_blank, memory.contents = False, None
+
+    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str) -> list[str]:
+        """Register one call of an operator that has run in the forward.
 
         Args:
             func: The operator's overload.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
             out: What it returned.
-            where: The module that it ran in; "" outside of all modules.
+            where: The type and name of the module that it ran in; "" outside of all modules.
 
         Returns:
-            The modules in which memory was allocated blank that this operator reads and no operator has filled.
+            What was found: a text for each tensor that something unseen has computed.
         """
-        allocates, reads_nothing, written = _effects(func)
-        if allocates:
-            # On a CPU a training step may fill memory through numpy; inside a module such memory means compute.
-            if where == "" and all(tensor.device.type == "cpu" for tensor in tree_leaves(out)):
-                return []
-            self._blank.update((storage._cdata, (where, _weak(storage))) for storage in _storages(out))
-            return []
-        if not self._blank or reads_nothing:
-            return []
+        effects = _effects(func)
         arguments = list(enumerate(args)) + list(kwargs.items())
-        read = [value for place, value in arguments if written is not None and place not in written]
-        found = [self._blank.pop(s._cdata)[0] for s in _storages(read) if s._cdata in self._blank]
-        for storage in _storages([out, *(value for _, value in arguments)]):
-            self._blank.pop(storage._cdata, None)
+        changed = plain_tensors([value for place, value in arguments if place in effects.written])
+        found = []
+        if effects.is_known and not effects.reads_nothing:
+            overwritten = {tensor.untyped_storage()._cdata for tensor in changed}
+            read = plain_tensors([value for place, value in arguments if place not in effects.written])
+            unchanged = [tensor for tensor in read if tensor.untyped_storage()._cdata not in overwritten]
+            found = [text for tensor in unchanged for text in self._found(tensor, where)]
+        written = [*plain_tensors(out), *changed]
+        touched = written if effects.is_known else plain_tensors([out, args, kwargs])
+        self._register(effects, touched, where)
         return found
+
+    def wrote(self, values: Any) -> None:
+        """Register tensors that were written by something that is counted or named elsewhere, or made by it."""
+        for tensor in plain_tensors(values):
+            self._keep(tensor.untyped_storage(), "")
+
+    def is_made_by_operators(self, tensor: torch.Tensor) -> bool:
+        """Whether operators have written what a tensor holds, or it still holds the constant that it was made with."""
+        storage = tensor.untyped_storage()
+        memory = self._memory.get(storage._cdata)
+        if memory is None or not memory.is_new:
+            return memory is not None
+        return memory.contents is not None and memory.contents == _sample(storage)
+
+    def _found(self, tensor: torch.Tensor, where: str) -> list[str]:
+        storage = tensor.untyped_storage()
+        memory = self._memory.get(storage._cdata)
+        if memory is None:
+            node = tensor.grad_fn
+            self._keep(storage, where)
+            if node is None or node._sequence_nr() in self._replaced:
+                return []
+            place = f" in {where}" if where else ""
+            return [f"{node.name()}{place} (its forward ran in another thread, or before the step)"]
+        changed = memory.contents is not None and memory.contents != _sample(storage)
+        if not (memory.is_blank or changed):
+            return []
+        self._keep(storage, memory.where)
+        # On a CPU a training step may fill memory through numpy; inside a module such memory means compute.
+        if memory.where == "" and tensor.device.type == "cpu":
+            return []
+        return [f"{memory.where or 'the training step'} (memory filled outside of torch's operators)"]
+
+    def _register(self, effects: _Effects, tensors: list[torch.Tensor], where: str) -> None:
+        on_one_device = len({tensor.device for tensor in tensors}) <= 1  # copies between devices may end later
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if effects.is_view and storage._cdata in self._memory:
+                continue
+            memory = self._keep(storage, where)
+            memory.is_blank, memory.is_new = effects.allocates, effects.allocates or effects.fills
+            if effects.is_known and not effects.allocates and on_one_device:
+                memory.contents = _sample(storage) if tensor.device.type == "cpu" or effects.fills else None
+
+    def _keep(self, storage: torch.UntypedStorage, where: str) -> _Memory:
+        memory = self._memory[storage._cdata] = _Memory(where, StorageWeakRef(storage))  # type: ignore[no-untyped-call]
+        return memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Effects:
+    """What an operator does to memory, as far as its schema tells."""
+
+    is_known: bool
+    allocates: bool = False
+    fills: bool = False
+    reads_nothing: bool = False
+    is_view: bool = False
+    written: frozenset[int | str] = frozenset()
 
 
 @cache
-def _effects(func: Any) -> tuple[bool, bool, frozenset[int | str] | None]:
-    """Whether an operator allocates, whether it reads no values, and which arguments it writes; None means any."""
-    if not isinstance(func, torch._ops.OpOverload):
-        return False, False, None
+def _effects(func: Any) -> _Effects:
+    if not isinstance(func, torch._ops.OpOverload) or not operator_name(func).startswith("aten::"):
+        return _Effects(is_known=False)
     name = operator_name(func)
-    if not name.startswith("aten::"):
-        return False, False, None
     written: set[int | str] = set()
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             written |= {place, argument.name}
-    return name in _ALLOCATES, name in _READS_NOTHING or func.is_view, frozenset(written)
+    allocates, fills = name in _ALLOCATES, name in _FILLS
+    reads_nothing = allocates or name in _READS_NOTHING or func.is_view
+    return _Effects(True, allocates, fills, reads_nothing, func.is_view, frozenset(written))
 
 
-def _weak(storage: torch.UntypedStorage) -> Any:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+def plain_tensors(values: Any) -> list[torch.Tensor]:
+    """The tensors with memory of their own in nested values; a subclass may have none."""
+    return [
+        leaf
+        for leaf in tree_leaves(values)
+        if type(leaf) in _PLAIN and leaf.layout is torch.strided and not leaf.is_nested and leaf.numel()
+    ]
 
 
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
-    return [t.untyped_storage() for t in tensors if t.layout is torch.strided and not t.is_nested and t.numel()]
+def _sample(storage: torch.UntypedStorage) -> bytes | None:
+    """A few bytes of a storage, at places spread over it; None where they cannot be read."""
+    length, device = storage.nbytes(), storage.device.type
+    if device == "meta" or not length:
+        return None
+    most = _SAMPLES * _SAMPLE_BYTES
+    if device == "cpu":
+        start = storage.data_ptr()
+        if length <= most:
+            return ctypes.string_at(start, length)
+        return b"".join(ctypes.string_at(start + place, _SAMPLE_BYTES) for place in _places(length))
+    if device == "cuda" and torch.cuda.is_current_stream_capturing():  # reading would break the capture
+        return None
+    content = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    if length <= most:
+        return bytes(content.tolist())
+    indices = [place + offset for place in _places(length) for offset in range(_SAMPLE_BYTES)]
+    return bytes(content[torch.tensor(indices, device=storage.device)].tolist())
+
+
+def _places(length: int) -> list[int]:
+    last = length - _SAMPLE_BYTES
+    return [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]

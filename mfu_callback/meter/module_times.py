@@ -158,7 +158,7 @@ class ModuleTimes:
     def _enter(self, frame: Frame) -> None:
         self._mark(frame.name, is_backward=in_backward())
 
-    def _leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, frame: Frame, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outer = self._modules.outer
         if in_backward():
             self._mark(self._in_backward if outer is None else outer.name, is_backward=True)

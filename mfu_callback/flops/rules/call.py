@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 
@@ -66,6 +67,11 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
     bound = {name: default for name, default in names_and_defaults if default is not _REQUIRED}
     bound.update(zip((name for name, _ in names_and_defaults), args, strict=False))
     return bound | kwargs
+
+
+def is_readable(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has values; on the meta device and in a replay of compiled code it has none."""
+    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
 
 
 def multiplied_dtype(args: tuple[Any, ...]) -> str:

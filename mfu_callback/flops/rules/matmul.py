@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from mfu_callback.flops.rules.call import Call, Rule, UncountableError, Work
+from mfu_callback.flops.rules.call import Call, Rule, UncountableError, Work, is_readable
+
+_BATCHED = 3  # dimensions of a batch of matrices
 
 
 def _product(left: Any, right: Any) -> int:
@@ -68,11 +70,31 @@ def _outer(call: Call) -> int:
 
 
 def _grouped(call: Call) -> int:
-    """2-d operands are split into groups along one dimension, so each row (or column) is multiplied by one matrix."""
-    left = call.get("self", "mat_a", "input")
-    right = call.get("mat2", "mat_b", "weight")
-    groups = left.shape[0] if left.dim() == right.dim() == 3 else 1
-    return int(2 * groups * left.shape[-2] * left.shape[-1] * right.shape[-1])
+    """2-d operands are split into groups along one dimension, so each row (or column) is multiplied by one matrix.
+
+    ``offs`` holds where each group ends. What lies behind the last group is skipped.
+    """
+    left, right = call.get("self", "mat_a", "input"), call.get("mat2", "mat_b", "weight")
+    rows, inner, columns = left.shape[-2], left.shape[-1], right.shape[-1]
+    if left.dim() == right.dim() == _BATCHED:
+        return int(2 * left.shape[0] * rows * inner * columns)
+    split = inner if left.dim() == right.dim() else rows if right.dim() == _BATCHED else columns
+    return int(2 * rows * inner * columns // max(1, split) * _used(call, split))
+
+
+def _used(call: Call, split: int) -> int:
+    """How much of the split dimension the groups hold."""
+    ends = call.get("offs", "offsets")
+    if ends is None or not ends.numel():
+        return split
+    if not is_readable(ends):
+        call.notes.add("the sizes of the groups of a grouped product could not be read, so all rows count")
+        return split
+    return min(split, int(ends[-1]))
+
+
+def _grouped_backward(call: Call) -> int:
+    return 2 * _grouped(call)
 
 
 def _each_product(call: Call) -> int:
@@ -157,10 +179,11 @@ MATMUL_RULES: dict[str, Rule] = {
     **dict.fromkeys(("mkldnn::_linear_pointwise", "mkl::_mkl_linear"), _rows_times_columns),
     **dict.fromkeys(("aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"), _grouped),
     "transformers::grouped_mm_fallback": _grouped,
+    "transformers::grouped_mm_fallback_backward": _grouped_backward,
     "aten::_foreach_mm": _each_product,
     "aten::_trilinear": _trilinear,
     **dict.fromkeys(("aten::_euclidean_dist", "aten::_cdist_forward", "aten::_cdist_backward"), _distances),
-    "aten::_pdist_forward": _own_distances,
+    **dict.fromkeys(("aten::_pdist_forward", "aten::_pdist_backward"), _own_distances),
     "aten::affine_grid_generator": _affine_grid,
     "aten::sparse_sampled_addmm": _sampled_product,
     "torch_nn::_linear_cross_entropy_batch_chunked": _linear_cross_entropy,

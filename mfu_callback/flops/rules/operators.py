@@ -11,6 +11,7 @@ import torch
 from mfu_callback.flops.rules.attention import ATTENTION_RULES
 from mfu_callback.flops.rules.call import Call, Rule, Work, bind
 from mfu_callback.flops.rules.convolution import CONVOLUTION_RULES
+from mfu_callback.flops.rules.formulas import OWN_SOURCE, Formula, formula_of_operator, formula_of_torch
 from mfu_callback.flops.rules.matmul import MATMUL_RULES
 from mfu_callback.flops.rules.recurrent import RECURRENT_RULES
 
@@ -65,6 +66,8 @@ def work_of(
 ) -> Work | None:
     """FLOPs of one call of an operator; None if it has no rule.
 
+    A formula that the user has registered goes before the rules here, and these before torch's registry.
+
     Args:
         func: The operator's overload, as a dispatch mode receives it.
         args: Its positional arguments.
@@ -72,8 +75,13 @@ def work_of(
         out: What it returned.
         attention: "full" or "causal".
         notes: Receives remarks on how this call was counted.
+
+    Raises:
+        UncountableError: If the arguments do not determine the FLOPs, or a formula from elsewhere fails.
     """
     rule = _rule_for(func)
+    if isinstance(rule, Formula):
+        return Work(rule.flops(args, kwargs, out))
     if rule is None:
         return None
     found = rule(Call(bind(func, args, kwargs), out, attention, notes))
@@ -84,6 +92,12 @@ def work_of(
 def has_rule(func: Any) -> bool:
     """Whether an operator has a rule."""
     return _rule_for(func) is not None
+
+
+def source_of(func: Any) -> str | None:
+    """Who gives the rule of an operator: "mfu-callback", "register_flop_formula" or "torch.utils.flop_counter"."""
+    rule = _rule_for(func)
+    return rule.source if isinstance(rule, Formula) else None if rule is None else OWN_SOURCE
 
 
 @cache
@@ -103,8 +117,11 @@ def operator_name(func: Any) -> str:
     return str(func.name()).split(".")[0]
 
 
-@cache
-def _rule_for(func: Any) -> Rule | None:
+def _rule_for(func: Any) -> Rule | Formula | None:
+    return formula_of_operator(func) or _own_rule_for(func) or formula_of_torch(func)
+
+
+def _own_rule_for(func: Any) -> Rule | None:
     name = operator_name(func)
     return RULES.get(name) or RULES.get(name.removesuffix("_"))  # the name of an in-place operator ends with it
 

@@ -1,0 +1,162 @@
+"""Counts what is no operator but has a formula: modules, autograd Functions and Triton kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from mfu_callback.flops.module_stack import Frame
+from mfu_callback.flops.operators import Operators
+from mfu_callback.flops.passes import Pass, next_node_number
+from mfu_callback.flops.rules.call import UncountableError
+from mfu_callback.flops.rules.formulas import (
+    OWN_SOURCE,
+    Formula,
+    formula_of_class,
+    formula_of_kernel,
+    kernel_name,
+)
+from mfu_callback.flops.tally import Tally
+from mfu_callback.flops.unseen import UnseenWork, plain_tensors
+
+
+class _Launch(NamedTuple):
+    """A launch of a Triton kernel."""
+
+    kernel: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class FormulaCalls:
+    """Counts calls of modules, Functions and kernels by their formulas, and names those that nothing can count.
+
+    Args:
+        tally: Receives remarks and errors.
+        unseen: Is told what such calls have written.
+        running_pass: Returns the pass that is running, or None if it is not counted.
+    """
+
+    def __init__(self, tally: Tally, unseen: UnseenWork, running_pass: Callable[[], Pass | None]) -> None:
+        self.operators: Operators  # counts by formula; set once, since each of the two needs the other
+        self.is_in_operator: Callable[[], bool] = lambda: False
+        self._tally = tally
+        self._unseen = unseen
+        self._running_pass = running_pass
+        self._open: list[Frame] = []  # running modules that a formula counts
+        self._in_operator: list[_Launch] = []  # launches by the operator that is running
+        self._excuses = 0  # launches and compiled calls so far: they write memory that no operator has written
+
+    def suspend(self) -> None:
+        """Do nothing: compiled code makes no calls that are seen."""
+
+    def resume(self) -> None:
+        """Excuse memory that compiled code has written."""
+        self._excuses += 1
+
+    def enter_module(self, frame: Frame) -> None:
+        """A module's call begins."""
+        if formula_of_class(type(frame.module)) is not None and self._running_pass() is not None:
+            self._open.append(frame)
+            self.operators.are_replaced += 1
+
+    def leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> bool:
+        """A module's call ends; returns whether a formula counts it, or a module or Function around it."""
+        if not self._open or self._open[-1] is not frame:
+            return bool(self.operators.are_replaced)
+        self._open.pop()
+        self.operators.are_replaced -= 1
+        formula, running = formula_of_class(type(frame.module)), self._running_pass()
+        if formula is not None and running is not None and output is not None:
+            nodes = range(frame.first_node, next_node_number())
+            self._count(running, formula, type(frame.module).__name__, (frame.module, *args), kwargs, output, nodes)
+            self._unseen.wrote(output)
+        return True
+
+    def around_function(
+        self, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any], call: Callable[[], Any]
+    ) -> Any:
+        """Make a call of an autograd Function, and count or check it."""
+        running = self._running_pass()
+        if running is None:
+            return call()
+        formula, first, excuses = formula_of_class(kind), next_node_number(), self._excuses
+        with self._replaced(formula is not None):
+            out = call()
+        if formula is not None:
+            self._count(running, formula, kind.__name__, args, kwargs, out, range(first, next_node_number()))
+        elif running is Pass.FORWARD and excuses == self._excuses and not self._is_connected(args, out):
+            self.operators.leave_out(f"{kind.__name__} (an autograd.Function whose output no operator computes)")
+        self._unseen.wrote(out)
+        return out
+
+    def launched(self, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A Triton kernel is about to run."""
+        running = self._running_pass()
+        if running is None:
+            return
+        self._excuses += 1
+        self._unseen.wrote((args, kwargs))
+        launch = _Launch(kernel, args, kwargs)
+        if self.is_in_operator():
+            self._in_operator.append(launch)
+        elif not self._count_launch(running, launch):
+            self.operators.leave_out(f"{kernel_name(kernel)} (a Triton kernel)")
+
+    def count_kernels(self, running: Pass) -> bool:
+        """Count the kernels that the last operator has launched; whether there are any and all have a formula."""
+        launches, self._in_operator = self._in_operator, []
+        if not launches or not all(formula_of_kernel(launch.kernel) for launch in launches):
+            return False
+        for launch in launches:
+            self._count_launch(running, launch)
+        return True
+
+    def _count_launch(self, running: Pass, launch: _Launch) -> bool:
+        formula = formula_of_kernel(launch.kernel)
+        if formula is None:
+            return False
+        self._count(running, formula, kernel_name(launch.kernel), launch.args, launch.kwargs, None, range(0))
+        return True
+
+    @contextmanager
+    def _replaced(self, is_replaced: bool) -> Iterator[None]:
+        self.operators.are_replaced += is_replaced
+        try:
+            yield
+        finally:
+            self.operators.are_replaced -= is_replaced
+
+    def _count(
+        self,
+        running: Pass,
+        formula: Formula,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        nodes: range,
+    ) -> None:
+        if self.operators.are_replaced:
+            return
+        if formula.source == OWN_SOURCE:
+            self._tally.notes.add(f"{name} computes a weight: neither it nor its gradient is counted (docs/flops.md)")
+        try:
+            self.operators.count_by_formula(running, formula, name, args, kwargs, out, nodes=nodes)
+        except UncountableError as reason:
+            self.operators.leave_out(f"{name} ({reason})")
+
+    def _is_connected(self, args: tuple[Any, ...], out: Any) -> bool:
+        """Whether operators have computed every tensor of an output, as far as that can be known."""
+        if torch._C._are_functorch_transforms_active():
+            return True
+        inputs, outputs = plain_tensors(args), plain_tensors(out)
+        own = {tensor.untyped_storage()._cdata for tensor in inputs}
+        return not inputs or all(
+            tensor.untyped_storage()._cdata in own or self._unseen.is_made_by_operators(tensor)
+            for tensor in outputs
+            if tensor.is_floating_point() or tensor.is_complex()
+        )

@@ -1,0 +1,215 @@
+"""FLOP formulas that come from elsewhere: the user's, and those in torch's own registry.
+
+Libraries (NATTEN, fla, Liger and others) put formulas for their kernels into `torch.utils.flop_counter.flop_registry`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
+from torch.utils.flop_counter import flop_registry
+
+from mfu_callback.flops.rules.call import UncountableError
+
+Function = Callable[..., int]
+
+OWN_SOURCE = "mfu-callback"
+REGISTERED_SOURCE = "register_flop_formula"
+TORCH_SOURCE = "torch.utils.flop_counter"
+_IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """The FLOPs of one call, as functions of its arguments.
+
+    Attributes:
+        source: Who gives it: "register_flop_formula" or "torch.utils.flop_counter".
+        forward: Called with the arguments of the call.
+        backward: The same for the gradients; None if they are counted by the operators that compute them.
+    """
+
+    source: str
+    forward: Function
+    backward: Function | None = None
+
+    def flops(self, args: Iterable[Any], kwargs: dict[str, Any], out: Any) -> int:
+        """FLOPs of the call itself.
+
+        Raises:
+            UncountableError: If the formula raises, or returns something else than a number of FLOPs.
+        """
+        return self._value(self.forward, args, kwargs, out)
+
+    def backward_flops(self, args: Iterable[Any], kwargs: dict[str, Any], out: Any) -> int | None:
+        """FLOPs of its gradients; None if the formula does not give them.
+
+        Raises:
+            UncountableError: If the formula raises, or returns something else than a number of FLOPs.
+        """
+        return None if self.backward is None else self._value(self.backward, args, kwargs, out)
+
+    def _value(self, function: Function, args: Iterable[Any], kwargs: dict[str, Any], out: Any) -> int:
+        if self.source == TORCH_SOURCE:
+            kwargs = kwargs | {"out_val": out}  # torch passes it to every formula
+        elif _has_parameter(function, "out"):
+            kwargs = kwargs | {"out": out}
+        try:
+            flops = int(function(*args, **kwargs))
+        except Exception as error:
+            raise UncountableError(f"its formula in {self.source}: {type(error).__name__}: {error}") from error
+        if flops < 0:
+            raise UncountableError(f"its formula in {self.source} returned {flops}")
+        return flops
+
+
+class RegisteredFormula:
+    """A registration, which `remove` ends.
+
+    Args:
+        targets: What the formula was registered for.
+    """
+
+    def __init__(self, targets: Iterable[Any]) -> None:
+        self._targets = tuple(targets)
+
+    def remove(self) -> None:
+        """Remove the formula."""
+        for target in self._targets:
+            _REGISTERED.pop(target, None)
+
+
+_REGISTERED: dict[Any, Formula] = {}
+# Parametrizations that compute a weight with matmuls, which are not the model's.
+_NOTHING = Formula(OWN_SOURCE, lambda *args: 0, lambda *args: 0)
+_OF_CLASSES: dict[type, Formula] = {_SpectralNorm: _NOTHING, _Orthogonal: _NOTHING}
+
+
+def register_flop_formula(target: Any, *, forward: Function, backward: Function | None = None) -> RegisteredFormula:
+    """Tell how many FLOPs a call has, for work that has no rule or whose rule is not wanted.
+
+    A formula takes the arguments of the call (tensors, numbers, ...) and returns model FLOPs: 2 for each
+    multiply-accumulate. If it has a parameter named ``out``, it also receives what the call returned. It may run on
+    tensors without values (meta device, compiled code), so it should read shapes alone. The last registration for a
+    target counts.
+
+    Args:
+        target: One of these:
+
+            * an operator: ``torch.ops.mylib.attention``, one overload, or what ``torch.library.custom_op`` gives;
+            * a subclass of ``torch.autograd.Function``; the formulas take the arguments of ``apply``;
+            * a subclass of ``nn.Module``; the formulas take the module and the arguments of its call. The nearest
+              registered class of a module's bases counts;
+            * a Triton kernel; the formulas take its arguments and ``grid``.
+        forward: FLOPs of the call. They replace those of all operators that run inside a module or Function.
+        backward: FLOPs of its gradients. They replace those of all operators that run in its backward. Without it,
+            these operators are counted by their own rules. A Triton kernel has no backward of its own.
+
+    Returns:
+        A handle whose ``remove()`` ends the registration.
+
+    Raises:
+        TypeError: If the target is none of these, or a formula cannot be called.
+        ValueError: If the operator never reaches a counter, because torch always runs it as other operators, or if a
+            Triton kernel is given a ``backward``.
+
+    Example:
+        >>> class Doubled(nn.Linear):
+        ...     pass
+        >>> handle = register_flop_formula(Doubled, forward=lambda module, x: 2 * x.numel() * module.out_features)
+        >>> handle.remove()
+    """
+    for name, formula in (("forward", forward), ("backward", backward)):
+        if not callable(formula) and not (formula is None and name == "backward"):
+            raise TypeError(f"{name}={formula!r} cannot be called. Give a function of the call's arguments.")
+    key = _key(target)
+    if is_triton_kernel(key) and backward is not None:
+        raise ValueError("A Triton kernel has no backward. Register the kernel that computes the gradients itself.")
+    _REGISTERED[key] = Formula(REGISTERED_SOURCE, forward, backward)
+    return RegisteredFormula([key])
+
+
+def formula_of_operator(func: Any) -> Formula | None:
+    """The formula that was registered for an operator's overload or for all of its overloads."""
+    return _REGISTERED.get(func) or _REGISTERED.get(getattr(func, "overloadpacket", None))
+
+
+def formula_of_class(kind: type) -> Formula | None:
+    """The formula that was registered for a class or the nearest of its bases."""
+    if not _REGISTERED:
+        return _OF_CLASSES.get(kind)
+    found = next((_REGISTERED[base] for base in kind.__mro__ if base in _REGISTERED), None)
+    return found or _OF_CLASSES.get(kind)
+
+
+def formula_of_kernel(kernel: Any) -> Formula | None:
+    """The formula of a Triton kernel: the registered one, or that of torch's registry."""
+    kernel = unwrapped(kernel)
+    return _REGISTERED.get(kernel) or _of_torch(kernel)
+
+
+def formula_of_torch(func: Any) -> Formula | None:
+    """The formula for an operator in torch's registry."""
+    return _of_torch(getattr(func, "overloadpacket", func))
+
+
+def is_triton_kernel(target: Any) -> bool:
+    """Whether this is a kernel of Triton: one of its classes that launch a kernel."""
+    return type(target).__module__.startswith("triton.") and callable(getattr(target, "run", None))
+
+
+def kernel_name(kernel: Any) -> str:
+    """The name of a Triton kernel's function."""
+    function = getattr(unwrapped(kernel), "fn", None)
+    return str(getattr(function, "__name__", type(kernel).__name__))
+
+
+def unwrapped(kernel: Any) -> Any:
+    """The kernel inside Triton's autotuners and heuristics."""
+    while is_triton_kernel(getattr(kernel, "fn", None)):
+        kernel = kernel.fn
+    return kernel
+
+
+def _of_torch(target: Any) -> Formula | None:
+    formula = flop_registry.get(target)
+    return None if formula is None else Formula(TORCH_SOURCE, formula)
+
+
+def _key(target: Any) -> Any:
+    target = getattr(target, "_opoverload", target)  # of torch.library.custom_op
+    if isinstance(target, type) and issubclass(target, nn.Module | torch.autograd.Function):
+        return target
+    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        overloads = [target] if isinstance(target, torch._ops.OpOverload) else _overloads(target)
+        if all(one.has_kernel_for_dispatch_key(_IMPLICIT) for one in overloads):
+            raise ValueError(
+                f"{target} runs as other operators, which are counted by their own rules. Register a formula for these,"
+                " or for the module that calls it."
+            )
+        return target
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return target
+    if is_triton_kernel(target):
+        return unwrapped(target)
+    raise TypeError(
+        f"{target!r} cannot have a FLOP formula. Give an operator (torch.ops.mylib.attention), a subclass of"
+        " torch.autograd.Function or of nn.Module, or a Triton kernel."
+    )
+
+
+def _overloads(packet: Any) -> list[Any]:
+    return [getattr(packet, name) for name in packet.overloads()]
+
+
+def _has_parameter(function: Function, name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
