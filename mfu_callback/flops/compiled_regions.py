@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.module_stack import ModuleStack
@@ -20,6 +22,8 @@ from mfu_callback.flops.passes import (
 )
 from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.replay import Replay
+
+_CONTROL_FLOW = "torch._higher_order_ops."
 
 
 class Paused(Protocol):
@@ -60,6 +64,7 @@ class CompiledRegions:
         self._nodes = nodes
         self._paused = (modules, *paused)
         self._entered_at: int | None = None  # the first sequence number of the running call
+        self._in_control_flow = False
         self._replay_of: _Replayed | None = None
 
     @contextmanager
@@ -73,6 +78,10 @@ class CompiledRegions:
         """Whether a replay is running."""
         return self._replay_of is not None
 
+    def is_tracing(self, args: Any) -> bool:
+        """Whether an operator runs on fake tensors because control flow is being traced."""
+        return self._in_control_flow and any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(args))
+
     def current_pass(self) -> Pass | None:
         """The pass that is running; None in compiled code and in its backward, because the replay counts both."""
         if self._entered_at is not None:
@@ -82,19 +91,21 @@ class CompiledRegions:
         return self._replay_of.running if current_task() == self._replay_of.in_task else current_pass(self._nodes)
 
     def _enter(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        running = self._running_pass()
+        # torch compiles control flow (cond, scan, ...) only to trace it; what then runs is seen operator by operator.
+        self._in_control_flow = str(getattr(function, "__module__", "")).startswith(_CONTROL_FLOW)
+        running = None if self._in_control_flow else self._running_pass()
         if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
             self._replay(function, args, kwargs, running)
         for watching in self._paused:
             watching.suspend()
-        self._entered_at = next_node_number()
+        self._entered_at = None if self._in_control_flow else next_node_number()
 
     def _leave(self) -> None:
         if self._entered_at is not None:
             self._nodes.hide(range(self._entered_at, next_node_number()))
-            self._entered_at = None
-            for watching in self._paused:
-                watching.resume()
+        self._entered_at, self._in_control_flow = None, False
+        for watching in self._paused:
+            watching.resume()
 
     def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any, running: Pass) -> None:
         self._replay_of = _Replayed(running, in_task=current_task())

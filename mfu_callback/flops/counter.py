@@ -82,7 +82,7 @@ class FlopCounter:
         self._tally = tally = Tally()
         self._rules = _rules(counter, module, tally)
         nodes = ReplacedNodes()
-        unseen = UnseenWork(nodes)
+        unseen = UnseenWork()
         self._formulas = FormulaCalls(tally, unseen, self._running_pass)
         self._modules = ModuleStack(module, self._leave_module, self._formulas.enter_module, self._name_elsewhere)
         self._operators = self._formulas.operators = Operators(
@@ -145,7 +145,8 @@ class FlopCounter:
         return self._rules.result(self._attention)
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
+        if not self._regions.is_tracing((args, kwargs)):
+            self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
 
     def _leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._formulas.leave_module(frame, args, kwargs, output):

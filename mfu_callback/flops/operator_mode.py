@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from mfu_callback.flops.rules.operators import has_rule
+from mfu_callback.flops.rules.operators import has_rule, operator_name
 
+# Higher-order operators that run functions: what runs is seen operator by operator. In a replay of compiled code it is
+# not known which branch runs, or how often a loop does; they are named there.
+CONTROL_FLOW = frozenset({"cond", "while_loop", "scan", "associative_scan", "map_impl"})
+_BODY = (FunctionType, GraphModule)
 _OPAQUE = torch._C._disabled_torch_dispatch_impl
 
 
@@ -53,6 +61,8 @@ class OperatorMode(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented
             if out is not NotImplemented:
                 return out
+        if isinstance(func, HigherOrderOperator) and operator_name(func) in CONTROL_FLOW and not _has_fake(args):
+            return func(*tree_map_only(_BODY, self._watched, args), **tree_map_only(_BODY, self._watched, kwargs))
         self._running += 1
         try:
             out = func(*args, **kwargs)
@@ -60,6 +70,16 @@ class OperatorMode(TorchDispatchMode):
             self._running -= 1
         self._see(func, args, kwargs, out)
         return out
+
+    def _watched(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """A body of control flow, whose operators this mode sees too."""
+
+        @functools.wraps(body)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return body(*args, **kwargs)
+
+        return run
 
 
 @contextmanager
@@ -85,6 +105,10 @@ def _unwraps_itself(kind: type) -> bool:
         and not issubclass(kind, FakeTensor)
         and not hasattr(kind, "device_mesh")
     )
+
+
+def _has_fake(args: tuple[Any, ...]) -> bool:
+    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(args))
 
 
 def _has_nested(args: tuple[Any, ...]) -> bool:

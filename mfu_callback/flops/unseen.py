@@ -11,7 +11,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_leaves
 
-from mfu_callback.flops.replaced_nodes import ReplacedNodes
+from mfu_callback.flops.passes import next_node_number
 from mfu_callback.flops.rules.operators import operator_name
 
 _ALLOCATES = frozenset(
@@ -60,20 +60,20 @@ class UnseenWork:
     have changed though no operator has written it. A few bytes of each storage are compared, of memory on a CPU and of
     what was filled with a constant on other devices. What another thread computes cannot be seen either, but its
     results can: autograd follows them, and no operator seen here has made them.
-
-    Args:
-        replaced: The autograd nodes of compiled calls, whose results no operator makes.
     """
 
-    def __init__(self, replaced: ReplacedNodes) -> None:
-        self._replaced = replaced
+    def __init__(self) -> None:
         self._memory: dict[int, _Memory] = {}
+        self._nodes_from = 0
+        self._compiled_nodes: set[int] = set()  # autograd nodes of compiled calls, whose results no operator makes
 
     def suspend(self) -> None:
-        """Do nothing: operators in compiled code are not reported."""
+        """Compiled code begins, whose operators are not reported."""
+        self._nodes_from = next_node_number()
 
     def resume(self) -> None:
-        """Watch no contents from before: compiled code may have written them."""
+        """Compiled code ends; it may have written anything."""
+        self._compiled_nodes.update(range(self._nodes_from, next_node_number()))
         for memory in self._memory.values():
             memory.is_blank, memory.contents = False, None
 
@@ -123,7 +123,7 @@ class UnseenWork:
         if memory is None:
             node = tensor.grad_fn
             self._keep(storage, where)
-            if node is None or node._sequence_nr() in self._replaced:
+            if node is None or node._sequence_nr() in self._compiled_nodes:
                 return []
             place = f" in {where}" if where else ""
             return [f"{node.name()}{place} (its forward ran in another thread, or before the step)"]
