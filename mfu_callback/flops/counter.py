@@ -23,6 +23,7 @@ from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules, OperatorsAlone, ThopAlone, ThopWhereItAgrees
 from mfu_callback.flops.threads import OwnThread
+from mfu_callback.flops.torchscript import unseen_products
 from mfu_callback.flops.triton_launches import TritonLaunches
 from mfu_callback.flops.unseen import UnseenWork
 
@@ -153,6 +154,8 @@ class FlopCounter:
             self._tally.uncounted |= frame.uncounted
             return
         is_forward = self._running_pass() is Pass.FORWARD
+        if is_forward:
+            frame.uncounted.update(f"{name} (computed by TorchScript)" for name in unseen_products(frame.module))
         self._rules.leave(frame, args, output if is_forward else None, is_replay=self._regions.is_replaying)
 
     def _name_elsewhere(self, description: str) -> None:

@@ -70,7 +70,8 @@ class FormulaCalls:
         self._open.pop()
         self.operators.are_replaced -= 1
         formula, running = formula_of_class(type(frame.module)), self._running_pass()
-        if formula is not None and running is not None and output is not None:
+        # A checkpoint breaks its second run off as soon as nothing more is needed of it.
+        if formula is not None and running is not None and (output is not None or running is Pass.RECOMPUTED):
             nodes = range(frame.first_node, next_node_number())
             self._count(running, formula, type(frame.module).__name__, (frame.module, *args), kwargs, output, nodes)
             self._unseen.wrote(output)

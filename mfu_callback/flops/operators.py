@@ -13,7 +13,7 @@ from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.passes import Pass, in_backward
 from mfu_callback.flops.replaced_nodes import Backward, ReplacedNodes
-from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype
+from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype, with_defaults
 from mfu_callback.flops.rules.formulas import REGISTERED_SOURCE, TORCH_SOURCE, Formula, formula_of_operator
 from mfu_callback.flops.rules.operators import may_compute, operator_name, source_of, work_of
 from mfu_callback.flops.rules.shards import Shards
@@ -140,6 +140,7 @@ class Operators:
             return None
         formula = formula_of_operator(func)
         if formula is not None:
+            args, kwargs = with_defaults(func, args, kwargs)
             return self.count_by_formula(running, formula, name, args, kwargs, out, nodes=self._nodes.own())
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._tally.notes)
         if work is None:

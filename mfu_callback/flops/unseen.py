@@ -35,11 +35,12 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 @dataclass(slots=True)
 class _Memory:
-    """A storage that an operator of the forward has made.
+    """A storage that an operator of the forward has used.
 
     Attributes:
-        where: The module in which it was made; "" outside of all modules.
+        where: The module in which it was made or first used; "" outside of all modules.
         reference: A weak reference, which keeps its address from being reused.
+        is_made: Whether an operator has made or written it.
         is_blank: Whether it was allocated without values and nothing has written it yet.
         is_new: Whether it is blank, or holds the constant that it was made with.
         contents: A sample of its bytes after the last operator that wrote it; None if it is not watched.
@@ -47,6 +48,7 @@ class _Memory:
 
     where: str
     reference: Any
+    is_made: bool = False
     is_blank: bool = False
     is_new: bool = False
     contents: bytes | None = None
@@ -107,14 +109,16 @@ class UnseenWork:
     def wrote(self, values: Any) -> None:
         """Register tensors that were written by something that is counted or named elsewhere, or made by it."""
         for tensor in plain_tensors(values):
-            self._keep(tensor.untyped_storage(), "")
+            self._keep(tensor.untyped_storage(), "").is_made = True
 
     def is_made_by_operators(self, tensor: torch.Tensor) -> bool:
         """Whether operators have written what a tensor holds, or it still holds the constant that it was made with."""
         storage = tensor.untyped_storage()
         memory = self._memory.get(storage._cdata)
-        if memory is None or not memory.is_new:
-            return memory is not None
+        if memory is None or not memory.is_made:
+            return False
+        if not memory.is_new:
+            return True
         return memory.contents is not None and memory.contents == _sample(storage)
 
     def _found(self, tensor: torch.Tensor, where: str) -> list[str]:
@@ -140,9 +144,12 @@ class UnseenWork:
         on_one_device = len({tensor.device for tensor in tensors}) <= 1  # copies between devices may end later
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            if effects.is_view and storage._cdata in self._memory:
+            if effects.is_view:
+                if storage._cdata not in self._memory:
+                    self._keep(storage, where)
                 continue
             memory = self._keep(storage, where)
+            memory.is_made = True
             memory.is_blank, memory.is_new = effects.allocates, effects.allocates or effects.fills
             if effects.is_known and not effects.allocates and on_one_device:
                 memory.contents = _sample(storage) if tensor.device.type == "cpu" or effects.fills else None
@@ -189,24 +196,30 @@ def plain_tensors(values: Any) -> list[torch.Tensor]:
 
 def _sample(storage: torch.UntypedStorage) -> bytes | None:
     """A few bytes of a storage, at places spread over it; None where they cannot be read."""
-    length, device = storage.nbytes(), storage.device.type
-    if device == "meta" or not length:
+    device = storage.device.type
+    if device == "meta" or not storage.nbytes():
         return None
-    most = _SAMPLES * _SAMPLE_BYTES
     if device == "cpu":
-        start = storage.data_ptr()
-        if length <= most:
-            return ctypes.string_at(start, length)
-        return b"".join(ctypes.string_at(start + place, _SAMPLE_BYTES) for place in _places(length))
+        return _sample_of_host(storage)
     if device == "cuda" and torch.cuda.is_current_stream_capturing():  # reading would break the capture
         return None
+    return _sample_of_device(storage)
+
+
+def _sample_of_host(storage: torch.UntypedStorage) -> bytes:
+    start = storage.data_ptr()
+    return b"".join(ctypes.string_at(start + place, length) for place, length in _places(storage.nbytes()))
+
+
+def _sample_of_device(storage: torch.UntypedStorage) -> bytes:
     content = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-    if length <= most:
-        return bytes(content.tolist())
-    indices = [place + offset for place in _places(length) for offset in range(_SAMPLE_BYTES)]
-    return bytes(content[torch.tensor(indices, device=storage.device)].tolist())
+    wanted = [place + offset for place, length in _places(storage.nbytes()) for offset in range(length)]
+    return bytes(content[torch.tensor(wanted, device=storage.device)].tolist())
 
 
-def _places(length: int) -> list[int]:
-    last = length - _SAMPLE_BYTES
-    return [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
+def _places(size: int) -> list[tuple[int, int]]:
+    """Places in so many bytes, with the number of bytes there: all of it if it is small."""
+    if size <= _SAMPLES * _SAMPLE_BYTES:
+        return [(0, size)]
+    last = size - _SAMPLE_BYTES
+    return [(last * number // (_SAMPLES - 1), _SAMPLE_BYTES) for number in range(_SAMPLES)]

@@ -69,6 +69,16 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, 
     return bound | kwargs
 
 
+def with_defaults(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """All arguments of an operator's schema; torch leaves those out that equal their defaults."""
+    if not isinstance(func, torch._ops.OpOverload):
+        return args, kwargs
+    bound = bind(func, args, kwargs)
+    known = [one for one in func._schema.arguments if one.name in bound]
+    positional = tuple(bound[one.name] for one in known if not one.kwarg_only)
+    return positional, {one.name: bound[one.name] for one in known if one.kwarg_only}
+
+
 def is_readable(tensor: torch.Tensor) -> bool:
     """Whether a tensor has values; on the meta device and in a replay of compiled code it has none."""
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"

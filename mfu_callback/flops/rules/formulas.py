@@ -95,7 +95,8 @@ def register_flop_formula(target: Any, *, forward: Function, backward: Function 
     """Tell how many FLOPs a call has, for work that has no rule or whose rule is not wanted.
 
     A formula takes the arguments of the call (tensors, numbers, ...) and returns model FLOPs: 2 for each
-    multiply-accumulate. If it has a parameter named ``out``, it also receives what the call returned. It may run on
+    multiply-accumulate. An operator's formula takes all arguments of its schema, also those that equal their defaults.
+    If a formula has a parameter named ``out``, it also receives what the call returned. It may run on
     tensors without values (meta device, compiled code), so it should read shapes alone. The last registration for a
     target counts.
 

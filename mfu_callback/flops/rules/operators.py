@@ -9,9 +9,15 @@ from typing import Any
 import torch
 
 from mfu_callback.flops.rules.attention import ATTENTION_RULES
-from mfu_callback.flops.rules.call import Call, Rule, Work, bind
+from mfu_callback.flops.rules.call import Call, Rule, Work, bind, with_defaults
 from mfu_callback.flops.rules.convolution import CONVOLUTION_RULES
-from mfu_callback.flops.rules.formulas import OWN_SOURCE, Formula, formula_of_operator, formula_of_torch
+from mfu_callback.flops.rules.formulas import (
+    OWN_SOURCE,
+    REGISTERED_SOURCE,
+    Formula,
+    formula_of_operator,
+    formula_of_torch,
+)
 from mfu_callback.flops.rules.matmul import MATMUL_RULES
 from mfu_callback.flops.rules.recurrent import RECURRENT_RULES
 
@@ -81,6 +87,8 @@ def work_of(
     """
     rule = _rule_for(func)
     if isinstance(rule, Formula):
+        if rule.source == REGISTERED_SOURCE:
+            args, kwargs = with_defaults(func, args, kwargs)
         return Work(rule.flops(args, kwargs, out))
     if rule is None:
         return None

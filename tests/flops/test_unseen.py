@@ -1,0 +1,225 @@
+"""Work that no dispatch mode sees: kernels of other libraries, and other threads."""
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mfu_callback import FlopCounter, count_flops
+from mfu_callback.flops import unseen
+
+X = torch.randn(3, 5, 7)
+LINEAR = 2 * 15 * 7 * 7
+TORCHSCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+def write_behind(tensor, value=1.0):
+    """Write a tensor's memory as a kernel of a C extension does: by its address, unseen by torch."""
+    values = np.full(tuple(tensor.shape), value, dtype=np.float32)
+    ctypes.memmove(tensor.data_ptr(), values.ctypes.data, values.nbytes)
+
+
+class Kernel(nn.Module):
+    """Makes an output with operators, and has a kernel fill it."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        out = self.make(x)
+        write_behind(out, 3.0)
+        return out + 1
+
+
+MAKES = {
+    "empty": torch.empty_like,
+    "zeros": torch.zeros_like,
+    "ones": torch.ones_like,
+    "full": lambda x: torch.full_like(x, 2.0),
+    "new_zeros": lambda x: x.new_zeros(x.shape),
+    "a computed tensor": lambda x: x * 2,
+    "a clone": torch.clone,
+    "a view of a computed tensor": lambda x: (x * 2).transpose(0, 1),
+    "a tensor changed in place": lambda x: torch.zeros_like(x).add_(1),
+}
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+def test_memory_that_a_kernel_has_written_is_named_whatever_it_held_before(make):
+    count = count_flops(nn.Sequential(nn.Linear(7, 7), Kernel(make)), X)
+    assert count.forward == LINEAR
+    assert count.uncounted == ("Kernel 1 (memory filled outside of torch's operators)",)
+
+
+def test_small_and_large_memory_is_sampled_alike():
+    for shape in ((1,), (3,), (17,), (1000, 3)):
+        assert not count_flops(Kernel(torch.zeros_like), torch.randn(shape)).complete
+
+
+@pytest.mark.parametrize("numbers", [1, 16, 17, 1000])
+def test_memory_of_other_devices_is_sampled_at_the_same_places(numbers):
+    """A GPU's memory is read by a gather; here it reads a CPU's."""
+    storage = torch.arange(numbers, dtype=torch.float32).untyped_storage()
+    assert unseen._sample_of_device(storage) == unseen._sample_of_host(storage)
+    assert len(unseen._sample_of_host(storage)) == min(64, 4 * numbers)
+
+
+def test_operators_that_write_in_place_or_through_views_are_no_kernel():
+    class Writes(nn.Module):
+        def forward(self, x):
+            out = torch.zeros_like(x)
+            out[0].copy_(x[0])
+            out[1:] += 1
+            out.view(-1)[::2].mul_(2)
+            torch.add(out, 1, out=out)
+            parts = torch.unsafe_chunk(out, 5, dim=1)
+            parts[0].add_(parts[1]).sigmoid_()
+            index = torch.tensor([0, 2])
+            out.index_add_(0, index, x[:2])
+            torch._foreach_add_([out, torch.ones(3)], 1)
+            return out.relu_()
+
+    assert count_flops(Writes(), X).complete
+
+
+def test_numpy_in_the_training_step_itself_is_no_kernel():
+    with FlopCounter(nn.Identity()) as counter:
+        weights = torch.zeros(7)
+        weights.numpy()[:] = 2.0
+        X * weights
+    assert counter.result().complete
+
+
+class Outside(torch.autograd.Function):
+    """Computes in numpy."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return torch.from_numpy(x.detach().numpy() @ weight.detach().numpy())
+
+    @staticmethod
+    def backward(ctx, grad):
+        _, weight = ctx.saved_tensors
+        return torch.from_numpy(grad.numpy() @ weight.detach().numpy().T), None
+
+
+class Filled(torch.autograd.Function):
+    """Fills a new tensor by its address."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        out = torch.zeros(*x.shape[:-1], weight.shape[1])
+        write_behind(out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, None
+
+
+class Uses(nn.Module):
+    """Applies a Function to its weight."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.randn(7, 7))
+
+    def forward(self, x):
+        return self.function.apply(x, self.weight).relu()
+
+
+@pytest.mark.parametrize("function", [Outside, Filled])
+def test_a_function_whose_output_no_operator_computes_is_named(function):
+    count = count_flops(nn.Sequential(nn.Linear(7, 7), Uses(function)), X)
+    assert count.uncounted == (f"{function.__name__} (an autograd.Function whose output no operator computes)",)
+    assert count.forward == LINEAR
+
+
+class Seen(torch.autograd.Function):
+    """Computes with operators, and returns one input as it is."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        out = torch.empty(*x.shape[:-1], weight.shape[1])
+        torch.matmul(x, weight, out=out)
+        return out, x.view_as(x), torch.zeros(3)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return None, None
+
+
+def test_a_function_that_computes_with_operators_is_not():
+    with FlopCounter(nn.Identity()) as counter:
+        Seen.apply(X, torch.randn(7, 7, requires_grad=True))[0].relu()
+    assert (counter.result().forward, counter.result().complete) == (LINEAR, True)
+
+
+def test_a_module_that_another_thread_runs_is_named():
+    model = nn.Sequential(nn.Linear(7, 7), nn.Sequential(nn.Linear(7, 7), nn.ReLU()))
+    with ThreadPoolExecutor(2) as pool, torch.no_grad(), FlopCounter(model) as counter:
+        list(pool.map(model[1], [X, X]))
+        model[0](X)
+    count = counter.result()
+    assert count.forward == LINEAR
+    assert count.uncounted == ("Sequential 1 (ran in another thread)",)
+
+
+def test_what_another_thread_computes_with_gradients_is_named_by_its_result():
+    weight = torch.randn(7, 7, requires_grad=True)
+    with ThreadPoolExecutor(1) as pool, FlopCounter(nn.Identity()) as counter:
+        (pool.submit(lambda: X @ weight).result() + 1).sum().backward()
+    count = counter.result()
+    assert (count.forward, count.backward) == (0, LINEAR)
+    assert count.uncounted == ("UnsafeViewBackward0 (its forward ran in another thread, or before the step)",)
+
+
+@TORCHSCRIPT
+def test_a_forked_torchscript_task_is_named_by_its_result():
+    @torch.jit.script
+    def product(x, y):
+        return x @ y
+
+    @torch.jit.script
+    def forked(x, y):
+        return torch.jit.wait(torch.jit.fork(product, x, y))
+
+    x = torch.randn(4, 4, requires_grad=True)
+    with FlopCounter(nn.Identity()) as counter:
+        (forked(x, x) + 1).sum().backward()
+    assert counter.result().uncounted == ("MmBackward0 (its forward ran in another thread, or before the step)",)
+
+
+def test_other_models_in_other_threads_are_none_of_the_counts_business():
+    other = nn.Linear(7, 7)
+    with ThreadPoolExecutor(1) as pool, FlopCounter(nn.Identity()) as counter:
+        pool.submit(lambda: other(X)).result()
+    assert (counter.result().forward, counter.result().complete) == (0, True)
+
+
+@TORCHSCRIPT
+def test_frozen_torchscript_counts_like_the_module():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    image = torch.randn(2, 3, 8, 8)
+    expected = 2 * 2 * 8 * 36 * 27 + 2 * 2 * 8 * 36 * 4
+    frozen = torch.jit.freeze(torch.jit.script(model))
+    for kind in (model, frozen):
+        for _ in range(4):  # the profiling executor specializes the graph in its first runs
+            count = count_flops(kind, image)
+            assert (count.forward, count.complete) == (expected, True)
+
+
+@TORCHSCRIPT
+def test_a_convolution_that_torchscript_computes_itself_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    optimized = torch.jit.optimize_for_inference(torch.jit.script(model))
+    for _ in range(4):
+        count = count_flops(optimized, torch.randn(2, 3, 8, 8))
+        assert count.forward == 2 * 2 * 8 * 36 * 4
+        assert count.uncounted == ("prim::mkldnn_convolution (computed by TorchScript)",)
