@@ -17,6 +17,7 @@ from mfu_callback.flops.rules.formulas import (
     Formula,
     formula_of_class,
     formula_of_kernel,
+    kernel_arguments,
     kernel_name,
 )
 from mfu_callback.flops.tally import Tally
@@ -120,7 +121,8 @@ class FormulaCalls:
         formula = formula_of_kernel(launch.kernel)
         if formula is None:
             return False
-        self._count(running, formula, kernel_name(launch.kernel), launch.args, launch.kwargs, None, range(0))
+        args, kwargs = kernel_arguments(launch.kernel, launch.args, launch.kwargs, formula)
+        self._count(running, formula, kernel_name(launch.kernel), args, kwargs, None, range(0))
         return True
 
     @contextmanager

@@ -58,7 +58,7 @@ class Formula:
     def _value(self, function: Function, args: Iterable[Any], kwargs: dict[str, Any], out: Any) -> int:
         if self.source == TORCH_SOURCE:
             kwargs = kwargs | {"out_val": out}  # torch passes it to every formula
-        elif _has_parameter(function, "out"):
+        elif _wants_out(function, args, kwargs):
             kwargs = kwargs | {"out": out}
         try:
             flops = int(function(*args, **kwargs))
@@ -171,6 +171,22 @@ def kernel_name(kernel: Any) -> str:
     return str(getattr(function, "__name__", type(kernel).__name__))
 
 
+def kernel_arguments(
+    kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], formula: Formula
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a launch as a formula takes them: without options of the launch such as ``num_warps``.
+
+    A formula in torch's registry takes those of the operator that launches kernels in compiled code.
+    """
+    names = getattr(unwrapped(kernel), "arg_names", ())
+    grid = {"grid": kwargs["grid"]} if "grid" in kwargs else {}
+    named = {name: value for name, value in kwargs.items() if name in names}
+    if formula.source == REGISTERED_SOURCE:
+        return args, named | grid
+    options: dict[str, Any] = {"kernel_idx": None, "constant_args_idx": None, "tma_descriptor_metadata": {}}
+    return (), options | grid | {"kwargs": dict(zip(names, args, strict=False)) | named}
+
+
 def unwrapped(kernel: Any) -> Any:
     """The kernel inside Triton's autotuners and heuristics."""
     while is_triton_kernel(getattr(kernel, "fn", None)):
@@ -209,8 +225,10 @@ def _overloads(packet: Any) -> list[Any]:
     return [getattr(packet, name) for name in packet.overloads()]
 
 
-def _has_parameter(function: Function, name: str) -> bool:
+def _wants_out(function: Function, args: Iterable[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a formula has a parameter ``out`` that the arguments of the call do not fill already."""
     try:
-        return name in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some builtins have no signature
+        signature = inspect.signature(function)
+        return "out" in signature.parameters and "out" not in signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # some builtins have no signature, and the arguments may not fit
         return False
