@@ -156,7 +156,7 @@ class FlopCounter:
         is_forward = self._running_pass() is Pass.FORWARD
         if is_forward:
             frame.uncounted.update(f"{name} (computed by TorchScript)" for name in unseen_products(frame.module))
-        self._rules.leave(frame, args, output if is_forward else None, is_replay=self._regions.is_replaying)
+        self._rules.leave(frame, args, output if is_forward else None)
 
     def _name_elsewhere(self, description: str) -> None:
         if self.in_forward:

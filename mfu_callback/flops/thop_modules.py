@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.utils._python_dispatch import _disable_current_modes
 
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.module_stack import Frame, ModuleStack
@@ -28,14 +26,13 @@ class ModuleRules(Protocol):
             modules: The stack of modules that it ran in.
         """
 
-    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
+    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
         """Record that a module's call has ended.
 
         Args:
             frame: The call, and what was counted in it.
             inputs: The positional inputs of the call.
             output: What the call returned; None if it raised or was not part of the forward.
-            is_replay: Whether it ran on fake tensors.
         """
 
     def result(self, attention: str) -> FlopCount:
@@ -55,7 +52,7 @@ class OperatorsAlone:
     def operator(self, name: str, modules: ModuleStack) -> None:
         """Do nothing: the operator is already in the tally."""
 
-    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
+    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
         """Add the operators of the call that have no rule to the uncounted ones."""
         self._tally.uncounted |= frame.uncounted
 
@@ -71,23 +68,21 @@ class ThopWhereItAgrees(OperatorsAlone):
         tally: The tally that the operators are added to.
     """
 
-    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
+    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
         """Attribute the call; if thop gets it, its operators without a rule are not listed as uncounted."""
-        flops = None if output is None else self._flops(frame.module, inputs, output, is_replay)
+        flops = None if output is None else self._flops(frame.module, inputs, output)
         if flops is not None and (frame.uncounted or flops == frame.flops or _has_spectral_norm(frame.module)):
             self._tally.file_as_thops(flops, frame, dtype=multiplied_dtype(inputs or (output,)))
         else:
-            super().leave(frame, inputs, output, is_replay=is_replay)
+            super().leave(frame, inputs, output)
 
     @staticmethod
-    def _flops(module: nn.Module, inputs: tuple[Any, ...], output: Any, is_replay: bool) -> int | None:
+    def _flops(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int | None:
         if type(module) not in THOP_TYPES:
             return None
         try:
             flops_per_mac = 8 if isinstance(output, torch.Tensor) and output.is_complex() else 2
-            # In a replay, the tensors that thop's rules create must not be fake.
-            with _disable_current_modes() if is_replay else nullcontext():
-                return flops_per_mac * thop_macs(module, inputs, output)
+            return flops_per_mac * thop_macs(module, inputs, output)
         except Exception:  # thop's rule does not understand the call; the count of its operators stays
             return None
 
@@ -109,7 +104,7 @@ class ThopAlone:
         if not modules.any_type(has_thop_rule):
             self._tally.uncounted.add(name)
 
-    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any, *, is_replay: bool) -> None:
+    def leave(self, frame: Frame, inputs: tuple[Any, ...], output: Any) -> None:
         """Add the call, unless it raised; a call on which thop's rule fails is listed as uncounted."""
         if output is None:
             return
@@ -126,8 +121,11 @@ class ThopAlone:
             forward=flops,
             thop=flops,
             functional=0,
+            attention=attention,
             uncounted=tuple(sorted(self._tally.uncounted)),
             rule_errors=tuple(sorted(self._tally.rule_errors)),
+            notes=("thop's rules count no attention, whatever attention= says",) if attention == "causal" else (),
+            per_rule={"thop": flops} if flops else {},
         )
 
 

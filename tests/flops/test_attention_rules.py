@@ -9,7 +9,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn  # noqa: F401 - registers its operators
 
 from mfu_callback import FlopCounter
-from mfu_callback.flops.rules.attention import windowed_pairs
+from mfu_callback.flops.rules.attention import causal_pairs, windowed_pairs
 from mfu_callback.flops.rules.operators import RULES, work_of
 from tests.helpers.contexts import Functional
 
@@ -207,3 +207,100 @@ def test_attention_in_a_module_belongs_to_it():
     with FlopCounter(module) as counter:
         module["attend"](*QKV)
     assert counter.result().per_module == {"attend": PAIR * SQUARE}
+
+
+UNEQUAL = [(1, 1000), (16, 64), (64, 16)]
+
+
+@pytest.mark.parametrize(("queries", "keys"), UNEQUAL)
+def test_where_lengths_differ_sdpa_counts_from_the_first_key_as_its_kernel_does(queries, keys):
+    q, k = torch.zeros(1, 1, queries, D), torch.zeros(1, 1, keys, D)
+    v = torch.ones(1, 1, keys, D).cumsum(2)
+
+    def attend(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    pairs = sum(min(i + 1, keys) for i in range(queries))
+    assert count(attend, q, k, v, attention="causal").forward == PAIR * pairs
+    assert count(attend, q, k, v, attention="full").forward == PAIR * queries * keys
+    # With equal scores a query returns the mean of the values that it sees: 1, 2, ..., n have the mean (n + 1) / 2.
+    seen = 2 * attend(q, k, v)[0, 0, :, 0] - 1
+    assert seen.tolist() == pytest.approx([min(i + 1, keys) for i in range(queries)], rel=1e-4)
+
+
+@pytest.mark.parametrize(("queries", "keys"), UNEQUAL)
+def test_each_kernel_has_its_own_alignment_where_lengths_differ(queries, keys):
+    from_the_first = sum(min(i + 1, keys) for i in range(queries))
+    to_the_last = sum(max(0, min(keys, keys - queries + i + 1)) for i in range(queries))
+    assert causal_pairs(queries, keys, at_end=False) == from_the_first
+    assert causal_pairs(queries, keys, at_end=True) == to_the_last
+    aten, meta = torch.ops.aten, {"device": "meta"}
+    q4, k4 = torch.empty(1, 1, queries, D, **meta), torch.empty(1, 1, keys, D, **meta)
+    q, k = q4.transpose(1, 2), k4.transpose(1, 2)
+    calls = [
+        (aten._scaled_dot_product_flash_attention.default, (q4, k4, k4, 0.0, True), to_the_last),
+        (aten._scaled_dot_product_efficient_attention.default, (q4, k4, k4, None, False, 0.0, True), from_the_first),
+        (aten._scaled_dot_product_cudnn_attention.default, (q4, k4, k4, None, False, 0.0, True), from_the_first),
+        (aten._scaled_dot_product_flash_attention_for_cpu.default, (q4, k4, k4, 0.0, True), from_the_first),
+        (aten._scaled_dot_product_attention_math_for_mps.default, (q4, k4, k4, None, 0.0, True), from_the_first),
+        (aten._flash_attention_forward.default, (q, k, k, None, None, queries, keys, 0.0, True, False), to_the_last),
+        (aten._efficient_attention_forward.default, (q, k, k, None, None, None, 0, 0, 0.0, 1), from_the_first),
+        (aten._efficient_attention_forward.default, (q, k, k, None, None, None, 0, 0, 0.0, 2), to_the_last),
+        (
+            aten._cudnn_attention_forward.default,
+            (q, k, k, None, None, None, queries, keys, False, 0.0, True),
+            from_the_first,
+        ),
+    ]
+    for operator, arguments, pairs in calls:
+        work = work_of(operator, arguments, {}, None, attention="causal", notes=set())
+        assert work.flops == PAIR * pairs, operator
+
+
+def test_attention_by_separate_matmuls_says_where_its_mask_could_not_be_read():
+    def attend(q, k, v):
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+
+    note = (
+        "attention that runs as separate matmuls is counted as the full square; whether it is masked could not be read",
+    )
+    on_meta = tuple(tensor.to("meta") for tensor in QKV)
+    assert count(attend, *on_meta, attention="causal").notes == note
+    torch._dynamo.reset()
+    assert count(torch.compile(attend, backend="aot_eager"), *QKV, attention="causal").notes == note
+    assert count(attend, *on_meta, attention="full").notes == ()
+    assert count(attend, *QKV, attention="causal").notes == ()  # nothing is masked
+    assert count(lambda x: x.softmax(-1), torch.zeros(4, 4, device="meta"), attention="causal").notes == ()
+
+
+@pytest.mark.parametrize("hidden", [float("-inf"), -1e9, -10_000.0])
+def test_any_value_that_hides_a_score_shows_a_mask(hidden):
+    def attend(q, k, v):
+        return ((q @ k.transpose(-2, -1)) + (~window(T)) * hidden).nan_to_num(neginf=hidden).softmax(-1) @ v
+
+    assert count(attend, *QKV, attention="causal").notes == (
+        "attention that runs as separate matmuls is counted as the full square",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", ["causal", "padding", "none"])
+def test_the_fast_path_of_a_transformer_layer_counts_the_pairs_of_its_mask(kind):
+    width = 16
+    layer = nn.TransformerEncoderLayer(width, 4, 32, dropout=0.0, batch_first=True).eval()
+    x = torch.randn(2, T, width)
+    masks = {
+        "causal": {"src_mask": nn.Transformer.generate_square_subsequent_mask(T)},
+        "padding": {"src_key_padding_mask": torch.arange(T).expand(2, T) >= torch.tensor([[T], [T // 4]])},
+        "none": {},
+    }
+    pairs = {"causal": 2 * CAUSAL_PAIRS, "padding": T * T + T * T // 4, "none": 2 * T * T}[kind]
+    dense = 2 * 2 * T * (4 * width * width + 2 * width * 32)
+
+    def run(attention, device="cpu"):
+        arguments = {name: mask.to(device) for name, mask in masks[kind].items()}
+        with torch.no_grad():
+            return count(lambda x: layer.to(device)(x, **arguments), x.to(device), attention=attention)
+
+    assert run("causal").forward == dense + 4 * width * pairs
+    assert run("full").forward == dense + 4 * width * 2 * T * T

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 # The modules with a matmul or convolution that thop knows; its other rules count norms, activations and so on.
 THOP_TYPES: frozenset[type[nn.Module]] = frozenset(
@@ -41,8 +42,9 @@ def thop_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         Exception: Any exception of thop's rule, for a call that it does not understand.
     """
     stand_in = _StandIn(module)
-    _thop_rules()[type(module)](stand_in, inputs, output)
-    return int(stand_in.total_ops)
+    with _disable_current_modes():  # the rules compute with tensors, which are not the model's and must not be fake
+        _thop_rules()[type(module)](stand_in, inputs, output)
+        return int(stand_in.total_ops)
 
 
 class ThopProfile:
