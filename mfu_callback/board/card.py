@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.flops import FlopCount
-from mfu_callback.flops.table import grouped_by_module
+from mfu_callback.flops.table import grouped_by_module, rules_by_group
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.devices import memory_text, slowest_text
 
@@ -65,9 +65,15 @@ def _batch(facts: RunFacts) -> str | None:
 
 
 def _flops(count: FlopCount) -> str:
-    groups = grouped_by_module(count.per_module).items()
+    groups, rules = grouped_by_module(count.per_module).items(), rules_by_group(count.rules_of)
     rows = [
-        (name or "(itself)", f"{modules:,}", f"{flops:.4e}", f"{flops / count.forward:.2%}")
+        (
+            name or "(itself)",
+            f"{modules:,}",
+            f"{flops:.4e}",
+            f"{flops / count.forward:.2%}",
+            ", ".join(rules.get(name, ())),
+        )
         for name, (modules, flops) in groups
         if count.forward
     ]
@@ -79,7 +85,7 @@ def _flops(count: FlopCount) -> str:
         else f"**Not counted**: {_text(', '.join(count.left_out))}.",
         *(_text(note) for note in count.notes),
     ]
-    return "\n\n".join([_table(("module", "modules", "FLOPs", "share"), rows), *lines])
+    return "\n\n".join([_table(("module", "modules", "FLOPs", "share", "counted by"), rows), *lines])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

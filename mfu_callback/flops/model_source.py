@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from torch import nn
 _FORMS = "package.module:name, path/to/file.py:name, or the path of a Hugging Face config.json"
 _FILE_MODULE = "__mfu_model__"  # the name of a module that is loaded from a file, like multiprocessing's __mp_main__
 _LIGHTNING = ("lightning", "pytorch_lightning")
+_ARGUMENTS = "Give its arguments with --arg NAME=VALUE, or name a function in a file that makes the model."
+NEEDS_VALUES = "It reads values, which the meta device does not have: use --device cpu."
 _USUAL_LENGTH = 1024  # tokens
 _REASON_CHARACTERS, _NAMES_SHOWN = 300, 10
 
@@ -62,10 +65,12 @@ def load_model(
         CountError: The model cannot be found or built, or has no forward, or its inputs are not known.
     """
     path = Path(text)
-    if path.suffix == ".json" or path.is_dir():
+    if (path / "config.json").is_file():
+        path /= "config.json"
+    if path.suffix == ".json":
         if arguments:
             raise CountError("--arg is for a class or a function: write the values into the config file instead.")
-        return _from_config(path / "config.json" if path.is_dir() else path, inputs, device)
+        return _from_config(path, inputs, device)
     module = _build(_find(text), text, arguments, device)
     _check_forward(module)
     if not inputs and (needed := _needed_inputs(module)):
@@ -76,11 +81,17 @@ def load_model(
 def reason_of(error: BaseException) -> str:
     """An error of the user's code in one line, with the place in that code, if it is in a file of the user's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    not_theirs = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]), "<")
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(Path(__file__).parents[1])
-    theirs = [one for one in frames if "site-packages" not in one.filename and not one.filename.startswith((own, "<"))]
+    files = (one for one in frames if "site-packages" not in one.filename)
+    theirs = [one for one in files if not one.filename.startswith(not_theirs)]
     place = f", {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
     return f"{type(error).__name__}: {lines[0][:_REASON_CHARACTERS]}{place}"
+
+
+def needs_values(error: Exception) -> bool:
+    """Whether code that ran on the meta device failed because tensors have no values there."""
+    return "meta" in str(error) or isinstance(error, NotImplementedError)
 
 
 def _find(text: str) -> Any:
@@ -133,32 +144,26 @@ def _build(found: Any, text: str, arguments: Mapping[str, Any], device: str) -> 
         raise CountError(f"--arg: {text} is a module already; name its class or a function to give arguments.")
     if not callable(found):
         raise CountError(f"MODEL: {text} is {type(found).__name__}, not a module, its class, or a function.")
-    made = found if isinstance(found, nn.Module) else _made_on(device, lambda: found(**arguments), text, "--arg")
+    made = found if isinstance(found, nn.Module) else _made_on(device, lambda: found(**arguments), text, _ARGUMENTS)
     if not isinstance(made, nn.Module):
         raise CountError(f"MODEL: {text} returns {type(made).__name__}, not a torch.nn.Module.")
-    return made if isinstance(found, nn.Module) and device == "meta" and _is_on(made, "meta") else _moved(made, device)
-
-
-def _is_on(module: nn.Module, device: str) -> bool:
-    return all(parameter.device.type == device for parameter in module.parameters())
+    return _moved(made, device)
 
 
 def _moved(module: nn.Module, device: str) -> nn.Module:
     try:
         return module.to(device)
-    except NotImplementedError as error:
-        raise CountError(f"--device {device}: the model is on the meta device and has no values to copy.") from error
+    except (NotImplementedError, RuntimeError) as error:  # it is on the meta device; there is not enough memory
+        raise CountError(f"--device {device}: the model cannot be moved there ({reason_of(error)}).") from error
 
 
-def _made_on(device: str, make: Callable[[], Any], text: str, option: str) -> Any:
+def _made_on(device: str, make: Callable[[], Any], text: str, remedy: str) -> Any:
     try:
         with torch.device(device):
             return make()
     except Exception as error:
-        values = ", or build it where it has values: --device cpu" if device == "meta" else ""
-        raise CountError(
-            f"{text} cannot be built on the {device} device ({reason_of(error)}). Check {option}{values}."
-        ) from error
+        remedy = NEEDS_VALUES if device == "meta" and needs_values(error) else remedy
+        raise CountError(f"{text} cannot be built on the {device} device ({reason_of(error)}). {remedy}") from error
 
 
 def _check_forward(module: nn.Module) -> None:
@@ -189,9 +194,11 @@ def _from_config(path: Path, inputs: Sequence[InputShape], device: str) -> tuple
         transformers = importlib.import_module("transformers")
     except ModuleNotFoundError as error:
         raise CountError(f"{path}: a Hugging Face config needs transformers: pip install transformers") from error
+    if not path.is_file():
+        raise CountError(f"MODEL: there is no file {path}.")
     config = _read_config(transformers, path)
     make = _maker(transformers, config, path)
-    module: nn.Module = _made_on(device, lambda: make(config), str(path), "the config's values")
+    module: nn.Module = _made_on(device, lambda: make(config), str(path), "Check the config's values.")
     dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     return module.to(dtype), _inputs_by_name(module, config, inputs)
 
