@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from mfu_callback.flops.rules.attention import ATTENTION_RULES
-from mfu_callback.flops.rules.call import Work, multiplied_dtype
+from mfu_callback.flops.rules.call import Work, multiplied_dtype, tensors_of
 from mfu_callback.flops.rules.operators import RULES, has_rule, may_compute, operator_name
-from mfu_callback.flops.rules.traffic import is_view, tensors, traffic_of
+from mfu_callback.flops.rules.traffic import is_view, traffic_of
 
 MATMUL, ATTENTION, MEMORY, TRANSFER, OTHER = "matmul", "attention", "memory", "transfer", "other"
 # The position of the left one of the two matrices among the arguments.
@@ -78,7 +78,7 @@ class OperatorCalls:
         moved = sum(traffic_of(func, args, kwargs, out))
         calls = self.known.get((name, shapes))
         if calls is None:
-            kind = _kind(func, tensors((args, kwargs, out)), moved)
+            kind = _kind(func, tensors_of((args, kwargs, out)), moved)
             calls = self.known[name, shapes] = Calls(kind, multiplied_dtype(args), _product(name, args))
         calls.calls += 1
         calls.bytes += moved

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.passes import Pass, in_backward
 from mfu_callback.flops.replaced_nodes import Backward, ReplacedNodes
-from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype, with_defaults
+from mfu_callback.flops.rules.call import UncountableError, Work, multiplied_dtype, tensors_of, with_defaults
 from mfu_callback.flops.rules.formulas import REGISTERED_SOURCE, TORCH_SOURCE, Formula, formula_of_operator
 from mfu_callback.flops.rules.operators import may_compute, operator_name, source_of, work_of
 from mfu_callback.flops.rules.shards import Shards
@@ -22,6 +22,8 @@ from mfu_callback.flops.rules.traffic import traffic_of
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules
 from mfu_callback.flops.unseen import UnseenWork
+
+_log = logging.getLogger(__name__)
 
 
 class Operators:
@@ -122,13 +124,13 @@ class Operators:
             self._tally.add(Pass.BACKWARD, work, operator=due.operator, rule=due.rule, dtype=due.dtype, frame=None)
 
     def _see(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
-        if running is Pass.FORWARD:
-            with suppress(RuntimeError):  # of a tensor without storage
+        try:  # a tensor without storage, or a subclass, may raise anything; no count depends on it
+            if running is Pass.FORWARD:
                 for found in self._unseen.look(func, args, kwargs, out, self._modules.description):
                     self.leave_out(found)
-        with suppress(Exception):  # a tensor subclass may raise anything; no count depends on it
-            traffic = traffic_of(func, args, kwargs, out)
-            self._tally.moved(running, traffic, operator=operator_name(func), module=self._modules.name)
+            self._tally.moved(running, traffic_of(func, args, kwargs, out), operator_name(func), self._modules.name)
+        except Exception:
+            _log.debug("The memory that %s uses is not known.", func, exc_info=True)
         return None if self.are_replaced else self._count(running, func, args, kwargs, out)
 
     def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
@@ -203,8 +205,7 @@ class Operators:
 
 def _described(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """The operator with the dtypes and shapes of its tensors: "aten::mm(float32[2, 3], float32[3, 4])"."""
-    tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
-    return f"{operator_name(func)}({', '.join(map(_shape, tensors))})"
+    return f"{operator_name(func)}({', '.join(map(_shape, tensors_of((args, kwargs))))})"
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -79,7 +79,7 @@ class Tally:
         totals.backward += backward if running is not Pass.RECOMPUTED else 0
         totals.recomputed += work.recomputed + (work.flops if running is Pass.RECOMPUTED else 0)
 
-    def moved(self, running: Pass, traffic: Traffic, *, operator: str, module: str) -> None:
+    def moved(self, running: Pass, traffic: Traffic, operator: str, module: str) -> None:
         """Add one call's bytes.
 
         Args:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.passes import next_node_number
+from mfu_callback.flops.rules.call import tensors_of
 from mfu_callback.flops.rules.operators import operator_name
 
 _ALLOCATES = frozenset(
@@ -189,7 +189,7 @@ def plain_tensors(values: Any) -> list[torch.Tensor]:
     """The tensors with memory of their own in nested values; a subclass may have none."""
     return [
         leaf
-        for leaf in tree_leaves(values)
+        for leaf in tensors_of(values)
         if type(leaf) in _PLAIN and leaf.layout is torch.strided and not leaf.is_nested and leaf.numel()
     ]
 

@@ -138,6 +138,8 @@ def register_flop_formula(target: Any, *, forward: Function, backward: Function 
 
 def formula_of_operator(func: Any) -> Formula | None:
     """The formula that was registered for an operator's overload or for all of its overloads."""
+    if not _REGISTERED:
+        return None
     return _REGISTERED.get(func) or _REGISTERED.get(getattr(func, "overloadpacket", None))
 
 

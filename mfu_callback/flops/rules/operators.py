@@ -130,8 +130,15 @@ def _rule_for(func: Any) -> Rule | Formula | None:
 
 
 def _own_rule_for(func: Any) -> Rule | None:
+    name, in_place_of = _names(func)
+    return RULES.get(name) or RULES.get(in_place_of)
+
+
+@cache
+def _names(func: Any) -> tuple[str, str]:
+    """An operator's name, and that of the operator that it is the in-place form of: those end with an underscore."""
     name = operator_name(func)
-    return RULES.get(name) or RULES.get(name.removesuffix("_"))  # the name of an in-place operator ends with it
+    return name, name.removesuffix("_")
 
 
 def _is_complex(out: Any) -> bool:

@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._pytree import tree_leaves
 
+from mfu_callback.flops.rules.call import tensors_of
 from mfu_callback.flops.rules.operators import operator_name
 
 _ONLY_ALLOCATE = ("aten::empty", "aten::new_empty")  # the beginnings of their names
@@ -42,20 +42,21 @@ def traffic_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
         kwargs: Its keyword arguments.
         out: What it returned.
     """
-    name = operator_name(func)
-    if is_view(func) or name.startswith(_ONLY_ALLOCATE):
+    is_free, is_gather, written_arguments = _effects(func)
+    if is_free:
         return Traffic()
-    changed: list[Any] = []
-    unread: set[int] = set()
-    for position, argument_name, is_out in _written_arguments(func):
-        value = args[position] if position < len(args) else kwargs.get(argument_name)
-        changed.append(value)
-        unread.update(id(one) for one in tensors(value) if is_out or name in _OVERWRITE)
-    read = [one for one in tensors((args, kwargs)) if id(one) not in unread]
-    if name in _GATHER:
-        read = [*read[1:], *tensors(out)]
-    written = {id(one): one for one in tensors((out, changed))}
-    return Traffic(_bytes_of(read), _bytes_of(written.values()))
+    read, written = tensors_of((args, kwargs)), tensors_of(out)
+    if is_gather:
+        read = [*read[1:], *written]
+    if written_arguments:
+        changed: dict[int, torch.Tensor] = {}
+        for position, name, is_only_written in written_arguments:
+            values = tensors_of(args[position] if position < len(args) else kwargs.get(name))
+            changed.update((id(one), one) for one in values)
+            if is_only_written:
+                read = [one for one in read if all(one is not value for value in values)]
+        written = list((changed | {id(one): one for one in written}).values())
+    return Traffic(_bytes_of(read), _bytes_of(written))
 
 
 @cache
@@ -66,29 +67,29 @@ def is_view(func: Any) -> bool:
     return bool(infos) and all(info is not None and not info.is_write for info in infos)
 
 
-def tensors(values: Any) -> list[torch.Tensor]:
-    """All tensors in nested arguments."""
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
-
-
 @cache
-def _written_arguments(func: Any) -> tuple[tuple[int, str, bool], ...]:
-    """Position and name of each argument that an operator writes, and whether it is only written."""
+def _effects(func: Any) -> tuple[bool, bool, tuple[tuple[int, str, bool], ...]]:
+    """Whether an operator moves nothing, whether it is a gather, and the arguments that it writes.
+
+    Of each of these the position, the name, and whether it is only written.
+    """
+    name = operator_name(func)
     arguments = enumerate(func._schema.arguments if hasattr(func, "_schema") else ())
-    return tuple(
-        (position, one.name, one.is_out)
+    written = tuple(
+        (position, one.name, one.is_out or name in _OVERWRITE)
         for position, one in arguments
         if one.alias_info is not None and one.alias_info.is_write
     )
+    return is_view(func) or name.startswith(_ONLY_ALLOCATE), name in _GATHER, written
 
 
 def _bytes_of(values: Iterable[torch.Tensor]) -> int:
-    return sum(_numbers(one) * one.element_size() for one in values if not one.is_nested)
+    return sum([_numbers(one) * one.element_size() for one in values if not one.is_nested])
 
 
 def _numbers(tensor: torch.Tensor) -> int:
     """Its elements in memory: what is expanded is there once."""
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not torch.strided or tensor.is_contiguous():
         return int(tensor.numel())
     return int(
         math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not size)
