@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_MOST_RULES = 6  # in one line
+
 
 def group_of(name: str) -> str:
     """The name that similar modules share: ``*`` for each number, as in ``blocks.*.attention``."""
@@ -69,6 +71,18 @@ def rules_by_group(rules_of: Mapping[str, Sequence[str]]) -> dict[str, list[str]
 def short_rule(rule: str) -> str:
     """A rule's name without this package's: "aten::bmm" for "mfu-callback: aten::bmm"."""
     return rule.removeprefix("mfu-callback: ")
+
+
+def shares_of_rules(per_rule: Mapping[str, int]) -> str:
+    """The rules with their shares, the largest first: "thop: Linear 86.7 %, aten::bmm 13.3 %".
+
+    Args:
+        per_rule: FLOPs by the rule that counted them.
+    """
+    total = sum(per_rule.values())
+    rows = sorted(per_rule.items(), key=lambda row: -row[1])
+    shown = [f"{short_rule(rule)} {flops / total:.1%}".replace("%", " %") for rule, flops in rows[:_MOST_RULES]]
+    return ", ".join(shown) + (f" and {len(rows) - _MOST_RULES} more" if len(rows) > _MOST_RULES else "")
 
 
 def operator_table(per_operator: Mapping[str, Any]) -> Table:

@@ -28,6 +28,7 @@ class Arguments:
     attention: str
     peak: PeakArgument
     tokens: TokensArgument
+    ranks_per_batch: int | None
     sync: str
     warmup_steps: int
     modules: bool
@@ -40,6 +41,11 @@ class Arguments:
         self._check_peak()
         if isinstance(self.tokens, int) and self.tokens < 1:
             raise ValueError(f"tokens={self.tokens!r} must be at least 1. It is the number of tokens in every batch.")
+        if self.ranks_per_batch is not None and self.ranks_per_batch < 1:
+            raise ValueError(
+                f"ranks_per_batch={self.ranks_per_batch!r} must be at least 1. It is the number of ranks that are"
+                " handed the same batch."
+            )
         if self.sync not in SYNCS:
             raise ValueError(f"sync={self.sync!r} is not known. Use one of {SYNCS}.")
         if self.summary not in SUMMARIES:

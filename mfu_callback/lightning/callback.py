@@ -71,6 +71,10 @@ class MFUCallback(Callback):
             and measures it if it is unknown. "measured" always uses the measured peak. A measured peak is kept on
             disk (`measure_peak`).
         tokens: Tokens of every batch, or a callable that returns those of a batch; None finds them (`count_tokens`).
+        ranks_per_batch: Number of ranks that are handed the same batch and share the work on it (tensor, pipeline and
+            context parallelism); its tokens and samples then count once. None follows the strategy's
+            ``distributed_sampler_kwargs``: all ranks of a mesh outside of ``data_parallel``. 1 if each rank is handed
+            tokens of its own, such as its part of each sequence.
         sync: When to wait for the device: "step", at both ends of each step; "window", only when metrics are logged;
             "events", never: device events are read once the device has reached them. On a CPU all are the same.
         warmup_steps: Number of optimizer steps to leave out at the start of fit.
@@ -100,6 +104,7 @@ class MFUCallback(Callback):
         attention: str = "full",
         peak: PeakArgument = None,
         tokens: TokensArgument = None,
+        ranks_per_batch: int | None = None,
         sync: str = "step",
         warmup_steps: int = 3,
         modules: bool = False,
@@ -115,6 +120,7 @@ class MFUCallback(Callback):
             attention=attention,
             peak=peak,
             tokens=tokens,
+            ranks_per_batch=ranks_per_batch,
             sync=sync,
             warmup_steps=warmup_steps,
             modules=modules,

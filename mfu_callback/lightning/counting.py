@@ -13,10 +13,13 @@ from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.rules.thop import conflict_with_thop
+from mfu_callback.flops.table import shares_of_rules
 from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.pipelines import PipelineTrial
 
 # Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
 _TOLERANCE = 0.05
+_MOST_TRIALS = 3  # counts that are made again because a pipeline tried its stages in them
 
 
 class Counting:
@@ -42,6 +45,7 @@ class Counting:
         self._on_first_count = on_first_count
         self._counter: FlopCounter | None = None
         self._calls = 0
+        self._trials = 0
         self._state_is_known = False
         self._has_noted = False
 
@@ -60,10 +64,14 @@ class Counting:
             if not self._meter.flops.needs_count:
                 return run(*args, **kwargs)
             with ExitStack() as stack:
+                trial = stack.enter_context(PipelineTrial())
                 counter = self._counter = self._enter_counter(stack)
                 stack.callback(self._leave_counter)
                 out = run(*args, **kwargs)
-            self._take_count(None if counter is None else counter.result().of_one(self._calls))
+            if trial.was_seen:
+                counter = None
+            if not (trial.was_seen and self._counts_again()):
+                self._take_count(None if counter is None else counter.result().of_one(self._calls))
             return out
 
         return counted
@@ -83,6 +91,19 @@ class Counting:
             return out
 
         return counted
+
+    def _counts_again(self) -> bool:
+        """Whether the batch is counted again because its step also ran a pipeline's trial; not for ever."""
+        self._trials += 1
+        if self._trials <= _MOST_TRIALS:
+            return True
+        self._warn_once(
+            "trials",
+            "The pipeline tries its stages with a micro-batch in every step that counts FLOPs, which would count as the"
+            " model's. So MFU is left out, tokens/sec is still logged. Make the stages once and keep them, give them"
+            " input_args= and output_args=, or pass flops= per token.",
+        )
+        return False
 
     def _enter_counter(self, stack: ExitStack) -> FlopCounter | None:
         self._calls = 0
@@ -125,7 +146,7 @@ class Counting:
         rank_zero_info(
             f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
             f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside thop's modules),"
-            f" {self._meter.conventions}."
+            f" {self._meter.conventions}. Counted by {shares_of_rules(count.per_rule)}."
         )
         if (conflict := conflict_with_thop()) is not None:
             self._warn_once("thop", conflict)
@@ -135,7 +156,8 @@ class Counting:
             self._warn_once(
                 "uncounted",
                 f"No FLOP rule covers {', '.join(count.uncounted)}, so the FLOP count and MFU are too low."
-                " Pass flops= per token to correct them.",
+                " Give what is named a formula with mfu_callback.register_flop_formula, or pass flops= per token to"
+                " correct them.",
             )
         if count.rule_errors:
             self._warn_once(

@@ -49,7 +49,7 @@ def matmul_dtype(trainer: Trainer) -> torch.dtype:
 
 
 def tensor_parallel_size(trainer: Trainer) -> int:
-    """Number of devices that share the work on one batch."""
+    """Number of devices of a tensor-parallel group, by the mesh of the strategy."""
     strategy = trainer.strategy
     if not isinstance(strategy, ModelParallelStrategy):
         return 1

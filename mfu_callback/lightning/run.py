@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,7 @@ from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
 from mfu_callback.lightning.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
+from mfu_callback.lightning.sharing import devices_counted_together, is_in_first_replica, ranks_per_batch
 from mfu_callback.meter.clock import Phase, StepClock, timer_for
 from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.meter import MFUMeter
@@ -71,10 +73,9 @@ class MeasuredRun:
             tokens=arguments.tokens,
             sync=arguments.sync,
             warmup_steps=arguments.warmup_steps,
-            tensor_parallel=private_names.tensor_parallel_size(trainer),
         )
         self._peak = PeakOfRun(self._meter, arguments.peak, device, self._warn_once)
-        self._counting = Counting(self._meter, pl_module, self._warn_once, self._peak.take_count)
+        self._counting = Counting(self._meter, pl_module, self._warn_of_count, self._peak.take_count)
         self._steps = OptimizerSteps()
         self._waits: CollectiveWaits | None = None
         self._metric_log = MetricLog(trainer)
@@ -88,6 +89,10 @@ class MeasuredRun:
     def start(self) -> None:
         """Find the peak and put the brackets on, at the start of training."""
         self._is_measuring = True
+        self._meter.share_batches(
+            ranks_per_batch(self._trainer, self._arguments.ranks_per_batch, self._warn_once),
+            tensor_parallel=devices_counted_together(self._trainer, self._pl_module),
+        )
         self._peak.find(private_names.matmul_dtype(self._trainer))
         self._steps.start(self._trainer)
         self._brackets.put(self._trainer.strategy, "training_step", self._counting.around_training_step)
@@ -256,6 +261,15 @@ class MeasuredRun:
         with self._clock.during(Phase.EXCHANGE):
             rows = self._trainer.strategy.all_gather(row)
         return [Totals.from_row(row) for row in rows.tolist()]
+
+    def _warn_of_count(self, subject: str, message: str) -> None:
+        """Warn once; where each rank counts its own part of a batch, also on the other ranks that have one."""
+        trainer = self._trainer
+        if trainer.is_global_zero or not self._meter.conventions.counts_own_part or not is_in_first_replica(trainer):
+            self._warn_once(subject, message)
+        elif subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(f"On rank {trainer.global_rank}: {message}", stacklevel=2)
 
     def _warn_once(self, subject: str, message: str) -> None:
         if subject not in self._warned:

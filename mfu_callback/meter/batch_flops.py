@@ -26,7 +26,8 @@ class BatchFlops:
         self.first: FlopCount | None = None
         self._conventions = conventions
         self._batches = batches
-        self._counts = CountsByShape(conventions.training_flops)
+        self._counts = CountsByShape(self._training_flops)
+        self._empty = 0
 
     def set_model_state(self, state: Hashable) -> None:
         """Set the state of the model, such as its frozen parameters; counts hold for one state alone."""
@@ -78,6 +79,14 @@ class BatchFlops:
         if not self._counts.needs_count(batch.shape):
             batch.flops = flops
         return flops
+
+    def _training_flops(self, count: FlopCount) -> TrainingFlops | None:
+        """FLOPs of a counted batch; none at all if a rank that counts its own part has found nothing in two batches."""
+        flops = self._conventions.training_flops(count)
+        if flops is not None or count.forward or not count.complete or not self._conventions.counts_own_part:
+            return flops
+        self._empty += 1
+        return None if self._empty == 1 else TrainingFlops(0.0, 0.0)
 
     def relative_size(self) -> float:
         """FLOPs of the micro-batch in hand over those of the first counted batch; NaN if one is unknown."""

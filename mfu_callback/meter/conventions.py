@@ -27,13 +27,25 @@ class Conventions:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
         backward_factor: FLOPs of the backward pass over those of the forward pass, or "measured".
         attention: The convention for attention, "full" or "causal".
-        tensor_parallel: Number of devices that share the work on each batch.
+        ranks_per_batch: Number of ranks that are handed the same batch, and work on it together.
+        tensor_parallel: Number of those whose work each of them counts; 1 where each counts what it computes itself.
     """
 
     flops: FlopsArgument = "thop"
     backward_factor: float | str = 2.0
     attention: str = "full"
+    ranks_per_batch: int = 1
     tensor_parallel: int = 1
+
+    @property
+    def ranks_per_flops(self) -> int:
+        """Number of ranks whose work the FLOPs of a batch are; given FLOPs are those of the whole batch."""
+        return self.tensor_parallel if isinstance(self.flops, str) else self.ranks_per_batch
+
+    @property
+    def counts_own_part(self) -> bool:
+        """Whether each rank counts only its own part of the work on a batch."""
+        return self.ranks_per_batch > self.ranks_per_flops
 
     @property
     def counter_name(self) -> str:
@@ -44,7 +56,8 @@ class Conventions:
 
     def __str__(self) -> str:
         factor = self.backward_factor if isinstance(self.backward_factor, str) else f"{self.backward_factor:g} x"
-        return f"attention {self.attention}, backward {factor}"
+        part = f", each of {self.ranks_per_batch} ranks its own part of a batch" if self.counts_own_part else ""
+        return f"attention {self.attention}, backward {factor}{part}"
 
     def counter(self, module: nn.Module, calls: OperatorCalls | None = None) -> FlopCounter:
         """A new counter of the module's forward and backward pass, to be used in a ``with`` block.

@@ -45,7 +45,6 @@ class MFUMeter:
         peak: The peak for MFU.
         sync: When to wait for the device: one of `mfu_callback.meter.ledger.SYNCS`.
         warmup_steps: Number of steps to leave out at the start.
-        tensor_parallel: Number of devices that share the work on each batch; the totals are this device's part.
 
     Attributes:
         clock: The clock.
@@ -73,12 +72,9 @@ class MFUMeter:
         peak: Peak | None = None,
         sync: str = "step",
         warmup_steps: int = 3,
-        tensor_parallel: int = 1,
     ) -> None:
         self.clock = clock
-        self.conventions = Conventions(
-            flops=flops, backward_factor=backward_factor, attention=attention, tensor_parallel=tensor_parallel
-        )
+        self.conventions = Conventions(flops=flops, backward_factor=backward_factor, attention=attention)
         self.batches = Batches(flops, tokens)
         self.flops = BatchFlops(self.conventions, self.batches)
         self.ledger = Ledger(clock, sync=sync)
@@ -94,6 +90,18 @@ class MFUMeter:
         self._left_out_as: str | None = None
         self._together: Together | None = None
         self._wall_time_sec: dict[str, float] | None = None
+
+    def share_batches(self, ranks: int, *, tensor_parallel: int = 1) -> None:
+        """Say, before the first step, that several ranks are handed the same batch and work on it together.
+
+        All totals are then this rank's part: its share of the tokens and samples, and the FLOPs that it computes.
+
+        Args:
+            ranks: Number of ranks that are handed the same batch.
+            tensor_parallel: Number of those whose work each of them counts, because operators see whole tensors.
+        """
+        self.conventions = replace(self.conventions, ranks_per_batch=ranks, tensor_parallel=tensor_parallel)
+        self.flops = BatchFlops(self.conventions, self.batches)
 
     def begin_step(self) -> None:
         """Start a step."""
@@ -236,6 +244,7 @@ class MFUMeter:
 
     def _own_part(self, totals: Totals, device: dict[str, Any]) -> Totals:
         """This device's part of shared totals, with its state and its peaks, which are at least what it reached."""
-        own = totals.shared_by(self.conventions.tensor_parallel)
+        conventions = self.conventions
+        own = totals.shared_by(conventions.ranks_per_batch, flops_by=conventions.ranks_per_flops)
         self.peaks = self.peaks.reached(own.forward_backward_flops_per_sec, own.flops, own.flops_of_dtypes)
         return self.with_peaks(replace(own, **device))

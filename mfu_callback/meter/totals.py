@@ -16,8 +16,9 @@ from mfu_callback.meter.waits import StepWaits
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
 
-# Amounts of work; devices that share a batch divide them.
-_AMOUNTS = ("samples", "tokens", "real_tokens", "flops", "recomputed_flops")
+# Amounts of a batch, which those devices divide that share it, and of the work on it.
+_AMOUNTS = ("samples", "tokens", "real_tokens")
+_FLOPS = ("flops", "recomputed_flops")
 # States, which do not add up over time: a sum takes the latest value.
 _LATEST = (
     *("peak_memory_bytes", "reserved_bytes", "resident_bytes", "memory_share", "power_watts", "clock_share"),
@@ -124,12 +125,20 @@ class Totals:
             step_waits=self.step_waits.followed_by(other.step_waits),
         )
 
-    def shared_by(self, devices: int) -> Totals:
-        """One device's part, if several devices share this work in the same time."""
-        if devices == 1:
+    def shared_by(self, devices: int, *, flops_by: int | None = None) -> Totals:
+        """One device's part, if several devices share this work in the same time.
+
+        Args:
+            devices: Number of devices that share the batches.
+            flops_by: Number of devices whose work the FLOPs are; None if they are those of all that share the batches.
+        """
+        by = devices if flops_by is None else flops_by
+        if devices == by == 1:
             return self
-        of_dtypes = {dtype: flops / devices for dtype, flops in self.flops_of_dtypes.items()}
-        return replace(self, flops_of_dtypes=of_dtypes, **{name: getattr(self, name) / devices for name in _AMOUNTS})
+        parts = {name: getattr(self, name) / devices for name in _AMOUNTS}
+        parts |= {name: getattr(self, name) / by for name in _FLOPS}
+        of_dtypes = {dtype: flops / by for dtype, flops in self.flops_of_dtypes.items()}
+        return replace(self, flops_of_dtypes=of_dtypes, **parts)
 
     def as_row(self) -> tuple[float, ...]:
         """The values as a row, in the order of the fields."""

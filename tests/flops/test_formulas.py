@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils import flop_counter
 
 from mfu_callback import FlopCounter, count_flops, register_flop_formula
+from mfu_callback.flops.table import shares_of_rules
 
 X = torch.randn(3, 5, 7)
 LINEAR = 2 * 15 * 7 * 7
@@ -283,3 +284,9 @@ def test_nothing_is_left_on_torchs_classes():
         assert vars(torch.autograd.Function)["apply"] is not before
         raise ArithmeticError
     assert vars(torch.autograd.Function)["apply"] is before
+
+
+def test_the_shares_of_the_rules_in_one_line():
+    assert shares_of_rules({"mfu-callback: aten::bmm": 1, "thop: Linear": 3}) == "thop: Linear 75.0 %, aten::bmm 25.0 %"
+    many = {f"mfu-callback: aten::op{place}": 1 for place in range(8)}
+    assert shares_of_rules(many).endswith("aten::op5 12.5 % and 2 more")

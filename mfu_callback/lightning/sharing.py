@@ -1,0 +1,69 @@
+"""How ranks share batches: how many are handed the same one, and whose work each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from mfu_callback.flops.rules.shards import MESH_DIMENSION
+from mfu_callback.lightning import private_names
+
+
+def ranks_per_batch(trainer: Trainer, given: int | None, warn_once: Callable[[str, str], None]) -> int:
+    """Number of ranks that are handed the same batch.
+
+    Args:
+        trainer: The Trainer, whose processes are there.
+        given: The argument of `MFUCallback`.
+        warn_once: Warns with a message, once per subject.
+
+    Returns:
+        The given number, or that of the strategy if none is given or it does not divide the number of ranks. A strategy
+        tells it by what it hands the sampler: how many different batches there are (``num_replicas``).
+    """
+    ranks = trainer.world_size
+    replicas = _sampler_arguments(trainer).get("num_replicas") or ranks
+    of_strategy = ranks // replicas if ranks % replicas == 0 else 1
+    if given is None:
+        return of_strategy
+    if ranks % given == 0:
+        return given
+    warn_once(
+        "ranks_per_batch",
+        f"ranks_per_batch={given} does not divide the number of ranks, {ranks}, so it is taken as {of_strategy}, as"
+        " the strategy has it. Pass the number of ranks that are handed the same batch.",
+    )
+    return of_strategy
+
+
+def is_in_first_replica(trainer: Trainer) -> bool:
+    """Whether this rank works on the batches that rank zero works on, as far as the strategy tells."""
+    return bool(_sampler_arguments(trainer).get("rank", trainer.global_rank) == 0)
+
+
+def devices_counted_together(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Number of devices whose work each of them counts.
+
+    An operator on a DTensor sees the whole tensor, and so counts the work of the tensor-parallel group. On plain
+    tensors each rank counts what it computes itself.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: The model, which the strategy has set up.
+    """
+    is_split = any(MESH_DIMENSION in _mesh_dimensions(parameter) for parameter in pl_module.parameters())
+    return private_names.tensor_parallel_size(trainer) if is_split else 1
+
+
+def _mesh_dimensions(parameter: Any) -> tuple[str, ...]:
+    mesh = getattr(parameter, "device_mesh", None)  # a DTensor's
+    return getattr(mesh, "mesh_dim_names", None) or ()
+
+
+def _sampler_arguments(trainer: Trainer) -> dict[str, Any]:
+    try:
+        return trainer.distributed_sampler_kwargs or {}
+    except Exception:  # a strategy of the user's, or a mesh without "data_parallel", which has no sampler put in
+        return {}
