@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -82,7 +83,7 @@ class FlopCounter:
         self._optimizers = SteppingOptimizers()
         self._tally = tally = Tally()
         self._rules = _rules(counter, module, tally)
-        nodes = ReplacedNodes()
+        nodes = self._nodes = ReplacedNodes()
         unseen = UnseenWork()
         self._formulas = FormulaCalls(tally, unseen, self._running_pass)
         self._modules = ModuleStack(module, self._leave_module, self._formulas.enter_module, self._name_elsewhere)
@@ -92,8 +93,8 @@ class FlopCounter:
             self._rules,
             nodes,
             unseen,
-            self._running_pass,
-            self._formulas.count_kernels,
+            self._pass_of_operator,
+            self._formulas,
             attention=attention,
             devices=tensor_parallel,
             calls=calls,
@@ -110,10 +111,12 @@ class FlopCounter:
             nodes,
             paused=(self._functions, self._launches, self._formulas, unseen),
         )
+        self._one_at_a_time = RLock()
         self._cleanup = ExitStack()
 
     def __enter__(self) -> FlopCounter:
         self._thread.enter()
+        self._nodes.enter()
         with ExitStack() as entered:
             entered.enter_context(self._regions.watched())
             entered.enter_context(self._optimizers.watched())
@@ -146,7 +149,9 @@ class FlopCounter:
         return self._rules.result(self._attention)
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if not self._regions.is_tracing((args, kwargs)):
+        with self._one_at_a_time:
+            if self._regions.is_tracing((args, kwargs)):
+                return
             self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
 
     def _leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -163,11 +168,19 @@ class FlopCounter:
             self._tally.uncounted.add(f"{description} (ran in another thread)")
 
     def _running_pass(self) -> Pass | None:
-        """The pass that is running; None for work that is not counted."""
+        """The pass that is running; None for work that is not counted, such as that of other threads."""
+        running = self._pass_of_operator()
+        return running if running is not Pass.FORWARD or self._thread.is_running else None
+
+    def _pass_of_operator(self) -> Pass | None:
+        """The pass that an operator runs in; None for one that is not counted.
+
+        In other threads the mode sees operators only where torch has carried it there (`torch.jit.fork`, autograd).
+        """
         running = self._regions.current_pass()
         if running is not Pass.FORWARD or self._regions.is_replaying:
             return running
-        return running if self.in_forward and self._thread.is_running and not self._optimizers.is_computing else None
+        return running if self.in_forward and not self._optimizers.is_computing else None
 
 
 def _rules(counter: str, module: nn.Module, tally: Tally) -> ModuleRules:

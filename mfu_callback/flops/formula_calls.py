@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mfu_callback.flops.module_stack import Frame
 from mfu_callback.flops.operators import Operators
@@ -32,8 +33,17 @@ class _Launch(NamedTuple):
     kwargs: dict[str, Any]
 
 
+class _OpenModule(NamedTuple):
+    """A running module that a formula counts."""
+
+    frame: Frame
+    formula: Formula
+
+
 class FormulaCalls:
     """Counts calls of modules, Functions and kernels by their formulas, and names those that nothing can count.
+
+    Its methods run inside the user's calls, and raise nothing of their own.
 
     Args:
         tally: Receives remarks and errors.
@@ -47,7 +57,7 @@ class FormulaCalls:
         self._tally = tally
         self._unseen = unseen
         self._running_pass = running_pass
-        self._open: list[Frame] = []  # running modules that a formula counts
+        self._open: list[_OpenModule] = []
         self._in_operator: list[_Launch] = []  # launches by the operator that is running
         self._excuses = 0  # launches and compiled calls so far: they write memory that no operator has written
 
@@ -60,19 +70,20 @@ class FormulaCalls:
 
     def enter_module(self, frame: Frame) -> None:
         """A module's call begins."""
-        if formula_of_class(type(frame.module)) is not None and self._running_pass() is not None:
-            self._open.append(frame)
+        formula = formula_of_class(type(frame.module))
+        if formula is not None and self._running_pass() is not None:
+            self._open.append(_OpenModule(frame, formula))
             self.operators.are_replaced += 1
 
     def leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> bool:
         """A module's call ends; returns whether a formula counts it, or a module or Function around it."""
-        if not self._open or self._open[-1] is not frame:
+        if not self._open or self._open[-1].frame is not frame:
             return bool(self.operators.are_replaced)
-        self._open.pop()
+        formula = self._open.pop().formula
         self.operators.are_replaced -= 1
-        formula, running = formula_of_class(type(frame.module)), self._running_pass()
+        running = self._running_pass()
         # A checkpoint breaks its second run off as soon as nothing more is needed of it.
-        if formula is not None and running is not None and (output is not None or running is Pass.RECOMPUTED):
+        if running is not None and (output is not None or running is Pass.RECOMPUTED):
             nodes = range(frame.first_node, next_node_number())
             self._count(running, formula, type(frame.module).__name__, (frame.module, *args), kwargs, output, nodes)
             self._unseen.wrote(output)
@@ -108,14 +119,17 @@ class FormulaCalls:
         elif not self._count_launch(running, launch):
             self.operators.leave_out(f"{kernel_name(kernel)} (a Triton kernel)")
 
-    def count_kernels(self, running: Pass) -> bool:
-        """Count the kernels that the last operator has launched; whether there are any and all have a formula."""
-        launches, self._in_operator = self._in_operator, []
-        if not launches or not all(formula_of_kernel(launch.kernel) for launch in launches):
+    def count(self, running: Pass) -> bool:
+        """Count the kernels that the last operator launched; returns whether there are any and all have a formula."""
+        if not all(formula_of_kernel(launch.kernel) for launch in self._in_operator):
             return False
-        for launch in launches:
+        for launch in self._in_operator:
             self._count_launch(running, launch)
-        return True
+        return bool(self._in_operator)
+
+    def forget(self) -> None:
+        """Forget the kernels that the last operator has launched."""
+        self._in_operator.clear()
 
     def _count_launch(self, running: Pass, launch: _Launch) -> bool:
         formula = formula_of_kernel(launch.kernel)
@@ -148,9 +162,12 @@ class FormulaCalls:
         if formula.source == OWN_SOURCE:
             self._tally.notes.add(f"{name} computes a weight: neither it nor its gradient is counted (docs/flops.md)")
         try:
-            self.operators.count_by_formula(running, formula, name, args, kwargs, out, nodes=nodes)
+            with _disable_current_modes():  # what a formula itself computes is not the model's
+                self.operators.count_by_formula(running, formula, name, args, kwargs, out, nodes=nodes)
         except UncountableError as reason:
             self.operators.leave_out(f"{name} ({reason})")
+        except Exception as error:
+            self._tally.rule_errors.add(f"{name}: {type(error).__name__}: {error}")
 
     def _is_connected(self, args: tuple[Any, ...], out: Any) -> bool:
         """Whether operators have computed every tensor of an output, as far as that can be known."""

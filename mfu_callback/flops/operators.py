@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,6 +26,16 @@ from mfu_callback.flops.unseen import UnseenWork
 _log = logging.getLogger(__name__)
 
 
+class LaunchedKernels(Protocol):
+    """The Triton kernels that the last operator has launched."""
+
+    def count(self, running: Pass) -> bool:
+        """Count them, in place of an operator without a rule; returns whether there are any and all have a formula."""
+
+    def forget(self) -> None:
+        """Forget them, at the operator's end."""
+
+
 class Operators:
     """Adds the FLOPs of operators to a tally, and the names of operators that it cannot count.
 
@@ -36,8 +46,7 @@ class Operators:
         nodes: The autograd nodes whose backward counts otherwise.
         unseen: Looks for work that no operator did.
         running_pass: Returns the pass that is running, or None if it is not counted.
-        count_kernels: Counts the Triton kernels that an operator without a rule has launched; returns whether it
-            launched any and all have a formula.
+        kernels: The Triton kernels that the operator has launched.
         attention: The convention for attention: "full" or "causal".
         devices: The number of devices that share the work on one batch.
         calls: Receives every call that really runs.
@@ -51,7 +60,7 @@ class Operators:
         nodes: ReplacedNodes,
         unseen: UnseenWork,
         running_pass: Callable[[], Pass | None],
-        count_kernels: Callable[[Pass], bool],
+        kernels: LaunchedKernels,
         *,
         attention: str,
         devices: int,
@@ -64,7 +73,7 @@ class Operators:
         self._nodes = nodes
         self._unseen = unseen
         self._running_pass = running_pass
-        self._count_kernels = count_kernels
+        self._kernels = kernels
         self._attention = attention
         self._shards = Shards(devices)
         self.are_replaced = 0  # how many running modules and Functions have a formula that counts in their place
@@ -84,12 +93,14 @@ class Operators:
             self._tally.saw_backward |= in_backward() and not is_replay
             self._count_due()
             running = self._running_pass()
-            if running is not None:
-                work = self._see(running, func, args, kwargs, out)
+            self._look(running, func, args, kwargs, out)
+            if running is not None and not self.are_replaced:
+                work = self._count(running, func, args, kwargs, out)
         except UncountableError as reason:
             self.leave_out(f"{operator_name(func)} ({reason})")
         except Exception as error:
             self._tally.rule_errors.add(f"{_described(func, args, kwargs)}: {type(error).__name__}: {error}")
+        self._kernels.forget()
         if not in_backward():
             self._nodes.operator_ended()
         if self._calls is not None and not is_replay:
@@ -123,15 +134,17 @@ class Operators:
             work = Work(due.flops)
             self._tally.add(Pass.BACKWARD, work, operator=due.operator, rule=due.rule, dtype=due.dtype, frame=None)
 
-    def _see(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
-        try:  # a tensor without storage, or a subclass, may raise anything; no count depends on it
-            if running is Pass.FORWARD:
-                for found in self._unseen.look(func, args, kwargs, out, self._modules.description):
-                    self.leave_out(found)
-            self._tally.moved(running, traffic_of(func, args, kwargs, out), operator_name(func), self._modules.name)
+    def _look(self, running: Pass | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Note which memory a call has used, how much of it, and whether something else has written it."""
+        try:  # a tensor subclass may raise anything; no count depends on it
+            if running is not None:
+                self._tally.moved(running, traffic_of(func, args, kwargs, out), operator_name(func), self._modules.name)
+            if running is Pass.FORWARD or torch.is_grad_enabled():
+                found = self._unseen.look(func, args, kwargs, out, self._modules.description)
+                for what in found if running is Pass.FORWARD else ():
+                    self.leave_out(what)
         except Exception:
             _log.debug("The memory that %s uses is not known.", func, exc_info=True)
-        return None if self.are_replaced else self._count(running, func, args, kwargs, out)
 
     def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
         """Count a call; returns the FLOPs of this device, None if it has no rule."""
@@ -146,7 +159,7 @@ class Operators:
             return self.count_by_formula(running, formula, name, args, kwargs, out, nodes=self._nodes.own())
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._tally.notes)
         if work is None:
-            if may_compute(func) and not self._count_kernels(running):
+            if may_compute(func) and not self._kernels.count(running):
                 self.leave_out(name)
             return None
         source = source_of(func) or ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mfu_callback.flops.passes import current_task, in_backward, next_node_number
+from mfu_callback.flops.threads import OwnThread
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +45,11 @@ class ReplacedNodes:
     def __init__(self) -> None:
         self._nodes: dict[int, Backward | None] = {}
         self._known_up_to = 0  # the number of the next node after the last operator
+        self._thread = OwnThread()
+
+    def enter(self) -> None:
+        """Take the numbers of the running thread."""
+        self._thread.enter()
 
     def __contains__(self, number: object) -> bool:
         return number in self._nodes
@@ -58,11 +64,13 @@ class ReplacedNodes:
         An operator's node exists before the operator runs; so since the operator before it, a node is new.
         """
         number = next_node_number()
-        return range(number - 1, number) if number > self._known_up_to else range(0)
+        is_new = self._thread.is_running and number > self._known_up_to
+        return range(number - 1, number) if is_new else range(0)
 
     def operator_ended(self) -> None:
         """Record that an operator has run outside of a backward pass."""
-        self._known_up_to = next_node_number()
+        if self._thread.is_running:
+            self._known_up_to = next_node_number()
 
     def due(self) -> Backward | None:
         """What is to be counted now: the running node is the first of its call in this backward pass."""

@@ -80,7 +80,7 @@ class UnseenWork:
             memory.is_blank, memory.contents = False, None
 
     def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, where: str) -> list[str]:
-        """Register one call of an operator that has run in the forward.
+        """Register one call of an operator that has run in the forward, or where gradients are computed for gradients.
 
         Args:
             func: The operator's overload.
@@ -102,8 +102,9 @@ class UnseenWork:
             unchanged = [tensor for tensor in read if tensor.untyped_storage()._cdata not in overwritten]
             found = [text for tensor in unchanged for text in self._found(tensor, where)]
         written = [*plain_tensors(out), *changed]
-        touched = written if effects.is_known else plain_tensors([out, args, kwargs])
-        self._register(effects, touched, where)
+        everything = plain_tensors([out, args, kwargs])
+        on_one_device = len({tensor.device for tensor in everything}) <= 1  # copies between devices may end later
+        self._register(effects, written if effects.is_known else everything, where, may_sample=on_one_device)
         return found
 
     def wrote(self, values: Any) -> None:
@@ -140,8 +141,7 @@ class UnseenWork:
             return []
         return [f"{memory.where or 'the training step'} (memory filled outside of torch's operators)"]
 
-    def _register(self, effects: _Effects, tensors: list[torch.Tensor], where: str) -> None:
-        on_one_device = len({tensor.device for tensor in tensors}) <= 1  # copies between devices may end later
+    def _register(self, effects: _Effects, tensors: list[torch.Tensor], where: str, *, may_sample: bool) -> None:
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if effects.is_view:
@@ -151,7 +151,7 @@ class UnseenWork:
             memory = self._keep(storage, where)
             memory.is_made = True
             memory.is_blank, memory.is_new = effects.allocates, effects.allocates or effects.fills
-            if effects.is_known and not effects.allocates and on_one_device:
+            if effects.is_known and not effects.allocates and may_sample:
                 memory.contents = _sample(storage) if tensor.device.type == "cpu" or effects.fills else None
 
     def _keep(self, storage: torch.UntypedStorage, where: str) -> _Memory:
@@ -191,6 +191,7 @@ def plain_tensors(values: Any) -> list[torch.Tensor]:
         leaf
         for leaf in tensors_of(values)
         if type(leaf) in _PLAIN and leaf.layout is torch.strided and not leaf.is_nested and leaf.numel()
+        if torch._C._has_storage(leaf)  # inside of torch.func's transforms tensors have none
     ]
 
 

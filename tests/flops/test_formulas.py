@@ -290,3 +290,16 @@ def test_the_shares_of_the_rules_in_one_line():
     assert shares_of_rules({"mfu-callback: aten::bmm": 1, "thop: Linear": 3}) == "thop: Linear 75.0 %, aten::bmm 25.0 %"
     many = {f"mfu-callback: aten::op{place}": 1 for place in range(8)}
     assert shares_of_rules(many).endswith("aten::op5 12.5 % and 2 more")
+
+
+def test_what_a_formula_computes_itself_is_not_the_models(registered):
+    registered(Doubled, forward=lambda module, x: 10 * int((x @ torch.ones(7, 1)).numel()))
+    assert count_flops(Doubled(), X).forward == 150
+
+
+def test_a_kernel_that_an_operator_with_a_rule_launches_is_not_the_next_operators(mix, registered):
+    """Kernels belong to the operator that launches them."""
+    calls = FlopCounter(nn.Identity())._formulas
+    calls._in_operator.append("a kernel")
+    calls.forget()
+    assert calls.count(None) is False

@@ -181,19 +181,20 @@ def test_what_another_thread_computes_with_gradients_is_named_by_its_result():
 
 
 @TORCHSCRIPT
-def test_a_forked_torchscript_task_is_named_by_its_result():
+def test_a_forked_torchscript_task_counts_though_another_thread_runs_it():
     @torch.jit.script
     def product(x, y):
         return x @ y
 
     @torch.jit.script
     def forked(x, y):
-        return torch.jit.wait(torch.jit.fork(product, x, y))
+        return torch.jit.wait(torch.jit.fork(product, x, y)) @ y
 
     x = torch.randn(4, 4, requires_grad=True)
     with FlopCounter(nn.Identity()) as counter:
         (forked(x, x) + 1).sum().backward()
-    assert counter.result().uncounted == ("MmBackward0 (its forward ran in another thread, or before the step)",)
+    count, product_flops = counter.result(), 2 * 4**3
+    assert (count.forward, count.backward, count.complete) == (2 * product_flops, 4 * product_flops, True)
 
 
 def test_other_models_in_other_threads_are_none_of_the_counts_business():
@@ -223,3 +224,62 @@ def test_a_convolution_that_torchscript_computes_itself_is_named():
         count = count_flops(optimized, torch.randn(2, 3, 8, 8))
         assert count.forward == 2 * 2 * 8 * 36 * 4
         assert count.uncounted == ("prim::mkldnn_convolution (computed by TorchScript)",)
+
+
+class Composed(torch.autograd.Function):
+    """A Function that torch.func can transform."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x @ torch.ones(7, 7)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ torch.ones(7, 7)
+
+
+def meta_learning(model, x):
+    """A step of MAML: the gradients of the first loss are part of the second one's graph."""
+    weights = dict(model.named_parameters())
+    gradients = torch.autograd.grad(model(x).sum(), list(weights.values()), create_graph=True)
+    changed = {name: weight - grad for (name, weight), grad in zip(weights.items(), gradients, strict=True)}
+    torch.func.functional_call(model, changed, (x,)).sum().backward()
+
+
+def loss_of(model):
+    return lambda weights, x: torch.func.functional_call(model, weights, (x,)).sum()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        meta_learning,
+        lambda model, x: torch.func.grad(loss_of(model))(dict(model.named_parameters()), x),
+        lambda model, x: torch.vmap(torch.func.grad(loss_of(model)), (None, 0))(dict(model.named_parameters()), x),
+        pytest.param(lambda model, x: torch.func.jvp(model, (x,), (x,)), marks=TORCHSCRIPT),
+        lambda model, x: torch.func.jacrev(lambda x: model(x).sum())(x),
+        lambda model, x: torch.vmap(Composed.apply)(x),
+        lambda model, x: torch.func.grad(lambda x: Composed.apply(x).sum())(x),
+        lambda model, x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=True).sum().backward(),
+        lambda model, x: torch.autograd.grad(model(x).sum(), x, create_graph=True)[0].pow(2).sum().backward(),
+    ],
+)
+def test_gradients_of_gradients_and_transforms_leave_nothing_unseen(run):
+    model = nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Linear(7, 1))
+    with FlopCounter(model) as counter:
+        run(model, X.clone().requires_grad_())
+    assert (counter.result().left_out, counter.result().forward > 0) == ((), True)
+
+
+def test_a_copy_between_devices_may_end_later():
+    watch = unseen.UnseenWork()
+    on_host = torch.zeros(4)
+    watch.look(torch.ops.aten.copy_.default, (on_host, torch.zeros(4, device="meta")), {}, on_host, "Copies")
+    write_behind(on_host)
+    assert watch.look(torch.ops.aten.relu.default, (on_host,), {}, torch.ones(4), "Copies") == []
