@@ -21,6 +21,7 @@ from mfu_callback.flops.operators import Operators
 from mfu_callback.flops.optimizers import SteppingOptimizers
 from mfu_callback.flops.passes import Pass
 from mfu_callback.flops.replaced_nodes import ReplacedNodes
+from mfu_callback.flops.subclass_constructors import SubclassConstructors
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules, OperatorsAlone, ThopAlone, ThopWhereItAgrees
 from mfu_callback.flops.threads import OwnThread
@@ -103,13 +104,14 @@ class FlopCounter:
         self._formulas.is_in_operator = lambda: self._mode.is_in_operator
         self._functions = FunctionCalls(self._formulas.around_function)
         self._launches = TritonLaunches(self._formulas.launched, lambda: self._regions.is_replaying)
+        self._constructors = SubclassConstructors()
         self._regions = CompiledRegions(
             self._modules,
             self._mode,
             self._running_pass,
             tally.uncounted.add,
             nodes,
-            paused=(self._functions, self._launches, self._formulas, unseen),
+            paused=(self._functions, self._launches, self._constructors, self._formulas, unseen),
         )
         self._one_at_a_time = RLock()
         self._cleanup = ExitStack()
@@ -121,7 +123,7 @@ class FlopCounter:
             entered.enter_context(self._regions.watched())
             entered.enter_context(self._optimizers.watched())
             entered.enter_context(self._modules)
-            for watching in (self._functions, self._launches):
+            for watching in (self._functions, self._launches, self._constructors):
                 watching.resume()
                 entered.callback(watching.suspend)
             self._cleanup = entered.pop_all()

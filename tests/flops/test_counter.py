@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.bias import causal_lower_right
 
 from mfu_callback import FlopCounter, count_flops
 from mfu_callback.flops.rules.call import UncountableError
@@ -215,3 +216,27 @@ def test_a_sparse_matrix_counts_what_it_stores():
     matrix = torch.eye(10).to_sparse_csr()
     assert count_flops(Functional(lambda x: matrix @ x), torch.ones(10)).forward == 2 * 10
     assert count_flops(Functional(lambda x: matrix @ x), torch.ones(10, 3)).forward == 2 * 10 * 3
+
+
+class Subclass(torch.Tensor):
+    """A tensor with a name of its own."""
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Subclass(A), lambda: Subclass(), lambda: Subclass([1.0]), lambda: causal_lower_right(3, 4)]
+)
+def test_tensor_subclasses_can_be_constructed_under_the_counter(make):
+    before = torch.Tensor.__new__
+    with FlopCounter(nn.Identity()):
+        assert type(make()) is not torch.Tensor
+        assert torch.Tensor([1, 2]).shape == (2,)
+    assert torch.Tensor.__new__ is before
+    assert "__new__" not in vars(torch.Tensor)
+
+
+def test_a_causal_bias_that_is_made_in_the_forward_counts_its_pairs():
+    q, k = torch.randn(1, 1, 16, 8), torch.randn(1, 1, 64, 8)
+    with FlopCounter(nn.Identity(), attention="causal") as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=causal_lower_right(16, 64))
+    assert counter.result().forward == 2 * 2 * 8 * sum(64 - 16 + i + 1 for i in range(16))
+    assert counter.result().complete
