@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mfu_callback.flops.module_stack import Frame
-from mfu_callback.flops.operators import Operators
+from mfu_callback.flops.operators import FormulaCall, Operators
 from mfu_callback.flops.passes import Pass, next_node_number
 from mfu_callback.flops.rules.call import UncountableError
 from mfu_callback.flops.rules.formulas import (
@@ -84,8 +84,8 @@ class FormulaCalls:
         running = self._running_pass()
         # A checkpoint breaks its second run off as soon as nothing more is needed of it.
         if running is not None and (output is not None or running is Pass.RECOMPUTED):
-            nodes = range(frame.first_node, next_node_number())
-            self._count(running, formula, type(frame.module).__name__, (frame.module, *args), kwargs, output, nodes)
+            name, nodes = type(frame.module).__name__, range(frame.first_node, next_node_number())
+            self._count(running, FormulaCall(formula, name, (frame.module, *args), kwargs, output, nodes))
             self._unseen.wrote(output)
         return True
 
@@ -100,7 +100,8 @@ class FormulaCalls:
         with self._replaced(formula is not None):
             out = call()
         if formula is not None:
-            self._count(running, formula, kind.__name__, args, kwargs, out, range(first, next_node_number()))
+            nodes = range(first, next_node_number())
+            self._count(running, FormulaCall(formula, kind.__name__, args, kwargs, out, nodes))
         elif running is Pass.FORWARD and excuses == self._excuses and not self._is_connected(args, out):
             self.operators.leave_out(f"{kind.__name__} (an autograd.Function whose output no operator computes)")
         self._unseen.wrote(out)
@@ -136,7 +137,7 @@ class FormulaCalls:
         if formula is None:
             return False
         args, kwargs = kernel_arguments(launch.kernel, launch.args, launch.kwargs, formula)
-        self._count(running, formula, kernel_name(launch.kernel), args, kwargs, None, range(0))
+        self._count(running, FormulaCall(formula, kernel_name(launch.kernel), args, kwargs))
         return True
 
     @contextmanager
@@ -147,27 +148,19 @@ class FormulaCalls:
         finally:
             self.operators.are_replaced -= is_replaced
 
-    def _count(
-        self,
-        running: Pass,
-        formula: Formula,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-        nodes: range,
-    ) -> None:
+    def _count(self, running: Pass, call: FormulaCall) -> None:
         if self.operators.are_replaced:
             return
-        if formula.source == OWN_SOURCE:
-            self._tally.notes.add(f"{name} computes a weight: neither it nor its gradient is counted (docs/flops.md)")
+        if call.formula.source == OWN_SOURCE:
+            remark = f"{call.name} computes a weight: neither it nor its gradient is counted (docs/flops.md)"
+            self._tally.notes.add(remark)
         try:
             with _disable_current_modes():  # what a formula itself computes is not the model's
-                self.operators.count_by_formula(running, formula, name, args, kwargs, out, nodes=nodes)
+                self.operators.count_by_formula(running, call)
         except UncountableError as reason:
-            self.operators.leave_out(f"{name} ({reason})")
+            self.operators.leave_out(f"{call.name} ({reason})")
         except Exception as error:
-            self._tally.rule_errors.add(f"{name}: {type(error).__name__}: {error}")
+            self._tally.rule_errors.add(f"{call.name}: {type(error).__name__}: {error}")
 
     def _is_connected(self, args: tuple[Any, ...], out: Any) -> bool:
         """Whether operators have computed every tensor of an output, as far as that can be known."""

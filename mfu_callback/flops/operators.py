@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -24,6 +24,26 @@ from mfu_callback.flops.thop_modules import ModuleRules
 from mfu_callback.flops.unseen import UnseenWork
 
 _log = logging.getLogger(__name__)
+
+
+class FormulaCall(NamedTuple):
+    """A call that a formula from elsewhere counts.
+
+    Attributes:
+        formula: The formula.
+        name: The name of what was called.
+        args: The positional arguments of the call.
+        kwargs: Its keyword arguments.
+        out: What it returned.
+        nodes: The sequence numbers of its autograd nodes.
+    """
+
+    formula: Formula
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any = None
+    nodes: range = range(0)
 
 
 class LaunchedKernels(Protocol):
@@ -155,8 +175,8 @@ class Operators:
             return None
         formula = formula_of_operator(func)
         if formula is not None:
-            args, kwargs = with_defaults(func, args, kwargs)
-            return self.count_by_formula(running, formula, name, args, kwargs, out, nodes=self._nodes.own())
+            complete = with_defaults(func, args, kwargs)
+            return self.count_by_formula(running, FormulaCall(formula, name, *complete, out, self._nodes.own()))
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._tally.notes)
         if work is None:
             if may_compute(func) and not self._kernels.count(running):
@@ -169,31 +189,17 @@ class Operators:
             self._rules.operator(name, self._modules)
         return work
 
-    def count_by_formula(
-        self,
-        running: Pass,
-        formula: Formula,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Any,
-        *,
-        nodes: range,
-    ) -> Work:
-        """Count a call by a formula from elsewhere: the call now, its gradients when they are computed.
+    def count_by_formula(self, running: Pass, call: FormulaCall) -> Work:
+        """Count a call now, and its gradients when they are computed.
 
         Args:
             running: The pass that it runs in.
-            formula: The formula.
-            name: The name of what was called.
-            args: The positional arguments of the call.
-            kwargs: Its keyword arguments.
-            out: What it returned.
-            nodes: The sequence numbers of its autograd nodes.
+            call: The call.
 
         Raises:
             UncountableError: If the formula fails.
         """
+        formula, name, args, kwargs, out, nodes = call
         work = Work(formula.flops(args, kwargs, out))
         self._note_convention(name, formula.source)
         times = self._add(running, work, name, formula.source, (args, kwargs))
