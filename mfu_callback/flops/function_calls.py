@@ -32,7 +32,8 @@ class FunctionCalls:
         self._is_watching = True
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            original = super(_BASE, cls).apply if before is None else before.__get__(None, cls)
+            parent: Any = super(_BASE, cls)
+            original = parent.apply if before is None else before.__get__(None, cls)
             return around(cls, args, kwargs, lambda: original(*args, **kwargs))
 
         _BASE.apply = classmethod(apply)
