@@ -86,7 +86,7 @@ class FlopCounter:
         self._rules = _rules(counter, module, tally)
         nodes = self._nodes = ReplacedNodes()
         unseen = UnseenWork()
-        self._formulas = FormulaCalls(tally, unseen, self._running_pass)
+        self._formulas = FormulaCalls(tally, unseen, nodes, self._running_pass)
         self._modules = ModuleStack(module, self._leave_module, self._formulas.enter_module, self._name_elsewhere)
         self._operators = self._formulas.operators = Operators(
             tally,

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from mfu_callback.flops.module_stack import Frame
 from mfu_callback.flops.operators import FormulaCall, Operators
 from mfu_callback.flops.passes import Pass, next_node_number
+from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.rules.call import UncountableError
 from mfu_callback.flops.rules.formulas import (
     OWN_SOURCE,
@@ -48,14 +49,18 @@ class FormulaCalls:
     Args:
         tally: Receives remarks and errors.
         unseen: Is told what such calls have written.
+        nodes: Is told which Functions are running.
         running_pass: Returns the pass that is running, or None if it is not counted.
     """
 
-    def __init__(self, tally: Tally, unseen: UnseenWork, running_pass: Callable[[], Pass | None]) -> None:
+    def __init__(
+        self, tally: Tally, unseen: UnseenWork, nodes: ReplacedNodes, running_pass: Callable[[], Pass | None]
+    ) -> None:
         self.operators: Operators  # counts by formula; set once, since each of the two needs the other
         self.is_in_operator: Callable[[], bool] = lambda: False
         self._tally = tally
         self._unseen = unseen
+        self._nodes = nodes
         self._running_pass = running_pass
         self._open: list[_OpenModule] = []
         self._in_operator: list[_Launch] = []  # launches by the operator that is running
@@ -97,7 +102,7 @@ class FormulaCalls:
         if running is None:
             return call()
         formula, first, excuses = formula_of_class(kind), next_node_number(), self._excuses
-        with self._replaced(formula is not None):
+        with self._inside(kind, is_replaced=formula is not None):
             out = call()
         if formula is not None:
             nodes = range(first, next_node_number())
@@ -141,12 +146,15 @@ class FormulaCalls:
         return True
 
     @contextmanager
-    def _replaced(self, is_replaced: bool) -> Iterator[None]:
+    def _inside(self, kind: type, *, is_replaced: bool) -> Iterator[None]:
+        is_users = kind.__module__ != "torch._library.autograd"  # torch makes a Function for each custom operator
         self.operators.are_replaced += is_replaced
+        self._nodes.in_function += is_users
         try:
             yield
         finally:
             self.operators.are_replaced -= is_replaced
+            self._nodes.in_function -= is_users
 
     def _count(self, running: Pass, call: FormulaCall) -> None:
         if self.operators.are_replaced:

@@ -10,6 +10,9 @@ from torch.autograd.function import _SingleLevelFunction
 # ``Function.apply`` calls this base's; a name that was bound before (``scale = Scale.apply``) comes here too.
 _BASE: Any = _SingleLevelFunction
 
+Around = Callable[[type, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
+_watching: list[Around] = []  # of all counters, the outermost first
+
 
 class FunctionCalls:
     """Reports the calls of Functions while it is watching; nothing is put on the user's classes.
@@ -20,30 +23,28 @@ class FunctionCalls:
         around: Called with the class, its arguments, and a function that makes the call; returns what that returns.
     """
 
-    def __init__(self, around: Callable[[type, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]) -> None:
+    def __init__(self, around: Around) -> None:
         self._around = around
-        self._before: Any = None  # another counter's
-        self._is_watching = False
 
     def resume(self) -> None:
         """Begin to report."""
-        around = self._around
-        before = self._before = vars(_BASE).get("apply")
-        self._is_watching = True
-
-        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            parent: Any = super(_BASE, cls)
-            original = parent.apply if before is None else before.__get__(None, cls)
-            return around(cls, args, kwargs, lambda: original(*args, **kwargs))
-
-        _BASE.apply = classmethod(apply)
+        _watching.append(self._around)
+        _BASE.apply = classmethod(_apply)
 
     def suspend(self) -> None:
         """Stop reporting."""
-        if not self._is_watching:
-            return
-        if self._before is None:
+        if self._around in _watching:
+            _watching.remove(self._around)
+        if not _watching and "apply" in vars(_BASE):
             del _BASE.apply
-        else:
-            _BASE.apply = self._before
-        self._is_watching = False
+
+
+def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    parent: Any = super(_BASE, cls)
+
+    def call(watching: list[Around]) -> Any:
+        if not watching:
+            return parent.apply(*args, **kwargs)
+        return watching[0](cls, args, kwargs, lambda: call(watching[1:]))
+
+    return call(list(_watching))

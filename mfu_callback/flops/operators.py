@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
@@ -161,8 +162,11 @@ class Operators:
                 self._tally.moved(running, traffic_of(func, args, kwargs, out), operator_name(func), self._modules.name)
             if running is Pass.FORWARD or torch.is_grad_enabled():
                 found = self._unseen.look(func, args, kwargs, out, self._modules.description)
-                for what in found if running is Pass.FORWARD else ():
+                is_models = running is Pass.FORWARD and not self._modules.innermost_is(DistributedDataParallel)
+                for what in found if is_models else ():  # DDP's own buckets are filled by its reducer
                     self.leave_out(what)
+            else:
+                self._unseen.forget(func, args, kwargs)
         except Exception:
             _log.debug("The memory that %s uses is not known.", func, exc_info=True)
 

@@ -46,6 +46,7 @@ class ReplacedNodes:
         self._nodes: dict[int, Backward | None] = {}
         self._known_up_to = 0  # the number of the next node after the last operator
         self._thread = OwnThread()
+        self.in_function = 0  # how many Functions of the user's are running, whose backward is theirs to write
 
     def enter(self) -> None:
         """Take the numbers of the running thread."""
@@ -61,10 +62,11 @@ class ReplacedNodes:
     def own(self) -> range:
         """The node of the operator that has just run; empty if autograd does not follow it.
 
-        An operator's node exists before the operator runs; so since the operator before it, a node is new.
+        An operator's node exists before the operator runs; so since the operator before it, a node is new. Inside of a
+        Function the new node is the Function's.
         """
         number = next_node_number()
-        is_new = self._thread.is_running and number > self._known_up_to
+        is_new = self._thread.is_running and not self.in_function and number > self._known_up_to
         return range(number - 1, number) if is_new else range(0)
 
     def operator_ended(self) -> None:

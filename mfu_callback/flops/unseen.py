@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,6 +32,8 @@ _READS_NOTHING = frozenset(
     )
 )
 _SAMPLES, _SAMPLE_BYTES = 8, 8  # what is remembered of a storage's contents: so many places of so many bytes
+_MOST_NODES = 100  # that are looked at behind a tensor
+_PRODUCT_NODE = re.compile(r".*(?:mm|mv|dot|linear|convolution|attention|rnn|cdist)\w*backward", re.IGNORECASE)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -41,6 +45,7 @@ class _Memory:
         where: The module in which it was made or first used; "" outside of all modules.
         reference: A weak reference, which keeps its address from being reused.
         is_made: Whether an operator has made or written it.
+        is_ours: Whether an operator of the forward has made it, so that all that write it are known.
         is_blank: Whether it was allocated without values and nothing has written it yet.
         is_new: Whether it is blank, or holds the constant that it was made with.
         contents: A sample of its bytes after the last operator that wrote it; None if it is not watched.
@@ -49,6 +54,7 @@ class _Memory:
     where: str
     reference: Any
     is_made: bool = False
+    is_ours: bool = False
     is_blank: bool = False
     is_new: bool = False
     contents: bytes | None = None
@@ -101,11 +107,21 @@ class UnseenWork:
             read = plain_tensors([value for place, value in arguments if place not in effects.written])
             unchanged = [tensor for tensor in read if tensor.untyped_storage()._cdata not in overwritten]
             found = [text for tensor in unchanged for text in self._found(tensor, where)]
-        written = [*plain_tensors(out), *changed]
         everything = plain_tensors([out, args, kwargs])
         on_one_device = len({tensor.device for tensor in everything}) <= 1  # copies between devices may end later
-        self._register(effects, written if effects.is_known else everything, where, may_sample=on_one_device)
+        touched = [*plain_tensors(out), *changed] if effects.is_known else everything
+        given = {id(tensor) for tensor in changed}
+        self._register(effects, touched, given, where, may_sample=on_one_device)
         return found
+
+    def forget(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Register one call of an operator that has run outside of the forward: what it has written is not watched."""
+        effects = _effects(func)
+        if effects.written or not effects.is_known:
+            for tensor in plain_tensors((args, kwargs)):
+                memory = self._memory.get(tensor.untyped_storage()._cdata)
+                if memory is not None:
+                    memory.is_blank, memory.contents = False, None
 
     def wrote(self, values: Any) -> None:
         """Register tensors that were written by something that is counted or named elsewhere, or made by it."""
@@ -126,12 +142,10 @@ class UnseenWork:
         storage = tensor.untyped_storage()
         memory = self._memory.get(storage._cdata)
         if memory is None:
-            node = tensor.grad_fn
             self._keep(storage, where)
-            if node is None or node._sequence_nr() in self._compiled_nodes:
-                return []
+            product = _product_behind(tensor, self._compiled_nodes)
             place = f" in {where}" if where else ""
-            return [f"{node.name()}{place} (its forward ran in another thread, or before the step)"]
+            return [f"{product}{place} (its forward ran in another thread, or before the step)"] if product else []
         changed = memory.contents is not None and memory.contents != _sample(storage)
         if not (memory.is_blank or changed):
             return []
@@ -141,17 +155,22 @@ class UnseenWork:
             return []
         return [f"{memory.where or 'the training step'} (memory filled outside of torch's operators)"]
 
-    def _register(self, effects: _Effects, tensors: list[torch.Tensor], where: str, *, may_sample: bool) -> None:
+    def _register(
+        self, effects: _Effects, tensors: list[torch.Tensor], arguments: set[int], where: str, *, may_sample: bool
+    ) -> None:
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if effects.is_view:
                 if storage._cdata not in self._memory:
                     self._keep(storage, where)
                 continue
+            before = self._memory.get(storage._cdata)
+            # Of memory from before the forward (weights, buffers) it is not known who else writes it.
+            is_ours = before.is_ours if before is not None else effects.is_known and id(tensor) not in arguments
             memory = self._keep(storage, where)
-            memory.is_made = True
+            memory.is_made, memory.is_ours = True, is_ours
             memory.is_blank, memory.is_new = effects.allocates, effects.allocates or effects.fills
-            if effects.is_known and not effects.allocates and may_sample:
+            if is_ours and effects.is_known and not effects.allocates and may_sample:
                 memory.contents = _sample(storage) if tensor.device.type == "cpu" or effects.fills else None
 
     def _keep(self, storage: torch.UntypedStorage, where: str) -> _Memory:
@@ -176,6 +195,8 @@ def _effects(func: Any) -> _Effects:
     if not isinstance(func, torch._ops.OpOverload) or not operator_name(func).startswith("aten::"):
         return _Effects(is_known=False)
     name = operator_name(func)
+    if "batch_norm" in name:  # their schemas do not tell that they write the running statistics
+        return _Effects(is_known=False)
     written: set[int | str] = set()
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -193,6 +214,27 @@ def plain_tensors(values: Any) -> list[torch.Tensor]:
         if type(leaf) in _PLAIN and leaf.layout is torch.strided and not leaf.is_nested and leaf.numel()
         if torch._C._has_storage(leaf)  # inside of torch.func's transforms tensors have none
     ]
+
+
+def _product_behind(tensor: torch.Tensor, known: Container[int]) -> str | None:
+    """The name of the nearest autograd node behind a tensor that may have multiplied; None if there is none.
+
+    Args:
+        tensor: A tensor that no operator seen here has made.
+        known: Sequence numbers of nodes that are counted otherwise.
+    """
+    waiting: list[Any] = [tensor.grad_fn]
+    seen: set[Any] = set()
+    while waiting and len(seen) < _MOST_NODES:
+        node = waiting.pop(0)
+        if node is None or node in seen or node._sequence_nr() in known:
+            continue
+        seen.add(node)
+        name = str(node.name())
+        if _PRODUCT_NODE.match(name) or isinstance(node, torch.autograd.function.BackwardCFunction):
+            return name
+        waiting += [behind for behind, _ in node.next_functions]
+    return None
 
 
 def _sample(storage: torch.UntypedStorage) -> bytes | None:

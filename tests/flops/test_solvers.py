@@ -102,3 +102,23 @@ def test_distances_count_alike_in_both_passes():
     points = torch.randn(6, 4, requires_grad=True)
     count = counted(lambda: torch.pdist(points))
     assert count.forward == count.backward == 6 * 5 * 4
+
+
+class Convolves(torch.autograd.Function):
+    """Computes with a transform first; its backward, which is written by hand, multiplies."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return torch.fft.irfft(torch.fft.rfft(x)) @ weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        return grad @ weight.T, x.T @ grad
+
+
+def test_the_backward_of_a_users_function_counts_though_a_transform_runs_in_its_forward():
+    weight = torch.randn(N, 3, requires_grad=True)
+    count = counted(lambda: Convolves.apply(A, weight))
+    assert (count.forward, count.backward) == (2 * N * N * 3, 2 * 2 * N * N * 3)

@@ -177,7 +177,7 @@ def test_what_another_thread_computes_with_gradients_is_named_by_its_result():
         (pool.submit(lambda: X @ weight).result() + 1).sum().backward()
     count = counter.result()
     assert (count.forward, count.backward) == (0, LINEAR)
-    assert count.uncounted == ("UnsafeViewBackward0 (its forward ran in another thread, or before the step)",)
+    assert count.uncounted == ("MmBackward0 (its forward ran in another thread, or before the step)",)
 
 
 @TORCHSCRIPT
@@ -283,3 +283,73 @@ def test_a_copy_between_devices_may_end_later():
     watch.look(torch.ops.aten.copy_.default, (on_host, torch.zeros(4, device="meta")), {}, on_host, "Copies")
     write_behind(on_host)
     assert watch.look(torch.ops.aten.relu.default, (on_host,), {}, torch.ones(4), "Copies") == []
+
+
+class ActNorm(nn.Module):
+    """Sets its weight from the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(7))
+        self.is_set = False
+
+    def forward(self, x):
+        if not self.is_set:
+            self.weight.data.copy_(x.detach().std(dim=(0, 1)))
+            self.is_set = True
+        return x * self.weight
+
+
+class MaxNorm(nn.Linear):
+    """Keeps the norm of its weight in its forward."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.renorm_(2, 0, 1.0)
+        return super().forward(x)
+
+
+class HoldsViews(nn.Module):
+    """Multiplies by a view of its parameter that it has made before."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = nn.Parameter(torch.randn(100))
+        self.weight = self.flat[:49].view(7, 7).t()
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+MODELS = {
+    "instance norm": lambda: nn.Sequential(nn.Conv1d(5, 5, 3), nn.InstanceNorm1d(5, track_running_stats=True)),
+    "batch norm": lambda: nn.Sequential(nn.Conv1d(5, 5, 3), nn.BatchNorm1d(5)),
+    "lazy batch norm": lambda: nn.Sequential(nn.Conv1d(5, 5, 3), nn.LazyBatchNorm1d()),
+    "set from data": lambda: nn.Sequential(ActNorm(), nn.Linear(7, 7)),
+    "norm kept in the forward": lambda: MaxNorm(7, 7),
+    "views": HoldsViews,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_and_statistics_that_operators_and_optimizers_write_are_no_kernel(name):
+    model = MODELS[name]()
+    with FlopCounter(model) as counter:
+        for _ in range(2):
+            model(X).sum().backward()
+            torch.optim.SGD(model.parameters(), lr=0.1).step() if name != "views" else None
+    assert (counter.result().left_out, counter.result().forward > 0) == ((), True)
+
+
+@pytest.mark.parametrize("options", [{}, {"static_graph": True}, {"gradient_as_bucket_view": True}])
+def test_the_buckets_of_ddp_are_no_kernel(tmp_path, options):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(MODELS["batch norm"](), **options)
+        with FlopCounter(model) as counter:
+            for _ in range(3):  # the second forward builds the buckets anew
+                model(X).sum().backward()
+        assert counter.result().left_out == ()
+    finally:
+        torch.distributed.destroy_process_group()
