@@ -157,11 +157,17 @@ class FlopCounter:
             self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
 
     def _leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        try:
+            self._file(frame, args, kwargs, output)
+        except Exception as error:  # it runs inside the user's call
+            self._tally.rule_errors.add(f"{type(frame.module).__name__}: {type(error).__name__}: {error}")
+
+    def _file(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._formulas.leave_module(frame, args, kwargs, output):
             self._tally.uncounted |= frame.uncounted
             return
         is_forward = self._running_pass() is Pass.FORWARD
-        if is_forward:
+        if is_forward and not frame.has_raised:
             frame.uncounted.update(f"{name} (computed by TorchScript)" for name in unseen_products(frame.module))
         self._rules.leave(frame, args, output if is_forward else None)
 

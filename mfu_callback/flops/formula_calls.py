@@ -88,7 +88,7 @@ class FormulaCalls:
         self.operators.are_replaced -= 1
         running = self._running_pass()
         # A checkpoint breaks its second run off as soon as nothing more is needed of it.
-        if running is not None and (output is not None or running is Pass.RECOMPUTED):
+        if running is not None and (not frame.has_raised or running is Pass.RECOMPUTED):
             name, nodes = type(frame.module).__name__, range(frame.first_node, next_node_number())
             self._count(running, FormulaCall(formula, name, (frame.module, *args), kwargs, output, nodes))
             self._unseen.wrote(output)

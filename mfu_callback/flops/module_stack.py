@@ -31,6 +31,7 @@ class Frame:
         flops: Forward FLOPs.
         by_rule: The same by the rule that counted them.
         uncounted: Names of operators without a rule.
+        has_raised: Whether the call has ended with an exception.
     """
 
     module: nn.Module
@@ -39,6 +40,7 @@ class Frame:
     flops: int = 0
     by_rule: Counter[str] = field(default_factory=Counter)
     uncounted: set[str] = field(default_factory=set)
+    has_raised: bool = False
 
 
 class ModuleStack:
@@ -178,8 +180,10 @@ class ModuleStack:
         if all(frame.module is not module for frame in self._frames):
             return
         while self._frames[-1].module is not module:  # torch does not report every call that raised
+            self._frames[-1].has_raised = True
             self._leave(self._frames[-1], (), {}, None)
             self._frames.pop()
+        self._frames[-1].has_raised = len(kwargs_and_output) == 1
         self._leave(self._frames[-1], args, kwargs, output)
         self._frames.pop()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container
 from enum import Enum
 
 import torch
+
+_tasks_that_create_graphs: deque[int] = deque(maxlen=256)  # numbers of backward passes
 
 
 class Pass(Enum):
@@ -48,10 +51,14 @@ def current_pass(hidden: Container[int] = ()) -> Pass | None:
     number = -1 if node is None else node._sequence_nr()
     if number in hidden:
         return None
+    if not torch.is_grad_enabled():
+        return Pass.BACKWARD
     # Gradients are enabled if a user's own Function or a reentrant checkpoint runs its forward again. A backward pass
-    # with ``create_graph=True`` enables them too, but in torch's own nodes.
-    by_python = isinstance(node, torch.autograd.function.BackwardCFunction)
-    return Pass.RECOMPUTED if torch.is_grad_enabled() and by_python else Pass.BACKWARD
+    # with ``create_graph=True`` enables them in torch's own nodes too, such as that of the loss, which runs first.
+    if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        _tasks_that_create_graphs.append(current_task())
+        return Pass.BACKWARD
+    return Pass.BACKWARD if current_task() in _tasks_that_create_graphs else Pass.RECOMPUTED
 
 
 def recomputes_for_first_graph() -> bool:

@@ -21,6 +21,8 @@ def unseen_products(module: nn.Module) -> list[str]:
     if not isinstance(module, torch.jit.ScriptModule):
         return []
     graph: Any = torch.jit.last_executed_optimized_graph()  # type: ignore[attr-defined]
+    if graph is None:  # its forward is plain Python
+        return []
     own = [kind for kind in _OWN_KERNELS if graph.findAllNodes(kind, recurse=True)]
     groups = [node.g("Subgraph") for kind in _FUSED for node in graph.findAllNodes(kind, recurse=True)]
     return own + [kind for kind in _PRODUCTS if any(group.findAllNodes(kind, recurse=True) for group in groups)]

@@ -33,7 +33,7 @@ _READS_NOTHING = frozenset(
 )
 _SAMPLES, _SAMPLE_BYTES = 8, 8  # what is remembered of a storage's contents: so many places of so many bytes
 _MOST_NODES = 100  # that are looked at behind a tensor
-_PRODUCT_NODE = re.compile(r".*(?:mm|mv|dot|linear|convolution|attention|rnn|cdist)\w*backward", re.IGNORECASE)
+_PRODUCT_NODE = re.compile(r".*(?:mm|mv|dot|linear|convolution|attention|rnn|addr|dist)\w*backward", re.IGNORECASE)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

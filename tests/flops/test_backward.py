@@ -207,3 +207,25 @@ def test_a_users_own_recomputation_is_recomputed():
 
     count = counted(Custom(), rows(requires_grad=True))
     assert (count.forward, count.backward, count.recomputed) == (2 * PRODUCT, 4 * PRODUCT, 2 * PRODUCT)
+
+
+class Product(torch.autograd.Function):
+    """A matmul whose backward is written in Python."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        return grad @ weight.T, x.T @ grad
+
+
+def test_gradients_that_a_function_computes_for_further_gradients_are_no_recomputation():
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, 8, requires_grad=True)
+    with FlopCounter(nn.Identity()) as counter:
+        torch.autograd.grad(Product.apply(x, weight).pow(2).sum(), [x, weight], create_graph=True)
+    count, product = counter.result(), 2 * 4 * 8 * 8
+    assert (count.forward, count.backward, count.recomputed) == (product, 2 * product, 0)

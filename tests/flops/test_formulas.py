@@ -316,3 +316,30 @@ def test_a_kernel_that_an_operator_with_a_rule_launches_is_not_the_next_operator
     calls._in_operator.append("a kernel")
     calls.forget()
     assert calls.count(None) is False
+
+
+def test_the_handle_of_an_earlier_registration_leaves_the_later_one(mix, registered):
+    first = registered(mix.mix, forward=lambda x, times: 5)
+    registered(mix.mix, forward=lambda x, times: 6)
+    first.remove()
+    assert count_flops(Mixes(), X).forward == LINEAR + 6
+
+
+class ReturnsNothing(nn.Module):
+    """Keeps its result."""
+
+    def forward(self, x):
+        self.kept = x @ torch.ones(7, 7)
+
+
+def test_a_module_that_returns_nothing_counts_by_its_formula_too(registered):
+    registered(ReturnsNothing, forward=lambda module, x: 12)
+    assert count_flops(ReturnsNothing(), X).forward == 12
+
+
+def test_a_module_that_raises_does_not_count(registered):
+    registered(Doubled, forward=lambda module, x: 12)
+    model = Doubled()
+    with FlopCounter(model) as counter, contextlib.suppress(RuntimeError):
+        model(torch.ones(3))
+    assert (counter.result().forward, counter.result().left_out) == (0, ())

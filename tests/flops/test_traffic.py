@@ -77,3 +77,12 @@ def test_the_count_of_one_of_several_equal_calls_has_its_share():
     assert count.per_operator["aten::mm"].calls == 1
     assert count.bytes_per_module[""].read == counted(twice).bytes_per_module[""].read // 2
     assert count.per_rule == {"mfu-callback: aten::mm": 2 * 16 * 32 * 8}
+
+
+def test_what_uses_a_shape_alone_reads_nothing():
+    assert bytes_of(lambda: torch.zeros_like(X), "aten::zeros_like") == (1, 0, F32 * 16 * 32)
+    assert bytes_of(lambda: X.new_zeros(4), "aten::new_zeros") == (1, 0, F32 * 4)
+
+
+def test_the_view_at_the_end_of_a_product_of_three_dimensions_is_free():
+    assert bytes_of(lambda: torch.ones(2, 3, 4) @ torch.ones(4, 5), "aten::_unsafe_view") == (1, 0, 0)

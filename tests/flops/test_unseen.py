@@ -353,3 +353,14 @@ def test_the_buckets_of_ddp_are_no_kernel(tmp_path, options):
         assert counter.result().left_out == ()
     finally:
         torch.distributed.destroy_process_group()
+
+
+class PlainForward(torch.jit.ScriptModule):
+    """A module of TorchScript's class whose forward is plain Python."""
+
+    def forward(self, x):
+        return x @ torch.ones(7, 7)
+
+
+def test_a_script_module_with_a_plain_forward():
+    assert count_flops(PlainForward(), X).forward == LINEAR

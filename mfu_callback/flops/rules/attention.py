@@ -28,6 +28,7 @@ from mfu_callback.flops.rules.matmul import sizes
 _UNREADABLE = "the values of an attention mask could not be read, so its attention is counted as the full square"
 _AS_MATMULS = "attention that runs as separate matmuls is counted as the full square"
 _PERHAPS_MASKED = f"{_AS_MATMULS}; whether it is masked could not be read"
+_HIDES = -1e4  # models add this or less to a score to hide it; its exponential is 0 in every dtype
 _LEAST_DIMENSIONS = 3  # of attention's scores: (B x H, T, S) or (B, H, T, S)
 _LAST_AT_LAST = 2  # the efficient kernel's mask type that puts the last query at the last key
 
@@ -60,7 +61,7 @@ def _pairs_of_mask(call: Call, mask: torch.Tensor, square: int) -> int:
     if not is_readable(mask):
         call.notes.add(_UNREADABLE)
         return square
-    visible = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    visible = mask if mask.dtype is torch.bool else mask > _HIDES
     return int(visible.sum()) * square // mask.numel()
 
 

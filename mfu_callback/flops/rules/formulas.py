@@ -73,16 +73,18 @@ class RegisteredFormula:
     """A registration, which `remove` ends.
 
     Args:
-        targets: What the formula was registered for.
+        target: What the formula was registered for.
+        formula: The formula.
     """
 
-    def __init__(self, targets: Iterable[Any]) -> None:
-        self._targets = tuple(targets)
+    def __init__(self, target: Any, formula: Formula) -> None:
+        self._target = target
+        self._formula = formula
 
     def remove(self) -> None:
-        """Remove the formula."""
-        for target in self._targets:
-            _REGISTERED.pop(target, None)
+        """Remove the formula, unless another one has taken its place."""
+        if _REGISTERED.get(self._target) is self._formula:
+            del _REGISTERED[self._target]
 
 
 _REGISTERED: dict[Any, Formula] = {}
@@ -107,7 +109,7 @@ def register_flop_formula(target: Any, *, forward: Function, backward: Function 
             * a subclass of ``torch.autograd.Function``; the formulas take the arguments of ``apply``;
             * a subclass of ``nn.Module``; the formulas take the module and the arguments of its call. The nearest
               registered class of a module's bases counts;
-            * a Triton kernel; the formulas take its arguments and ``grid``.
+            * a Triton kernel; the formulas take its arguments, and ``grid`` if they have such a parameter.
         forward: FLOPs of the call. They replace those of all operators that run inside a module or Function.
         backward: FLOPs of its gradients. They replace those of all operators that run in its backward. Without it,
             these operators are counted by their own rules. A Triton kernel has no backward of its own.
@@ -126,14 +128,14 @@ def register_flop_formula(target: Any, *, forward: Function, backward: Function 
         >>> handle = register_flop_formula(Doubled, forward=lambda module, x: 2 * x.numel() * module.out_features)
         >>> handle.remove()
     """
-    for name, formula in (("forward", forward), ("backward", backward)):
-        if not callable(formula) and not (formula is None and name == "backward"):
-            raise TypeError(f"{name}={formula!r} cannot be called. Give a function of the call's arguments.")
+    for name, function in (("forward", forward), ("backward", backward)):
+        if not callable(function) and not (function is None and name == "backward"):
+            raise TypeError(f"{name}={function!r} cannot be called. Give a function of the call's arguments.")
     key = _key(target)
     if is_triton_kernel(key) and backward is not None:
         raise ValueError("A Triton kernel has no backward. Register the kernel that computes the gradients itself.")
-    _REGISTERED[key] = Formula(REGISTERED_SOURCE, forward, backward)
-    return RegisteredFormula([key])
+    formula = _REGISTERED[key] = Formula(REGISTERED_SOURCE, forward, backward)
+    return RegisteredFormula(key, formula)
 
 
 def formula_of_operator(func: Any) -> Formula | None:
@@ -184,7 +186,7 @@ def kernel_arguments(
     grid = {"grid": kwargs["grid"]} if "grid" in kwargs else {}
     named = {name: value for name, value in kwargs.items() if name in names}
     if formula.source == REGISTERED_SOURCE:
-        return args, named | grid
+        return args, named | (grid if _takes(formula.forward, "grid") else {})
     options: dict[str, Any] = {"kernel_idx": None, "constant_args_idx": None, "tma_descriptor_metadata": {}}
     return (), options | grid | {"kwargs": dict(zip(names, args, strict=False)) | named}
 
@@ -225,6 +227,15 @@ def _key(target: Any) -> Any:
 
 def _overloads(packet: Any) -> list[Any]:
     return [getattr(packet, name) for name in packet.overloads()]
+
+
+def _takes(function: Function, name: str) -> bool:
+    """Whether a formula has a parameter of this name, or takes any keywords."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _wants_out(function: Function, args: Iterable[Any], kwargs: dict[str, Any]) -> bool:

@@ -18,9 +18,23 @@ from mfu_callback.flops.rules.call import tensors_of
 from mfu_callback.flops.rules.operators import operator_name
 
 _ONLY_ALLOCATE = ("aten::empty", "aten::new_empty")  # the beginnings of their names
+# Their schemas do not tell that they return their input's memory, or change its size alone.
+_VIEWS_IN_EFFECT = frozenset({"aten::_unsafe_view", "aten::_reshape_alias", "aten::resize_", "aten::set_"})
 # They write over their first tensor and do not read it.
 _OVERWRITE = frozenset(
-    f"aten::{name}_" for name in ("copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential")
+    f"aten::{name}_"
+    for name in (
+        *("copy", "fill", "zero", "normal", "uniform", "random", "bernoulli", "exponential", "cauchy", "log_normal"),
+        *("geometric", "_foreach_copy", "_foreach_zero"),
+    )
+)
+# They use a tensor's shape alone.
+_READ_SHAPES = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones"),
+        "new_full",
+    )
 )
 # They read as much of their first tensor as they return.
 _GATHER = frozenset({"aten::embedding", "aten::index", "aten::index_select", "aten::gather"})
@@ -42,10 +56,10 @@ def traffic_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
         kwargs: Its keyword arguments.
         out: What it returned.
     """
-    is_free, is_gather, written_arguments = _effects(func)
+    is_free, is_gather, uses_shapes, written_arguments = _effects(func)
     if is_free:
         return Traffic()
-    read, written = tensors_of((args, kwargs)), tensors_of(out)
+    read, written = [] if uses_shapes else tensors_of((args, kwargs)), tensors_of(out)
     if is_gather:
         read = [*read[1:], *written]
     if written_arguments:
@@ -64,12 +78,13 @@ def is_view(func: Any) -> bool:
     """Whether an operator returns its input in another form and touches no memory."""
     schema = getattr(func, "_schema", None)
     infos = [one.alias_info for one in schema.returns] if schema is not None else []
-    return bool(infos) and all(info is not None and not info.is_write for info in infos)
+    is_alias = bool(infos) and all(info is not None and not info.is_write for info in infos)
+    return is_alias or operator_name(func) in _VIEWS_IN_EFFECT
 
 
 @cache
-def _effects(func: Any) -> tuple[bool, bool, tuple[tuple[int, str, bool], ...]]:
-    """Whether an operator moves nothing, whether it is a gather, and the arguments that it writes.
+def _effects(func: Any) -> tuple[bool, bool, bool, tuple[tuple[int, str, bool], ...]]:
+    """Whether an operator moves nothing, is a gather, or uses shapes alone; and the arguments that it writes.
 
     Of each of these the position, the name, and whether it is only written.
     """
@@ -80,7 +95,8 @@ def _effects(func: Any) -> tuple[bool, bool, tuple[tuple[int, str, bool], ...]]:
         for position, one in arguments
         if one.alias_info is not None and one.alias_info.is_write
     )
-    return is_view(func) or name.startswith(_ONLY_ALLOCATE), name in _GATHER, written
+    is_free = is_view(func) or name.startswith(_ONLY_ALLOCATE)
+    return is_free, name in _GATHER, name in _READ_SHAPES, written
 
 
 def _bytes_of(values: Iterable[torch.Tensor]) -> int:
