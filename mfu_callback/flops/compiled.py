@@ -30,7 +30,7 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
         before: Called before the outermost compiled call, with the uncompiled function and its arguments.
         after: Called after the outermost compiled call, also if it raised.
     """
-    original = eval_frame._maybe_set_eval_frame
+    original: Any = eval_frame._maybe_set_eval_frame
     running: list[FrameType] = []
 
     def watched(callback: Any) -> Any:
@@ -39,14 +39,33 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
             running.pop()
             if not running:
                 after()
-        elif caller.f_code.co_name == "compile_wrapper" and callable(callback):
+        elif not is_over and caller.f_code.co_name == "compile_wrapper" and callable(callback):
             running.append(caller)
             if len(running) == 1:
                 before(*(caller.f_locals[name] for name in ("fn", "args", "kwargs")))
         return original(callback)
 
+    is_over = False
+    _replaced[watched] = original
     eval_frame._maybe_set_eval_frame = watched
     try:
         yield
     finally:
-        eval_frame._maybe_set_eval_frame = original
+        is_over = True
+        _over.add(watched)
+        _remove_what_is_over()
+
+
+_replaced: dict[Function, Any] = {}  # by each watching function what it stands in place of
+_over: set[Function] = set()
+
+
+def _remove_what_is_over() -> None:
+    """Put back what the watching functions stand in place of, as far as those on top of them are over too.
+
+    Counters of several threads need not end in the order in which they began.
+    """
+    while eval_frame._maybe_set_eval_frame in _over:
+        watched: Any = eval_frame._maybe_set_eval_frame
+        _over.remove(watched)
+        eval_frame._maybe_set_eval_frame = _replaced.pop(watched)

@@ -179,5 +179,5 @@ class FormulaCalls:
         return not inputs or all(
             tensor.untyped_storage()._cdata in own or self._unseen.is_made_by_operators(tensor)
             for tensor in outputs
-            if tensor.is_floating_point() or tensor.is_complex()
+            if tensor.numel() > 1 and (tensor.is_floating_point() or tensor.is_complex())
         )

@@ -1,5 +1,6 @@
 """Compiled code counts as the eager code does, forward and backward, and is compiled as it would be without us."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
+from mfu_callback.flops.compiled import compiled_calls_watched
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -148,3 +150,14 @@ def test_a_checkpoint_around_compiled_code(use_reentrant):
     torch.testing.assert_close(gradient, eager_gradient)
     assert (count.forward, count.backward, count.recomputed) == (eager.forward, eager.backward, eager.recomputed)
     assert count.complete
+
+
+def test_counters_that_end_in_the_order_in_which_they_began_leave_nothing_behind():
+    before = torch._dynamo.eval_frame._maybe_set_eval_frame
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    for stack in (first, second):
+        stack.enter_context(compiled_calls_watched(lambda *_: None, lambda: None))
+    first.close()
+    assert torch._dynamo.eval_frame._maybe_set_eval_frame is not before
+    second.close()
+    assert torch._dynamo.eval_frame._maybe_set_eval_frame is before
