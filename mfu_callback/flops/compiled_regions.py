@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._pytree import tree_leaves
 
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.module_stack import ModuleStack
-from mfu_callback.flops.operator_mode import OperatorMode, mode_off
+from mfu_callback.flops.operator_mode import OperatorMode, has_fake, mode_off
 from mfu_callback.flops.passes import (
     Pass,
     current_pass,
@@ -80,7 +78,7 @@ class CompiledRegions:
 
     def is_tracing(self, args: Any) -> bool:
         """Whether an operator runs on fake tensors because control flow is being traced."""
-        return self._in_control_flow and any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(args))
+        return self._in_control_flow and has_fake(args)
 
     def current_pass(self) -> Pass | None:
         """The pass that is running; None in compiled code and in its backward, because the replay counts both."""

@@ -61,7 +61,7 @@ class OperatorMode(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs) if hasattr(func, "decompose") else NotImplemented
             if out is not NotImplemented:
                 return out
-        if isinstance(func, HigherOrderOperator) and operator_name(func) in CONTROL_FLOW and not _has_fake(args):
+        if isinstance(func, HigherOrderOperator) and operator_name(func) in CONTROL_FLOW and not has_fake(args):
             return func(*tree_map_only(_BODY, self._watched, args), **tree_map_only(_BODY, self._watched, kwargs))
         self._running += 1
         try:
@@ -107,8 +107,9 @@ def _unwraps_itself(kind: type) -> bool:
     )
 
 
-def _has_fake(args: tuple[Any, ...]) -> bool:
-    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(args))
+def has_fake(values: Any) -> bool:
+    """Whether any tensor in an operator's arguments is fake."""
+    return any(isinstance(leaf, FakeTensor) for leaf in tree_leaves(values))
 
 
 def _has_nested(args: tuple[Any, ...]) -> bool:

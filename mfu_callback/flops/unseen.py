@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from mfu_callback.flops.passes import next_node_number
 from mfu_callback.flops.rules.call import tensors_of
 from mfu_callback.flops.rules.operators import operator_name
+from mfu_callback.flops.rules.traffic import READ_SHAPES
 
 _ALLOCATES = frozenset(
     f"aten::{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
@@ -24,13 +25,10 @@ _FILLS = frozenset(
     for name in ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 )
 # These use a tensor's shape or storage, not its values.
-_READS_NOTHING = frozenset(
+_READS_NOTHING = READ_SHAPES | {
     f"aten::{name}"
-    for name in (
-        *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones"),
-        *("new_full", "set_", "resize_", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type"),
-    )
-)
+    for name in ("set_", "resize_", "record_stream", "detach", "alias", "_has_compatible_shallow_copy_type")
+}
 _SAMPLES, _SAMPLE_BYTES = 8, 8  # what is remembered of a storage's contents: so many places of so many bytes
 _MOST_NODES = 100  # that are looked at behind a tensor
 _PRODUCT_NODE = re.compile(r".*(?:mm|mv|dot|linear|convolution|attention|rnn|addr|dist)\w*backward", re.IGNORECASE)

@@ -16,20 +16,6 @@ REGISTERED, TORCHS = "register_flop_formula", "torch.utils.flop_counter"
 
 
 @pytest.fixture
-def registered():
-    """Registers formulas for the time of a test."""
-    handles = []
-
-    def register(*args, **kwargs):
-        handles.append(register_flop_formula(*args, **kwargs))
-        return handles[-1]
-
-    yield register
-    for handle in handles:
-        handle.remove()
-
-
-@pytest.fixture
 def mix():
     """An operator of a library that torch does not know, whose gradient another of its operators computes."""
     with torch.library._scoped_library("mixing", "FRAGMENT") as library:

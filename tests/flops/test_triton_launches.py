@@ -79,12 +79,9 @@ def test_a_kernel_without_a_formula_is_named_once(scale, make):
     assert launched(scale, make).uncounted == ("scale (a Triton kernel)",)
 
 
-def test_a_kernel_counts_by_its_registered_formula(scale):
-    handle = register_flop_formula(scale, forward=lambda x, out, n, block, grid: 100 * n * grid[0] + block)
-    try:
-        count = launched(scale)
-    finally:
-        handle.remove()
+def test_a_kernel_counts_by_its_registered_formula(scale, registered):
+    registered(scale, forward=lambda x, out, n, block, grid: 100 * n * grid[0] + block)
+    count = launched(scale)
     assert (count.forward, count.complete) == (508, True)
     assert count.per_rule == {"register_flop_formula: scale": 508}
 
@@ -102,7 +99,7 @@ def test_a_kernel_has_no_backward_of_its_own(scale):
         register_flop_formula(scale, forward=lambda **_: 0, backward=lambda **_: 0)
 
 
-def test_a_kernel_inside_an_autotuner_is_launched_once_under_its_own_name(monkeypatch):
+def test_a_kernel_inside_an_autotuner_is_launched_once_under_its_own_name(monkeypatch, registered):
     monkeypatch.setitem(sys.modules, "triton.runtime.jit", types.SimpleNamespace(JITFunction=Launcher))
 
     def scale(x, out, n, block):
@@ -110,11 +107,8 @@ def test_a_kernel_inside_an_autotuner_is_launched_once_under_its_own_name(monkey
 
     tuned = Autotuned(Launcher(scale))
     assert launched(tuned).uncounted == ("scale (a Triton kernel)",)
-    handle = register_flop_formula(tuned, forward=lambda x, out, n, block, grid: n)
-    try:
-        assert launched(tuned).per_rule == {"register_flop_formula: scale": 5}
-    finally:
-        handle.remove()
+    registered(tuned, forward=lambda x, out, n, block, grid: n)
+    assert launched(tuned).per_rule == {"register_flop_formula: scale": 5}
 
 
 class Doubles(torch.autograd.Function):
@@ -133,22 +127,19 @@ class Doubles(torch.autograd.Function):
         return out, None
 
 
-def test_in_a_function_the_kernel_is_named_and_with_a_formula_each_pass_counts(scale):
+def test_in_a_function_the_kernel_is_named_and_with_a_formula_each_pass_counts(scale, registered):
     def run():
         with FlopCounter(nn.Identity()) as counter:
             Doubles.apply(X.clone().requires_grad_(), scale).sum().backward()
         return counter.result()
 
     assert run().uncounted == ("scale (a Triton kernel)",)
-    handle = register_flop_formula(scale, forward=lambda x, out, n, block, grid: 7)
-    try:
-        count = run()
-    finally:
-        handle.remove()
+    registered(scale, forward=lambda x, out, n, block, grid: 7)
+    count = run()
     assert (count.forward, count.backward, count.complete) == (7, 7, True)
 
 
-def test_a_kernel_that_an_operator_launches_counts_in_the_operators_place(scale):
+def test_a_kernel_that_an_operator_launches_counts_in_the_operators_place(scale, registered):
     with torch.library._scoped_library("launching", "FRAGMENT") as library:
         library.define("double(Tensor x) -> Tensor")
 
@@ -165,11 +156,8 @@ def test_a_kernel_that_an_operator_launches_counts_in_the_operators_place(scale)
             return counter.result()
 
         assert run().uncounted == ("launching::double",)
-        handle = register_flop_formula(scale, forward=lambda x, out, n, block, grid: 7)
-        try:
-            count = run()
-        finally:
-            handle.remove()
+        registered(scale, forward=lambda x, out, n, block, grid: 7)
+        count = run()
         assert (count.forward, count.complete) == (7, True)
 
 

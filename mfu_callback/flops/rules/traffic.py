@@ -29,7 +29,7 @@ _OVERWRITE = frozenset(
     )
 )
 # They use a tensor's shape alone.
-_READ_SHAPES = frozenset(
+READ_SHAPES = frozenset(
     f"aten::{name}"
     for name in (
         *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_zeros", "new_ones"),
@@ -96,7 +96,7 @@ def _effects(func: Any) -> tuple[bool, bool, bool, tuple[tuple[int, str, bool], 
         if one.alias_info is not None and one.alias_info.is_write
     )
     is_free = is_view(func) or name.startswith(_ONLY_ALLOCATE)
-    return is_free, name in _GATHER, name in _READ_SHAPES, written
+    return is_free, name in _GATHER, name in READ_SHAPES, written
 
 
 def _bytes_of(values: Iterable[torch.Tensor]) -> int:
