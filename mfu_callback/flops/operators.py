@@ -173,14 +173,14 @@ class Operators:
     def _count(self, running: Pass, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Work | None:
         """Count a call; returns the FLOPs of this device, None if it has no rule."""
         name = operator_name(func)
-        if name in SOLVERS:
-            self._tally.notes.add(remark(name))
-            self._nodes.hide(self._nodes.own() if running is not Pass.BACKWARD else ())
-            return None
         formula = formula_of_operator(func)
         if formula is not None:
             complete = with_defaults(func, args, kwargs)
             return self.count_by_formula(running, FormulaCall(formula, name, *complete, out, self._nodes.own()))
+        if name in SOLVERS:
+            self._tally.notes.add(remark(name))
+            self._nodes.hide(self._nodes.own() if running is not Pass.BACKWARD else ())
+            return None
         work = work_of(func, args, kwargs, out, attention=self._attention, notes=self._tally.notes)
         if work is None:
             if may_compute(func) and not self._kernels.count(running):

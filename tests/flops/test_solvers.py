@@ -122,3 +122,10 @@ def test_the_backward_of_a_users_function_counts_though_a_transform_runs_in_its_
     weight = torch.randn(N, 3, requires_grad=True)
     count = counted(lambda: Convolves.apply(A, weight))
     assert (count.forward, count.backward) == (2 * N * N * 3, 2 * 2 * N * N * 3)
+
+
+def test_a_solver_counts_where_the_user_gives_it_a_formula(registered):
+    solve = torch.ops.aten._linalg_solve_ex
+    registered(solve, forward=lambda a, b, **_: 2 * a.shape[-1] ** 3 // 3, backward=lambda a, b, **_: 100)
+    count = counted(lambda: torch.linalg.solve(A, B))
+    assert (count.forward, count.backward, count.notes) == (2 * N**3 // 3, 100, ())

@@ -30,7 +30,7 @@ class Formula:
     """The FLOPs of one call, as functions of its arguments.
 
     Attributes:
-        source: Who gives it: "register_flop_formula" or "torch.utils.flop_counter".
+        source: Who gives it: "register_flop_formula", "torch.utils.flop_counter", or "mfu-callback".
         forward: Called with the arguments of the call.
         backward: The same for the gradients; None if they are counted by the operators that compute them.
     """
