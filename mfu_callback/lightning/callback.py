@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mfu_callback.lightning.arguments import Arguments
 from mfu_callback.lightning.run import MeasuredRun
+from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.batches import TokensArgument
 from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.summary import Summary

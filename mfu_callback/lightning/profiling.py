@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import PyTorchProfiler
 
 from mfu_callback.lightning import private_names
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.operator_times import BACKWARD, FORWARD
 from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.tools.brackets import Brackets
@@ -33,7 +33,7 @@ class Profiling:
 
     def __init__(
         self,
-        meter: MFUMeter,
+        meter: RunMeter,
         trainer: Trainer,
         operators: RunOperators,
         warn_once: Callable[[str, str], None],

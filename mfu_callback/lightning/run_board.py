@@ -14,7 +14,7 @@ from mfu_callback.board.record import record_of
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import found_batch_size
 from mfu_callback.lightning.run_facts import facts_of
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import write_summary
 from mfu_callback.tools.brackets import Brackets
@@ -55,7 +55,7 @@ class Board:
         if in_tensorboard and trainer.is_global_zero:
             self._try(self._open)
 
-    def show(self, meter: MFUMeter) -> None:
+    def show(self, meter: RunMeter) -> None:
         """Write the facts of the run after its first step.
 
         Args:
@@ -102,7 +102,7 @@ class Board:
                 prefix = private_names.logger_prefix(logger)
                 self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 
-    def _show(self, meter: MFUMeter) -> None:
+    def _show(self, meter: RunMeter) -> None:
         facts = facts_of(self._trainer, self._pl_module, meter)
         self._facts = facts
         for writer in self._writers:

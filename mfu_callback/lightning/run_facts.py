@@ -10,13 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.board.facts import RunFacts
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.peaks.this_machine import device_name
 
 _PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
 
 
-def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> RunFacts:
+def facts_of(trainer: Trainer, pl_module: LightningModule, meter: RunMeter) -> RunFacts:
     """The facts of a run that has begun.
 
     Args:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.tools.brackets import Brackets
 
@@ -31,7 +31,7 @@ class Sampling:
 
     def __init__(
         self,
-        meter: MFUMeter,
+        meter: RunMeter,
         trainer: Trainer,
         module: LightningModule,
         timer: Timer,

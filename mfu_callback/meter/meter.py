@@ -29,7 +29,7 @@ from mfu_callback.peaks import Hint, Peak
 from mfu_callback.peaks.peak import dtype_name
 
 
-class MFUMeter:
+class RunMeter:
     """Measures one training run on one device, step by step.
 
     Call `begin_step`, then `look_at` and `add_forward` for each micro-batch, then `end_step`. Between `look_at` and

@@ -28,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import mfu_callback.flops.compiled_regions
-import mfu_callback.lightning.peak_of_run
+import mfu_callback.meter.peak_of_run
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.peaks import DtypeRate, Peak
@@ -186,7 +186,7 @@ def main() -> None:
         mfu_callback.flops.compiled_regions.compiled_calls_watched = lambda *_: 1 / 0
     if "told" in words:
         known = trainer.global_rank == 0
-        mfu_callback.lightning.peak_of_run.rates_in_training = lambda *_, **__: RATES if known else 1 / 0
+        mfu_callback.meter.peak_of_run.rates_in_training = lambda *_, **__: RATES if known else 1 / 0
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")

@@ -22,7 +22,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-import mfu_callback.lightning.peak_of_run
+import mfu_callback.meter.peak_of_run
 from mfu_callback import MFUCallback
 from tests.helpers.runs import make_trainer, tiny_data
 
@@ -281,7 +281,7 @@ def main() -> None:
     """Train and save this rank's ends of all runs."""
     directory, processes = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    mfu_callback.lightning.peak_of_run.rates_in_training = lambda *_, **__: {}  # which takes a while to measure
+    mfu_callback.meter.peak_of_run.rates_in_training = lambda *_, **__: {}  # which takes a while to measure
     for name, run in RUNS.items():
         if processes in run.processes:
             ends = train(name, run, processes)

@@ -60,7 +60,7 @@ def test_the_settings_of_a_run_are_known():
 
 def test_the_settings_are_in_the_record(monkeypatch):
     # Which dtype is fast depends on the machine, and is not what this is about.
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.rates_in_training", lambda *_, **__: {})
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.rates_in_training", lambda *_, **__: {})
     measured, _ = fit(Step(two_layers()), max_steps=3)
     figures = measured.summary.as_dict()
     assert figures["circumstances"]["num_workers"] == 0

@@ -252,7 +252,7 @@ def test_a_driver_that_fails_leaves_the_peak_out_and_says_so(monkeypatch):
     def fail(*_):
         raise OSError("the driver is gone")
 
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", fail)
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.resolve_peak", fail)
     callback = MFUCallback()
     with pytest.warns(UserWarning, match=r"No peak was found \(OSError: the driver is gone\).*Pass peak="):
         train_tiny(callback)

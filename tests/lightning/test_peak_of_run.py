@@ -11,9 +11,10 @@ from torch import nn
 
 from mfu_callback import MFUCallback, Peak
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.lightning.peak_of_run import PeakOfRun
 from mfu_callback.lightning.private_names import matmul_dtype
+from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.metrics import Window
+from mfu_callback.meter.peak_of_run import PeakOfRun
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.totals import Totals
 from mfu_callback.peaks import Resolution, rates_in_training
@@ -51,13 +52,13 @@ def asked(monkeypatch):
         calls.append(dtype)
         return Resolution(peak=replace(A100, dtype=dtype), achievable=MEASURED, message="known")
 
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", resolve)
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.resolve_peak", resolve)
     return calls
 
 
 def make(asked=None):
     warnings = []
-    return PeakOfRun(Meter(), asked, CPU, lambda subject, message: warnings.append(message)), warnings
+    return PeakOfRun(Meter(), asked, CPU, Messages(lambda line: None, warnings.append)), warnings
 
 
 def count(uncounted=(), **per_dtype):
@@ -110,7 +111,7 @@ def test_a_peak_that_the_user_gave_is_not_looked_up_again(asked):
 def test_a_first_look_up_that_failed_is_made_up_for(asked, monkeypatch):
     of_run, _ = make()
     with monkeypatch.context() as patch:
-        patch.setattr("mfu_callback.lightning.peak_of_run.resolve_peak", lambda *_: 1 / 0)
+        patch.setattr("mfu_callback.meter.peak_of_run.resolve_peak", lambda *_: 1 / 0)
         of_run.find(torch.float8_e4m3fn)
     assert of_run._meter.peaks.peak is None
     of_run.correct_dtype(count(bfloat16=100))
@@ -149,7 +150,7 @@ def again(monkeypatch):
         calls.append((device, dtype, time_limit_sec))
         return keep_best(replace(MEASURED, flops_per_sec=260e12, source="measured: again"), CacheKey.of(device, dtype))
 
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.measure_peak", measure)
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.measure_peak", measure)
     return calls
 
 
@@ -181,7 +182,7 @@ def test_flops_that_were_counted_too_high_do_not_become_the_peak(again):
 
 
 def test_after_a_second_noisy_measurement_the_highest_rate_is_the_peak(monkeypatch):
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.measure_peak", lambda *_, **__: NOISY)
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.measure_peak", lambda *_, **__: NOISY)
     peaks = settled(RunPeaks.of(NOISY).reached(300e12))
     assert peaks.peak.flops_per_sec == peaks.achievable.flops_per_sec == 300e12
     assert peaks.peak.source == "measured: this run reached it, where matmuls alone reached 250 TFLOP/s (noisy)"
@@ -216,7 +217,7 @@ def test_any_other_peak_stays(again, peaks, given):
 
 
 def test_a_second_measurement_that_fails_leaves_the_first(monkeypatch):
-    monkeypatch.setattr("mfu_callback.lightning.peak_of_run.measure_peak", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("mfu_callback.meter.peak_of_run.measure_peak", lambda *_, **__: 1 / 0)
     peaks = RunPeaks.of(NOISY)
     assert settled(peaks) is peaks
 
@@ -246,7 +247,7 @@ def test_a_run_in_a_dtype_that_is_slow_here_is_told_so(precision, is_slow):
 @pytest.mark.parametrize("failing", ["rates_in_training", "hints_for"])
 def test_rates_that_cannot_be_had_cost_the_hints_alone(monkeypatch, failing):
     keep_rates({"float32": AVX2["float32"]}, CacheKey.of(CPU, torch.float32, torch.bfloat16))
-    monkeypatch.setattr(f"mfu_callback.lightning.peak_of_run.{failing}", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(f"mfu_callback.meter.peak_of_run.{failing}", lambda *_, **__: 1 / 0)
     callback, _ = fit(Step(two_layers()))
     assert (callback.summary.hints, callback.summary.fastest) == ((), None)
     assert callback.summary.mfu > 0

@@ -6,7 +6,7 @@ import torch
 
 from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.clock import HostTimer, Phase, StepClock
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window, logged_values
 from mfu_callback.meter.run_peaks import RunPeaks
 from tests.helpers.runs import FakeNow
@@ -24,7 +24,7 @@ def now():
 
 
 def make_meter(now, **arguments):
-    return MFUMeter(clock=StepClock(HostTimer(now)), device=CPU, **{"peak": PEAK, "warmup_steps": 0} | arguments)
+    return RunMeter(clock=StepClock(HostTimer(now)), device=CPU, **{"peak": PEAK, "warmup_steps": 0} | arguments)
 
 
 def run_step(meter, now, batches, phases=((Phase.FORWARD, 1.0),), count=None):

@@ -5,7 +5,7 @@ from torch.distributed.pipelining import PipelineStage
 from mfu_callback.flops import FlopCount
 from mfu_callback.meter.clock import StepClock, timer_for
 from mfu_callback.meter.conventions import Conventions
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.pipelines import PipelineTrial
 from mfu_callback.meter.totals import Totals
 
@@ -17,7 +17,7 @@ NOTHING = FlopCount(forward=0, thop=0, functional=0, backward=0, recomputed=0)
 
 def make_meter(**arguments):
     cpu = torch.device("cpu")
-    return MFUMeter(clock=StepClock(timer_for(cpu)), device=cpu, warmup_steps=0, **arguments)
+    return RunMeter(clock=StepClock(timer_for(cpu)), device=cpu, warmup_steps=0, **arguments)
 
 
 def step(meter):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.rules.thop import conflict_with_thop
 from mfu_callback.flops.table import shares_of_rules
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.messages import Messages
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.pipelines import PipelineTrial
 
 # Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
@@ -28,19 +26,22 @@ class Counting:
     Args:
         meter: Knows which steps must be counted, and stores the counts.
         module: The model.
-        warn_once: Warns with a message, once per subject.
+        messages: Says what was counted.
+        warn_once: Warns of a count with a message, once per subject.
         on_first_count: Called with the first count that found any FLOPs.
     """
 
     def __init__(
         self,
-        meter: MFUMeter,
+        meter: RunMeter,
         module: nn.Module,
+        messages: Messages,
         warn_once: Callable[[str, str], None],
         on_first_count: Callable[[FlopCount], None],
     ) -> None:
         self._meter = meter
         self._module = module
+        self._inform = messages.inform
         self._warn_once = warn_once
         self._on_first_count = on_first_count
         self._counter: FlopCounter | None = None
@@ -53,44 +54,43 @@ class Counting:
         """Check again at the next batch which parameters are frozen."""
         self._state_is_known = False
 
-    def around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap the method that runs the forward pass, the backward pass and the optimizer for a batch."""
+    def is_due(self) -> bool:
+        """Whether the batch in hand must be counted; asked once before it runs."""
+        if not self._state_is_known:
+            self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
+            self._state_is_known = True
+        return self._meter.flops.needs_count
 
-        @functools.wraps(run)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if not self._state_is_known:
-                self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
-                self._state_is_known = True
-            if not self._meter.flops.needs_count:
-                return run(*args, **kwargs)
-            with ExitStack() as stack:
-                trial = stack.enter_context(PipelineTrial())
-                counter = self._counter = self._enter_counter(stack)
-                stack.callback(self._leave_counter)
-                out = run(*args, **kwargs)
-            if trial.was_seen:
-                counter = None
-            if not (trial.was_seen and self._counts_again()):
-                self._take_count(None if counter is None else counter.result().of_one(self._calls))
-            return out
+    @contextmanager
+    def batch(self, *, passes: int | None = None) -> Iterator[None]:
+        """A context that counts the forward passes, backward passes and the optimizer step of one batch.
 
-        return counted
+        Args:
+            passes: How often the batch runs in it. None takes the number of `forward` contexts inside, and outside of
+                them work without gradients is not the model's.
+        """
+        with ExitStack() as stack:
+            trial = stack.enter_context(PipelineTrial())
+            counter = self._counter = self._enter_counter(stack, in_forward=passes is not None)
+            stack.callback(self._leave_counter)
+            yield
+        if trial.was_seen:
+            counter = None
+        if not (trial.was_seen and self._counts_again()):
+            self._take_count(None if counter is None else counter.result().of_one(passes or self._calls))
 
-    def around_training_step(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap the training step, which an optimizer may run several times; each call adds to the work of the step."""
+    @property
+    def is_on(self) -> bool:
+        """Whether a batch is being counted."""
+        return self._counter is not None
 
-        @functools.wraps(training_step)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if self._counter is None:
-                out = training_step(*args, **kwargs)
-            else:  # outside the training step, work without gradients is not the model's
-                self._calls += 1
-                with self._counter.forward_only_inside():
-                    out = training_step(*args, **kwargs)
-            self._meter.add_forward()
-            return out
-
-        return counted
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """A context for one forward pass of the batch that is being counted; an optimizer may run several."""
+        assert self._counter is not None
+        self._calls += 1
+        with self._counter.forward_only_inside():
+            yield
 
     def _counts_again(self) -> bool:
         """Whether the batch is counted again because its step also ran a pipeline's trial; not for ever."""
@@ -105,14 +105,14 @@ class Counting:
         )
         return False
 
-    def _enter_counter(self, stack: ExitStack) -> FlopCounter | None:
+    def _enter_counter(self, stack: ExitStack, *, in_forward: bool) -> FlopCounter | None:
         self._calls = 0
         try:
             self._meter.leave_out("counting")
             operators = self._meter.operators
             calls = None if operators is None else operators.calls
             counter = self._meter.conventions.counter(self._module, calls)
-            counter.in_forward = False
+            counter.in_forward = in_forward
             return stack.enter_context(counter)
         except Exception as error:  # such as a private name that this version of torch lacks
             self._warn_once(
@@ -143,8 +143,8 @@ class Counting:
         self._warn_of(count)
 
     def _report(self, count: FlopCount) -> None:
-        rank_zero_info(
-            f"MFUCallback: {count.forward:.4e} model FLOPs in the forward pass of one batch"
+        self._inform(
+            f"{count.forward:.4e} model FLOPs in the forward pass of one batch"
             f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside thop's modules),"
             f" {self._meter.conventions}. Counted by {shares_of_rules(count.per_rule)}."
         )
@@ -209,4 +209,4 @@ class Counting:
     def _note_once(self, message: str) -> None:
         if not self._has_noted:
             self._has_noted = True
-            rank_zero_info(f"MFUCallback: {message}")
+            self._inform(message)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.messages import Messages
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.peaks import (
@@ -50,27 +50,27 @@ class PeakOfRun:
         meter: Receives the peaks.
         asked: The user's ``peak=``: a `Peak`, FLOP/s, "measured", or None to look the device up.
         device: The device that runs the matmuls.
-        warn_once: Warns with a message, once per subject.
+        messages: Says what was found.
     """
 
     def __init__(
         self,
-        meter: MFUMeter,
+        meter: RunMeter,
         asked: PeakArgument,
         device: torch.device,
-        warn_once: Callable[[str, str], None],
+        messages: Messages,
     ) -> None:
         self._meter = meter
         self._asked = asked
         self._device = device
-        self._warn_once = warn_once
+        self._announce, self._warn_once = messages.inform, messages.warn_once
         self._dtype = torch.float32
 
     def find(self, dtype: torch.dtype) -> None:
         """Find the peak at the dtype of the matmuls' inputs."""
         self._dtype = dtype
         try:
-            found = resolve_peak(self._asked, self._device, dtype, _announce)
+            found = resolve_peak(self._asked, self._device, dtype, self._announce)
         except Exception as error:  # a driver can raise anything
             self._warn_once(
                 "peak",
@@ -81,7 +81,7 @@ class PeakOfRun:
         if found.unexpected:
             self._warn_once(f"peak in {dtype}", found.message)
         else:
-            _announce(found.message)
+            self._announce(found.message)
         self._meter.peaks = RunPeaks.of(found.peak, found.achievable)
 
     def take_count(self, count: FlopCount) -> None:
@@ -97,7 +97,7 @@ class PeakOfRun:
         if isinstance(self._asked, Real | Peak):
             self._dtype = dtype
             return
-        _announce(
+        self._announce(
             f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype of"
             " the Trainer's precision. The peak is looked up again."
         )
@@ -115,14 +115,14 @@ class PeakOfRun:
         self._meter.peaks = replace(self._meter.peaks, of_dtypes=known)
         shares = sorted(self._meter.shares_of_dtypes().items(), key=lambda item: -item[1]["share"])
         parts = ", ".join(f"{dtype} {one['share']:.1%} over {_over(one)}" for dtype, one in shares)
-        _announce(f"MFU sums the FLOPs of each dtype over its own peak: {parts}.")
+        self._announce(f"MFU sums the FLOPs of each dtype over its own peak: {parts}.")
 
     def _peaks_of(self, name: str) -> tuple[Peak, Peak] | None:
         dtype = getattr(torch, name, None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             return None
         try:
-            found = resolve_peak(self._asked, self._device, dtype, _announce)
+            found = resolve_peak(self._asked, self._device, dtype, self._announce)
         except Exception:  # a driver can raise anything, and the other peak is there
             return None
         return None if found.peak is None else (found.peak, found.achievable or found.peak)
@@ -139,7 +139,9 @@ class PeakOfRun:
         reached = max(peaks.achievable or peaks.peak, peaks.of_matmuls, key=_rate)
         if not peaks.peak.is_measured or not (peaks.peak.is_noisy or peaks.peak.flops_per_sec < reached.flops_per_sec):
             return
-        _announce(f"the peak is measured once more, which takes {IN_FIT_SEC} s: the device was not idle when it was.")
+        self._announce(
+            f"the peak is measured once more, which takes {IN_FIT_SEC} s: the device was not idle when it was."
+        )
         try:
             again = self._measure_again(reached)
         except Exception:  # a driver can raise anything, and the figures are there without it
@@ -162,7 +164,7 @@ class PeakOfRun:
             measure: Whether to measure what is not known.
         """
         try:
-            return rates_in_training(self._device, self._dtype, measure=measure, announce=_announce)
+            return rates_in_training(self._device, self._dtype, measure=measure, announce=self._announce)
         except Exception:  # as above
             return {}
 
@@ -199,10 +201,6 @@ def _over(one: Mapping[str, Any]) -> str:
     if one["source"] is None:
         return f"{one['flops_per_sec'] / 1e12:.4g} TFLOP/s, the main dtype's, since its own is unknown"
     return f"{one['flops_per_sec'] / 1e12:.4g} TFLOP/s"
-
-
-def _announce(message: str) -> None:
-    rank_zero_info(f"MFUCallback: {message}")
 
 
 def _dtype_of_most(count: FlopCount) -> torch.dtype | None:

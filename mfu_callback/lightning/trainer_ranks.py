@@ -1,0 +1,42 @@
+"""The processes of a Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+
+class TrainerRanks:
+    """The processes of a Trainer, through its strategy (`mfu_callback.meter.ranks.Ranks`).
+
+    Args:
+        trainer: The Trainer.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self._trainer.world_size
+
+    @property
+    def index(self) -> int:
+        """The number of this process."""
+        return self._trainer.global_rank
+
+    @property
+    def on_this_machine(self) -> int:
+        """Number of processes on this machine."""
+        return self._trainer.num_devices
+
+    def gather(self, row: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes, of shape (ranks, numbers), from this process's row of shape (numbers,)."""
+        return self._trainer.strategy.all_gather(row)
+
+    def broadcast(self, value: Any) -> Any:
+        """The value of the first process."""
+        return self._trainer.strategy.broadcast(value)

@@ -1,0 +1,196 @@
+"""One measured training run, whatever loop drives it: its parts, joined, and what all ranks know of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+from mfu_callback.meter.arguments import Arguments
+from mfu_callback.meter.circumstances import Circumstances
+from mfu_callback.meter.clock import Phase, StepClock, Timer
+from mfu_callback.meter.collectives import CollectiveWaits
+from mfu_callback.meter.counting import Counting
+from mfu_callback.meter.messages import Messages
+from mfu_callback.meter.meter import RunMeter
+from mfu_callback.meter.metrics import Window, logged_values
+from mfu_callback.meter.peak_of_run import PeakOfRun
+from mfu_callback.meter.ranks import Ranks, exchanged, hosts_of
+from mfu_callback.meter.summary import Summary
+from mfu_callback.meter.totals import Totals
+from mfu_callback.peaks import DtypeRate
+
+
+class Measurement:
+    """Measures one training run of a model, for the adapter of a loop that tells when things begin and end.
+
+    It is created where the run begins, so that its whole wall time is known, and measures from `start` on. Then
+    `begin_step`, `meter.look_at` for each micro-batch, which runs inside ``counting.batch()`` if `counting.is_due`, and
+    `end_step`. Nothing is put on the model outside of these.
+
+    Args:
+        module: The model.
+        device: The device that it trains on.
+        timer: Stamps the phases.
+        arguments: The arguments of `MFUCallback`.
+        ranks: The processes of the run.
+        messages: Says what was found.
+
+    Attributes:
+        arguments: As given.
+        clock: The clock; the adapter enters its phases.
+        meter: Joins what is measured.
+        peak: The peak of the run.
+        counting: Counts the batches.
+        waits: Times the waiting for other processes; None for a single one.
+        is_measuring: Whether it was started and not yet summed up.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device: torch.device,
+        timer: Timer,
+        arguments: Arguments,
+        ranks: Ranks,
+        messages: Messages,
+    ) -> None:
+        self.arguments = arguments
+        self.is_measuring = False
+        self.clock = StepClock(timer)
+        self.meter = RunMeter(
+            clock=self.clock,
+            device=device,
+            flops=arguments.flops,
+            backward_factor=arguments.backward_factor,
+            attention=arguments.attention,
+            tokens=arguments.tokens,
+            sync=arguments.sync,
+            warmup_steps=arguments.warmup_steps,
+        )
+        self.peak = PeakOfRun(self.meter, arguments.peak, device, messages)
+        self.counting = Counting(self.meter, module, messages, self._warn_of_count, self.peak.take_count)
+        self.waits: CollectiveWaits | None = None
+        self._device = device
+        self._ranks = ranks
+        self._messages = messages
+        self._is_in_first_replica: Callable[[], bool] = lambda: True
+
+    def start(
+        self,
+        dtype: torch.dtype,
+        wrapped: nn.Module | None,
+        *,
+        ranks_per_batch: int = 1,
+        tensor_parallel: int = 1,
+        is_in_first_replica: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Find the peak, and begin.
+
+        Args:
+            dtype: The dtype of the matmuls' inputs, as far as it is known.
+            wrapped: The model as it is called, with DDP around it.
+            ranks_per_batch: Number of ranks that are handed the same batch.
+            tensor_parallel: Number of those whose work each of them counts.
+            is_in_first_replica: Whether this rank works on the batches that rank zero works on.
+        """
+        self.is_measuring = True
+        self._is_in_first_replica = is_in_first_replica
+        self.meter.share_batches(ranks_per_batch, tensor_parallel=tensor_parallel)
+        self.peak.find(dtype)
+        if self._ranks.size > 1:
+            self.waits = CollectiveWaits(self.clock, wrapped)
+
+    def end_step(self) -> None:
+        """End an optimizer step, which the meter has begun."""
+        waits = self.waits
+        self.meter.end_step(sees_waits=waits is not None and waits.is_on)
+        if waits is not None:
+            waits.next_step()
+
+    def take_values(self) -> dict[str, float]:
+        """The values by tag of all ranks since the last call; empty if one has measured no step. All ranks call it."""
+        ranks = self._all_ranks(self.meter.take_window())
+        if not all(rank.steps for rank in ranks):
+            return {}
+        window = self.meter.window_of(ranks)
+        self.peak.warn_if_above_one(window)
+        return logged_values(window)
+
+    def finish(self, circumstances: Callable[[], Circumstances], *, measure_rates: bool = True) -> Summary:
+        """Sum up the run over all ranks, which all call it.
+
+        Args:
+            circumstances: Returns the settings of the run.
+            measure_rates: Whether to measure how fast the dtypes are, if it is not known.
+        """
+        totals = self.meter.run_totals()
+        if totals.steps and not math.isnan(totals.flops):
+            self.peak.settle()
+        ranks = self._all_ranks(self.meter.with_peaks(totals))
+        rates = self._rates_of_dtypes(measure=measure_rates)
+        self.peak.compare(rates, processes=self._ranks.on_this_machine)
+        self._measure_operators()
+        return self._sum_up(ranks, circumstances)
+
+    def break_off(self, circumstances: Callable[[], Circumstances]) -> Summary | None:
+        """Sum up after an exception, without waiting; None if other ranks are needed.
+
+        Args:
+            circumstances: Returns the settings of the run.
+        """
+        if not self.is_measuring or self._ranks.size > 1:
+            return None
+        with suppress(RuntimeError):  # from a device that no longer answers
+            totals = self.meter.run_totals(wait=False)
+            self.peak.compare(self.peak.rates(measure=False), processes=self._ranks.on_this_machine)
+            return self._sum_up([totals], circumstances)
+        return None
+
+    def _sum_up(self, ranks: list[Totals], circumstances: Callable[[], Circumstances]) -> Summary:
+        self.meter.circumstances = circumstances()
+        summary = self.meter.summary(ranks, hosts_of(len(ranks)))
+        if summary.steps:
+            self.peak.warn_if_above_one(Window(ranks=tuple(ranks)))
+        self.is_measuring = False
+        return summary
+
+    def _measure_operators(self) -> None:
+        """Measure what the operators are compared with, on the first rank alone, which reports them."""
+        operators = self.meter.operators
+        if operators is None or self._ranks.index != 0:
+            return
+        if not operators.times.steps:
+            self._messages.inform("no batch was profiled; the fourth after the warm-up is the first that is.")
+            return
+        self._messages.inform("the roofs of this device's operators are measured, which takes about 2 s.")
+        try:
+            operators.measure(self.meter.peaks)
+        except Exception as error:  # a device without memory for it, a profile that cannot be read
+            self._messages.warn_once("roofs", f"The table of operators is left out ({type(error).__name__}: {error}).")
+
+    def _rates_of_dtypes(self, *, measure: bool) -> dict[torch.dtype, DtypeRate]:
+        """Those of rank zero, which alone measures them: processes that measured at once would slow each other."""
+        count = self.meter.flops.first
+        has_matmuls = count is not None and count.forward > 0
+        rates = self.peak.rates(measure=has_matmuls and measure) if self._ranks.index == 0 else {}
+        shared: dict[torch.dtype, DtypeRate] = rates if self._ranks.size == 1 else self._ranks.broadcast(rates)
+        return shared
+
+    def _all_ranks(self, totals: Totals) -> list[Totals]:
+        if self._ranks.size == 1:
+            return [totals]
+        with self.clock.during(Phase.EXCHANGE):
+            return exchanged(totals, self._ranks, self._device)
+
+    def _warn_of_count(self, subject: str, message: str) -> None:
+        """Warn once; where each rank counts its own part of a batch, also on the other ranks that have one."""
+        own_part = self.meter.conventions.counts_own_part
+        if self._ranks.index == 0 or not own_part or not self._is_in_first_replica():
+            self._messages.warn_once(subject, message)
+        elif self._messages.is_new(subject):
+            warnings.warn(f"On rank {self._ranks.index}: {message}", stacklevel=2)
