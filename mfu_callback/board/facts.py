@@ -11,13 +11,13 @@ class RunFacts:
     """The facts of a run.
 
     Attributes:
-        model: The class of the LightningModule.
+        model: The class of the model.
         parameters: Number of its parameters, over all devices.
         parameter_bytes: Their size in bytes.
         device: Name of the device.
         devices: Number of devices.
-        precision: The Trainer's precision.
-        strategy: The class of the Trainer's strategy.
+        precision: The precision that it trains in, as the loop names it.
+        strategy: How its processes share the work: the class of the Trainer's strategy.
         counter: Name of the FLOP counter.
         batch_size: Samples in the first batch of one process; None if the batch has no tensor.
         batch_flops: Model FLOPs of the forward and backward pass of that batch; None if they were not counted.

@@ -11,13 +11,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import PyTorchProfiler
 
 from mfu_callback.lightning import private_names
+from mfu_callback.meter.chosen_batches import OPERATORS_PROFILED, ChosenBatches
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.operator_times import BACKWARD, FORWARD
 from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.tools.brackets import Brackets
-
-# Indices of the profiled batches, counted from 0 after warm-up. Other batches than those whose modules are timed.
-_PROFILED = frozenset((3, 13, 53))
 
 
 class Profiling:
@@ -43,7 +41,7 @@ class Profiling:
         self._strategy = trainer.strategy
         self._times = operators.times
         self._warn_once = warn_once
-        self._batches = 0
+        self._chosen = ChosenBatches(meter, OPERATORS_PROFILED)
         self._is_off = False
         meter.operators = operators
         if isinstance(trainer.profiler, PyTorchProfiler):  # type: ignore[attr-defined]
@@ -53,10 +51,7 @@ class Profiling:
     def _around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         def profiled(*args: Any, **kwargs: Any) -> Any:
-            if self._is_off or not self._meter.is_warm or self._meter.flops.needs_count:
-                return run(*args, **kwargs)
-            self._batches += 1
-            if self._batches - 1 not in _PROFILED:
+            if self._is_off or not self._chosen.is_next():
                 return run(*args, **kwargs)
             return self._profile(run, args, kwargs)
 

@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.board.record import record_of
+from mfu_callback.board.run_facts import facts_of
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import found_batch_size
-from mfu_callback.lightning.run_facts import facts_of
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import write_summary
@@ -103,7 +103,16 @@ class Board:
                 self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 
     def _show(self, meter: RunMeter) -> None:
-        facts = facts_of(self._trainer, self._pl_module, meter)
+        trainer = self._trainer
+        facts = facts_of(
+            self._pl_module,
+            meter,
+            device=trainer.strategy.root_device,
+            devices=trainer.world_size,
+            precision=str(trainer.precision),
+            strategy=type(trainer.strategy).__name__,
+            accumulate_grad_batches=trainer.accumulate_grad_batches,
+        )
         self._facts = facts
         for writer in self._writers:
             writer.complete_hparams(facts)

@@ -9,13 +9,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from mfu_callback.lightning import private_names
+from mfu_callback.meter.chosen_batches import MODULES_TIMED, ChosenBatches
 from mfu_callback.meter.clock import Timer
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.tools.brackets import Brackets
-
-# Indices of the timed batches, counted from 0 after warm-up.
-_SAMPLED = frozenset((0, 1, 2, 10, 20, 50, 100))
 
 
 class Sampling:
@@ -40,18 +38,13 @@ class Sampling:
         self._meter = meter
         self._strategy = trainer.strategy
         self._times = meter.module_times = ModuleTimes(module, timer)
-        self._batches = 0
+        self._chosen = ChosenBatches(meter, MODULES_TIMED)
         brackets.put(private_names.optimization_loop(trainer), "run", self._around_step)
 
     def _around_step(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         def sampled(*args: Any, **kwargs: Any) -> Any:
-            if not self._meter.is_warm or self._meter.flops.needs_count:
-                return run(*args, **kwargs)
-            self._batches += 1
-            if self._batches - 1 not in _SAMPLED:
-                return run(*args, **kwargs)
-            return self._sample(run, args, kwargs)
+            return self._sample(run, args, kwargs) if self._chosen.is_next() else run(*args, **kwargs)
 
         return sampled
 

@@ -1,4 +1,4 @@
-"""Collects the facts of a run from its Trainer."""
+"""Collects the facts of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.board.facts import RunFacts
@@ -16,28 +16,41 @@ from mfu_callback.peaks.this_machine import device_name
 _PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
 
 
-def facts_of(trainer: Trainer, pl_module: LightningModule, meter: RunMeter) -> RunFacts:
+def facts_of(
+    module: nn.Module,
+    meter: RunMeter,
+    *,
+    device: torch.device,
+    devices: int,
+    precision: str,
+    strategy: str,
+    accumulate_grad_batches: int,
+) -> RunFacts:
     """The facts of a run that has begun.
 
     Args:
-        trainer: The Trainer, in fit.
-        pl_module: The model.
+        module: The model.
         meter: The meter, after the first step.
+        device: The device of this process.
+        devices: As in `RunFacts`.
+        precision: As in `RunFacts`.
+        strategy: As in `RunFacts`.
+        accumulate_grad_batches: As in `RunFacts`.
     """
     # A lazy module that has not run has no parameters yet.
-    parameters = [one for one in pl_module.parameters() if not isinstance(one, UninitializedParameter)]
+    parameters = [one for one in module.parameters() if not isinstance(one, UninitializedParameter)]
     return RunFacts(
-        model=type(pl_module).__name__,
+        model=type(module).__name__,
         parameters=sum(parameter.numel() for parameter in parameters),
         parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        device=device_name(trainer.strategy.root_device),
-        devices=trainer.world_size,
-        precision=str(trainer.precision),
-        strategy=type(trainer.strategy).__name__,
+        device=device_name(device),
+        devices=devices,
+        precision=precision,
+        strategy=strategy,
         counter=meter.conventions.counter_name,
         batch_size=meter.batches.size,
         batch_flops=None if meter.flops.of_first is None else meter.flops.of_first.model,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        accumulate_grad_batches=accumulate_grad_batches,
         versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     )
 
