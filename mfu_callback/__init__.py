@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         register_flop_formula,
     )
     from mfu_callback.lightning.callback import MFUCallback
+    from mfu_callback.loops.meter import MFUMeter
     from mfu_callback.meter.metrics import model_flops_utilization
     from mfu_callback.meter.tokens import count_tokens
     from mfu_callback.peaks import Peak, find_peak, measure_peak
@@ -25,6 +26,7 @@ _MODULES = {
     "finder": ("BatchSizeFinder", "find_batch_size", "predict_batch_size", "predict_memory"),
     "flops": ("FlopCount", "FlopCounter", "count_flops", "palm_flops_per_token", "register_flop_formula"),
     "lightning.callback": ("MFUCallback",),
+    "loops.meter": ("MFUMeter",),
     "meter.metrics": ("model_flops_utilization",),
     "meter.tokens": ("count_tokens",),
     "peaks": ("Peak", "find_peak", "measure_peak"),
@@ -36,6 +38,7 @@ __all__ = [
     "FlopCount",
     "FlopCounter",
     "MFUCallback",
+    "MFUMeter",
     "Peak",
     "count_flops",
     "count_tokens",

@@ -15,7 +15,7 @@ FLOORS = (
     ("logs",),
     ("report",),
     ("board",),
-    ("lightning",),
+    ("lightning", "loops"),
     ("finder",),
     ("",),  # __init__.py, the public names
 )

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.circumstances import circumstances_of
 from mfu_callback.lightning.counted import around_batch, around_training_step
@@ -18,7 +19,7 @@ from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
 from mfu_callback.lightning.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
-from mfu_callback.lightning.sharing import devices_counted_together, is_in_first_replica, ranks_per_batch
+from mfu_callback.lightning.sharing import is_in_first_replica, ranks_per_batch
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.circumstances import Circumstances
@@ -76,7 +77,8 @@ class MeasuredRun:
             private_names.matmul_dtype(trainer),
             trainer.strategy.model,
             ranks_per_batch=ranks_per_batch(trainer, self._arguments.ranks_per_batch, self._messages.warn_once),
-            tensor_parallel=devices_counted_together(trainer, self._pl_module),
+            # An operator on a DTensor counts the work of the group; on plain tensors each rank counts its own.
+            tensor_parallel=group_size(self._pl_module),
             is_in_first_replica=lambda: is_in_first_replica(trainer),
         )
         self._steps.start(trainer)

@@ -1,14 +1,11 @@
-"""How ranks share batches: how many are handed the same one, and whose work each of them counts."""
+"""How ranks share batches: how many are handed the same one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-
-from mfu_callback.flops.rules.shards import MESH_DIMENSION
-from mfu_callback.lightning import private_names
+from lightning.pytorch import Trainer
 
 
 def ranks_per_batch(trainer: Trainer, given: int | None, warn_once: Callable[[str, str], None]) -> int:
@@ -41,25 +38,6 @@ def ranks_per_batch(trainer: Trainer, given: int | None, warn_once: Callable[[st
 def is_in_first_replica(trainer: Trainer) -> bool:
     """Whether this rank works on the batches that rank zero works on, as far as the strategy tells."""
     return bool(_sampler_arguments(trainer).get("rank", trainer.global_rank) == 0)
-
-
-def devices_counted_together(trainer: Trainer, pl_module: LightningModule) -> int:
-    """Number of devices whose work each of them counts.
-
-    An operator on a DTensor sees the whole tensor, and so counts the work of the tensor-parallel group. On plain
-    tensors each rank counts what it computes itself.
-
-    Args:
-        trainer: The Trainer.
-        pl_module: The model, which the strategy has set up.
-    """
-    is_split = any(MESH_DIMENSION in _mesh_dimensions(parameter) for parameter in pl_module.parameters())
-    return private_names.tensor_parallel_size(trainer) if is_split else 1
-
-
-def _mesh_dimensions(parameter: Any) -> tuple[str, ...]:
-    mesh = getattr(parameter, "device_mesh", None)  # a DTensor's
-    return getattr(mesh, "mesh_dim_names", None) or ()
 
 
 def _sampler_arguments(trainer: Trainer) -> dict[str, Any]:

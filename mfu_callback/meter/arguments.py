@@ -23,18 +23,18 @@ class Arguments:
         ValueError: If an argument has a value that is not allowed; the message names it and the allowed values.
     """
 
-    flops: FlopsArgument
-    backward_factor: float | str
-    attention: str
-    peak: PeakArgument
-    tokens: TokensArgument
-    ranks_per_batch: int | None
-    sync: str
-    warmup_steps: int
-    modules: bool
-    operators: bool
-    board: bool
-    summary: str | None
+    flops: FlopsArgument = "thop"
+    backward_factor: float | str = 2.0
+    attention: str = "full"
+    peak: PeakArgument = None
+    tokens: TokensArgument = None
+    ranks_per_batch: int | None = None
+    sync: str = "step"
+    warmup_steps: int = 3
+    modules: bool = False
+    operators: bool = False
+    board: bool = True
+    summary: str | None = "auto"
 
     def __post_init__(self) -> None:
         self._check_counting()

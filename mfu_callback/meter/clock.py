@@ -182,6 +182,10 @@ class StepClock:
         self._stamps.append(self._stamp())
         self._phases.append(phase)
 
+    def rename(self, phase: Phase) -> None:
+        """Take the phase that goes on, since it began, for another."""
+        self._phases[-1] = phase
+
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
         """A context whose time belongs to a phase; afterwards the phase before it goes on."""

@@ -83,6 +83,7 @@ class CollectiveWaits:
             self._remove()
         if is_measured(self._steps, self._apart):
             self._choose_distance()
+            self.is_on, self._waits = True, 0
             self._put()
 
     def begin_backward(self, loss: torch.Tensor) -> None:
@@ -93,6 +94,15 @@ class CollectiveWaits:
         """
         if self.is_on and self._ddp is not None and loss.grad_fn is not None:
             loss.grad_fn.register_prehook(self._queue)
+
+    def suspend(self) -> None:
+        """Take off what a measured step has put on, until `resume` is called in the same step."""
+        self._brackets.remove()
+
+    def resume(self) -> None:
+        """Put it on again."""
+        if self.is_on:
+            self._put()
 
     def remove(self) -> None:
         """Remove what a measured step has put on."""
@@ -111,7 +121,6 @@ class CollectiveWaits:
         self._measured_at.append((self._steps, now))
 
     def _put(self) -> None:
-        self.is_on, self._waits = True, 0
         self._thread = get_ident()
         if torch.distributed.is_available():
             import torch.distributed._functional_collectives as functional

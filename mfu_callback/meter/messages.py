@@ -11,16 +11,20 @@ class Messages:
     Args:
         inform: Shows one line of information, on the first rank alone.
         warn: Shows a warning, on the first rank alone.
+        name: Who says it, as lines of information begin.
     """
 
-    def __init__(self, inform: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, inform: Callable[[str], None], warn: Callable[[str], None], *, name: str = "MFUCallback"
+    ) -> None:
         self._inform = inform
+        self._name = name
         self._warn = warn
         self._warned: set[str] = set()
 
     def inform(self, message: str) -> None:
-        """Show one line of information, which is told to be from here."""
-        self._inform(f"MFUCallback: {message}")
+        """Show one line of information."""
+        self._inform(f"{self._name}: {message}")
 
     def is_new(self, subject: str) -> bool:
         """Whether a subject was not warned of before; it now was."""

@@ -94,11 +94,15 @@ class ModuleTimes:
         def call(*args: Any, **kwargs: Any) -> Any:
             self._mark("")
             out = forward(*args, **kwargs)
-            self._watch_backward_of(out)
+            self.end_forward(out)
             self._mark(None)
             return out
 
         return call
+
+    def end_forward(self, output: Any) -> None:
+        """End the forward pass of the batch, whose backward pass begins from an output."""
+        self._watch_backward_of(output)
 
     def seconds(self) -> tuple[dict[str, Seconds], float]:
         """Mean seconds by module over the faster half of the batches, and the mean size of these batches.

@@ -88,16 +88,21 @@ class OperatorTimes:
             yield
         self._profiles.append(one)
 
+    @contextmanager
+    def span(self, phase: str) -> Iterator[None]:
+        """A context whose operators belong to a phase; waits at its end for a device that is behind the host."""
+        with record_function(f"{_PREFIX}{phase}"):
+            yield
+            if self._on_device:
+                torch.accelerator.synchronize()
+
     def during(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function whose operators belong to a phase; waits at its end for a device that is behind the host."""
+        """Wrap a function whose operators belong to a phase (`span`)."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with record_function(f"{_PREFIX}{phase}"):
-                out = function(*args, **kwargs)
-                if self._on_device:
-                    torch.accelerator.synchronize()
-            return out
+            with self.span(phase):
+                return function(*args, **kwargs)
 
         return call
 

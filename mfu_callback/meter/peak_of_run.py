@@ -98,8 +98,8 @@ class PeakOfRun:
             self._dtype = dtype
             return
         self._announce(
-            f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype of"
-            " the Trainer's precision. The peak is looked up again."
+            f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype"
+            " that the precision of the run implies. The peak is looked up again."
         )
         self.find(dtype)
 

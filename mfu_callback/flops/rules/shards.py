@@ -20,6 +20,15 @@ from mfu_callback.tools.nested import tensors_in
 MESH_DIMENSION = "tensor_parallel"
 
 
+def group_size(module: nn.Module) -> int:
+    """Number of devices of the tensor-parallel group that a model's parameters are sharded over; 1 without one."""
+    for parameter in module.parameters():
+        mesh = getattr(parameter, "device_mesh", None)  # a DTensor's
+        if MESH_DIMENSION in (getattr(mesh, "mesh_dim_names", None) or ()):
+            return int(mesh[MESH_DIMENSION].size())  # type: ignore[index]
+    return 1
+
+
 class Shards:
     """Finds how many devices of the group do the work of an operator, each on a different shard.
 
