@@ -121,7 +121,5 @@ class LoopPhases:
 
 
 def _called_modules(module: nn.Module) -> list[nn.Module]:
-    """The module, or of one that cannot be called (a ModuleList of several models) those inside."""
-    if type(module).forward is not nn.Module.forward:
-        return [module]
-    return [inner for child in module.children() for inner in _called_modules(child)]
+    """The module, or of a list of several models those inside."""
+    return list(module.children()) if isinstance(module, nn.ModuleList | nn.ModuleDict) else [module]
