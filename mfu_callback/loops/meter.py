@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mfu_callback.flops.rules.shards import group_size
+from mfu_callback.loops.loggers import checked, log_values
 from mfu_callback.loops.phases import LoopPhases
 from mfu_callback.loops.process_group import ProcessGroup
 from mfu_callback.loops.sampling import ModuleSampling, OperatorSampling
@@ -26,6 +27,7 @@ from mfu_callback.meter.clock import Phase, timer_for
 from mfu_callback.meter.known_circumstances import known_circumstances
 from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.messages import Messages
+from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import print_summary
 
@@ -51,6 +53,9 @@ class MFUMeter:
         device: The device that trains. None takes that of the model's parameters.
         dtype: The dtype of the matmuls' inputs. None takes that of most parameters, and after the first count that of
             most FLOPs.
+        loggers: Where `log` sends the values: loggers of Lightning or Fabric, or a
+            `torch.utils.tensorboard.SummaryWriter`.
+        fabric: A `lightning.fabric.Fabric`, whose device, precision and loggers are taken where none are given.
         directory: Where ``mfu_summary.json`` is written at the end; None writes none.
         arguments: The keywords of `MFUCallback`, which describes them.
 
@@ -80,14 +85,20 @@ class MFUMeter:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        loggers: Sequence[Any] = (),
+        fabric: Any = None,
         directory: str | Path | None = None,
         **arguments: Any,
     ) -> None:
         self.summary: Summary | None = None
         self._model = model
         self._arguments = Arguments(**arguments)
+        if fabric is not None:
+            device, dtype = device or fabric.device, dtype or matmul_dtype_of(fabric.strategy.precision)
+            loggers = loggers or fabric.loggers
         self._device = None if device is None else torch.device(device)
         self._dtype = dtype
+        self._loggers = checked(loggers)
         self._directory = None if directory is None else Path(directory)
         self._made_at = perf_counter()
         self._ranks = ProcessGroup()
@@ -97,6 +108,7 @@ class MFUMeter:
         self._in_block = self._in_step = False
         self._without_step = 0
         self._steps = 0  # since values() were last asked for
+        self._all_steps = 0
         self._loaders: list[Any] = []
 
     def fetch(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
@@ -154,6 +166,7 @@ class MFUMeter:
                 measurement.waits.suspend()
             self._in_step = False
             self._steps += 1
+            self._all_steps += 1
 
     @contextmanager
     def pause(self, part: str = "validation") -> Iterator[None]:
@@ -184,6 +197,20 @@ class MFUMeter:
         self._steps = 0
         measurement.counting.forget_state()
         return measurement.take_values()
+
+    def log(self, step: int | None = None) -> dict[str, float]:
+        """Send the values since the last call to the loggers. On several ranks, all of them call it.
+
+        Args:
+            step: The step that they belong to. None takes the number of optimizer steps so far.
+
+        Returns:
+            The values by tag (`values`).
+        """
+        values = self.values()
+        if values and self._ranks.index == 0:
+            log_values(self._loggers, values, self._all_steps if step is None else step)
+        return values
 
     def close(self) -> Summary:
         """End the measurement, print the summary as ``summary=`` says and write it to the directory.

@@ -32,6 +32,8 @@ def main(directory: Path, how: str) -> None:
     model = tiny_gpt()
     torch.manual_seed(rank)
     called = DistributedDataParallel(model) if "ddp" in words else fully_shard(model)
+    if "slow" in words and is_last:
+        model.dropout.register_forward_pre_hook(lambda *_: time.sleep(SLEEP_SEC))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     meter = None if "without" in words else make_meter(called)
     batches = tiny_batches(STEPS, samples=2 if "uneven" in words and is_last else 4)
@@ -40,8 +42,6 @@ def main(directory: Path, how: str) -> None:
     for number, batch in enumerate(batches if meter is None else meter.fetch(batches)):
         is_end = (number + 1) % accumulate == 0
         with nullcontext() if meter is None else meter.step(batch):
-            if "slow" in words and is_last:
-                time.sleep(SLEEP_SEC)
             if "raising" in words and is_last and number == 5:
                 raise ValueError("the user's own")
             with nullcontext() if is_end or "ddp" not in words else called.no_sync():

@@ -1,0 +1,40 @@
+"""The loggers of a loop: those of Lightning and Fabric, and TensorBoard's SummaryWriter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def checked(loggers: Sequence[Any]) -> tuple[Any, ...]:
+    """The loggers, each of a known kind.
+
+    Args:
+        loggers: Objects with ``log_metrics(metrics, step)`` or with ``add_scalar(tag, value, step)``.
+
+    Raises:
+        TypeError: If one has neither.
+    """
+    for logger in loggers:
+        if not (hasattr(logger, "log_metrics") or hasattr(logger, "add_scalar")):
+            raise TypeError(
+                f"loggers= has a {type(logger).__name__}, with neither log_metrics() nor add_scalar(). Pass loggers"
+                " of Lightning or Fabric, or a torch.utils.tensorboard.SummaryWriter; or log meter.values() yourself."
+            )
+    return tuple(loggers)
+
+
+def log_values(loggers: Sequence[Any], values: Mapping[str, float], step: int) -> None:
+    """Send values to each logger.
+
+    Args:
+        loggers: The loggers (`checked`).
+        values: The values by tag.
+        step: The step that they belong to.
+    """
+    for logger in loggers:
+        if hasattr(logger, "log_metrics"):
+            logger.log_metrics(metrics=dict(values), step=step)
+        else:
+            for tag, value in values.items():
+                logger.add_scalar(tag, value, step)
