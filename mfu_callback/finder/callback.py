@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
 from mfu_callback.finder.data.stage_data import setting_of
@@ -19,7 +15,11 @@ from mfu_callback.finder.show import show_in_loggers
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import FindsBatchSize
+from mfu_callback.lightning.namespaces import MisconfigurationException, rank_zero_info
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class BatchSizeFinder(FindsBatchSize):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.sweep import SweepPoint
 from mfu_callback.flops import FlopCounter
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.meter.metrics import model_flops_utilization
 from mfu_callback.meter.tokens import count_samples, count_tokens
 from mfu_callback.peaks import resolve_peak
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _FORWARD_AND_BACKWARD = 3  # a step's FLOPs are this many times the forward pass's
 

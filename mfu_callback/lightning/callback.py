@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mfu_callback.lightning.arguments import Arguments
+from mfu_callback.lightning.namespaces import Callback
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.batches import TokensArgument
 from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks import PeakArgument
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class MFUCallback(Callback):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.optim import Optimizer
@@ -14,6 +13,9 @@ from torch.utils.data import DataLoader
 
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.peaks.this_machine import usable_cores
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 # The devices for which torch has fused optimizers
 # (https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html).

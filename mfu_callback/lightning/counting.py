@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
 from mfu_callback.flops.rules.thop import conflict_with_thop
 from mfu_callback.flops.table import shares_of_rules
+from mfu_callback.lightning.namespaces import rank_zero_info
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.pipelines import PipelineTrial
 

@@ -9,9 +9,9 @@ from numbers import Real
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mfu_callback.flops import FlopCount
+from mfu_callback.lightning.namespaces import rank_zero_info
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.run_peaks import RunPeaks

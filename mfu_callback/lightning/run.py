@@ -6,18 +6,17 @@ import math
 import platform
 import warnings
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.arguments import Arguments
 from mfu_callback.lightning.circumstances import circumstances_of
 from mfu_callback.lightning.counting import Counting
 from mfu_callback.lightning.metric_log import MetricLog
+from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.peak_of_run import PeakOfRun
 from mfu_callback.lightning.phases import bracket_phases
@@ -36,6 +35,9 @@ from mfu_callback.meter.totals import Totals
 from mfu_callback.peaks import DtypeRate
 from mfu_callback.report.end_of_fit import line_of, print_summary
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class MeasuredRun:

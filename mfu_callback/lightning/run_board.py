@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
@@ -18,6 +15,9 @@ from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import write_summary
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class Board:
@@ -97,8 +97,8 @@ class Board:
             return
         from mfu_callback.board.run_writer import RunWriter
 
-        for logger in self._trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and isinstance(logger.experiment, SummaryWriter):
+        for logger in private_names.tensorboard_loggers(self._trainer):
+            if isinstance(logger.experiment, SummaryWriter):
                 prefix = private_names.logger_prefix(logger)
                 self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch.nn.parameter import UninitializedParameter
 
 from mfu_callback.board.facts import RunFacts
+from mfu_callback.lightning.namespaces import distribution_of
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.peaks.this_machine import device_name
 
-_PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> RunFacts:
@@ -38,8 +40,13 @@ def facts_of(trainer: Trainer, pl_module: LightningModule, meter: MFUMeter) -> R
         batch_size=meter.batches.size,
         batch_flops=None if meter.flops.of_first is None else meter.flops.of_first.model,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
-        versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        versions=_versions(trainer),
     )
+
+
+def _versions(trainer: Trainer) -> dict[str, str]:
+    packages = ("mfu-callback", "torch", distribution_of(trainer), "thop")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str:

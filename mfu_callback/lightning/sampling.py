@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 # Indices of the timed batches, counted from 0 after warm-up.
 _SAMPLED = frozenset((0, 1, 2, 10, 20, 50, 100))

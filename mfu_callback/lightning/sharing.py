@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.flops.rules.shards import MESH_DIMENSION
 from mfu_callback.lightning import private_names
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 def ranks_per_batch(trainer: Trainer, given: int | None, warn_once: Callable[[str, str], None]) -> int:
