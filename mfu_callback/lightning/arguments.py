@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Literal
 
-from mfu_callback.flops import ATTENTIONS, COUNTERS
+from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
 from mfu_callback.meter.batches import TokensArgument
-from mfu_callback.meter.conventions import FlopsArgument
-from mfu_callback.meter.ledger import SYNCS
+from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
+from mfu_callback.meter.ledger import SYNCS, Sync
 from mfu_callback.peaks import Peak, PeakArgument
 
+SummaryStyle = Literal["auto", "table", "line"] | None
 SUMMARIES = ("auto", "table", "line", None)
 
 
@@ -24,17 +26,17 @@ class Arguments:
     """
 
     flops: FlopsArgument
-    backward_factor: float | str
-    attention: str
+    backward_factor: BackwardFactor
+    attention: Attention
     peak: PeakArgument
     tokens: TokensArgument
     ranks_per_batch: int | None
-    sync: str
+    sync: Sync
     warmup_steps: int
     modules: bool
     operators: bool
     board: bool
-    summary: str | None
+    summary: SummaryStyle
 
     def __post_init__(self) -> None:
         self._check_counting()

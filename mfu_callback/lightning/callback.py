@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mfu_callback.lightning.arguments import Arguments
+from mfu_callback.flops import Attention
+from mfu_callback.lightning.arguments import Arguments, SummaryStyle
 from mfu_callback.lightning.namespaces import Callback
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.batches import TokensArgument
-from mfu_callback.meter.conventions import FlopsArgument
+from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
+from mfu_callback.meter.ledger import Sync
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks import PeakArgument
 
@@ -103,17 +105,17 @@ class MFUCallback(Callback):
         self,
         *,
         flops: FlopsArgument = "thop",
-        backward_factor: float | str = 2.0,
-        attention: str = "full",
+        backward_factor: BackwardFactor = 2.0,
+        attention: Attention = "full",
         peak: PeakArgument = None,
         tokens: TokensArgument = None,
         ranks_per_batch: int | None = None,
-        sync: str = "step",
+        sync: Sync = "step",
         warmup_steps: int = 3,
         modules: bool = False,
         operators: bool = False,
         board: bool = True,
-        summary: str | None = "auto",
+        summary: SummaryStyle = "auto",
     ) -> None:
         super().__init__()
         self.summary: Summary | None = None
