@@ -13,8 +13,6 @@ from mfu_callback.board.facts import RunFacts
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.peaks.this_machine import device_name
 
-_PACKAGES = ("mfu-callback", "torch", "lightning", "thop")
-
 
 def facts_of(
     module: nn.Module,
@@ -25,6 +23,7 @@ def facts_of(
     precision: str,
     strategy: str,
     accumulate_grad_batches: int,
+    loop: str | None = None,
 ) -> RunFacts:
     """The facts of a run that has begun.
 
@@ -36,7 +35,9 @@ def facts_of(
         precision: As in `RunFacts`.
         strategy: As in `RunFacts`.
         accumulate_grad_batches: As in `RunFacts`.
+        loop: What pip installs the loop's package by; None for a loop of one's own.
     """
+    packages = ("mfu-callback", "torch", *(() if loop is None else (loop,)), "thop")
     # A lazy module that has not run has no parameters yet.
     parameters = [one for one in module.parameters() if not isinstance(one, UninitializedParameter)]
     return RunFacts(
@@ -51,12 +52,12 @@ def facts_of(
         batch_size=meter.batches.size,
         batch_flops=None if meter.flops.of_first is None else meter.flops.of_first.model,
         accumulate_grad_batches=accumulate_grad_batches,
-        versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        versions={"python": platform.python_version()} | {name: _version(name) for name in packages},
     )
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # Lightning is installed under its older name, or the package runs from its sources
+    except PackageNotFoundError:  # it runs from its sources
         return torch.__version__ if package == "torch" else "unknown"

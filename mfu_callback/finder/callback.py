@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
 from mfu_callback.finder.data.stage_data import setting_of
 from mfu_callback.finder.find import Search
 from mfu_callback.finder.limits.limit import MemoryLimit
-from mfu_callback.finder.options import Options
+from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.show import show_in_loggers
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import FindsBatchSize
+from mfu_callback.lightning.namespaces import MisconfigurationException, rank_zero_info
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class BatchSizeFinder(FindsBatchSize):
@@ -70,7 +70,7 @@ class BatchSizeFinder(FindsBatchSize):
         max_size: int | None = None,
         margin: float = 0.05,
         resolution: float = 0.01,
-        objective: str = "memory",
+        objective: Objective = "memory",
         budget: int | None = None,
         init_size: int = 2,
         multiple_of: int = 1,

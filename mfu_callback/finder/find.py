@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
 from mfu_callback.finder.data.samples import MOST_SAMPLES
@@ -23,7 +20,11 @@ from mfu_callback.finder.search import find_largest
 from mfu_callback.finder.sweep import SweepPoint, sizes_between, smallest_as_fast, step_times
 from mfu_callback.finder.trials.ranks import Ranks
 from mfu_callback.finder.trials.trial import Trials
+from mfu_callback.lightning.namespaces import MisconfigurationException, rank_zero_info, rank_zero_warn
 from mfu_callback.meter.clock import timer_for
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _STEPS_PER_TURN = 3  # timed steps of a size in each round of a sweep
 _WORTH_A_GUESS = 64  # a guess saves trials only if larger sizes than this are allowed

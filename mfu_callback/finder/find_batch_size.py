@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
-
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.callback import BatchSizeFinder
 from mfu_callback.finder.data.loaders import NAMES
 from mfu_callback.finder.find import Search
 from mfu_callback.finder.result import BatchSizeResult
-from mfu_callback.finder.trials.isolation import random_state_kept
+from mfu_callback.finder.trials.isolation import dummy_loggers, random_state_kept
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import MisconfigurationException
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 
 def find_batch_size(
@@ -60,15 +60,15 @@ def find_batch_size(
     """
     if method not in NAMES:
         raise ValueError(f"method={method!r} is not known. Use one of {tuple(NAMES)}.")
-    _check(trainer)
     finder = _FindAndStop(**options)
+    _check(trainer)
     if method == "fit":
         given = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
     else:
         given = {"dataloaders": dataloaders}
     with _as_before(trainer, model), random_state_kept():
         trainer.callbacks = [finder]  # type: ignore[attr-defined]
-        trainer.loggers = [DummyLogger() for _ in trainer.loggers]
+        trainer.loggers = dummy_loggers(trainer)
         getattr(trainer, method)(model, **given, datamodule=datamodule)
     if finder.result is None:
         raise MisconfigurationException(f"The Trainer did not reach the start of {method}. Its log says why.")
@@ -80,7 +80,7 @@ class _FindAndStop(BatchSizeFinder):
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.result = Search(trainer, pl_module, stage, self._options, must_set=False).run()
-        raise private_names.stop_here()
+        raise private_names.stop_here(trainer)
 
 
 def _check(trainer: Any) -> None:

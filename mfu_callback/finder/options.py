@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-OBJECTIVES = ("memory", "throughput")
+Objective = Literal["memory", "throughput"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 DEFAULT_MAX_SIZE = 2**20  # the default of max_size: making a larger batch takes seconds
 
 
@@ -20,7 +21,7 @@ class Options:
     max_size: int | None = None
     margin: float = 0.05
     resolution: float = 0.01
-    objective: str = "memory"
+    objective: Objective = "memory"
     budget: int | None = None
     init_size: int = 2
     multiple_of: int = 1

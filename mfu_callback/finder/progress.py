@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.status import Status
 
 from mfu_callback.finder.trials.trial import Trial
+from mfu_callback.lightning.namespaces import rank_zero_info
 
 
 class SearchProgress:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.sweep import SweepPoint
 from mfu_callback.flops import FlopCounter
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.meter.metrics import model_flops_utilization
+from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.tokens import count_samples, count_tokens
 from mfu_callback.peaks import resolve_peak
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _FORWARD_AND_BACKWARD = 3  # a step's FLOPs are this many times the forward pass's
 
@@ -32,7 +34,7 @@ class Rates:
         self._share = private_names.tensor_parallel_size(trainer)
         self._factor = _FORWARD_AND_BACKWARD if is_training else 1
         self._micro_batches = trainer.accumulate_grad_batches if is_training else 1
-        resolution = resolve_peak(None, trainer.strategy.root_device, private_names.matmul_dtype(trainer))
+        resolution = resolve_peak(None, trainer.strategy.root_device, matmul_dtype_of(trainer.precision_plugin))
         (rank_zero_warn if resolution.unexpected else rank_zero_info)(f"BatchSizeFinder: {resolution.message}")
         self._peak = resolution.peak
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
-
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import rank_zero_info
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 TAG = "batch_size_finder"
 SWEEP_FILE = "batch_size_sweep.png"
@@ -20,7 +20,7 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
     """Write the result to TensorBoard as text, and the sweep as an image to TensorBoard and the log directory."""
     if not trainer.is_global_zero:
         return
-    writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    writers = [logger.experiment for logger in private_names.tensorboard_loggers(trainer)]
     for writer in writers:
         writer.add_text(TAG, result.markdown(), global_step=0)
     if not result.sweep:

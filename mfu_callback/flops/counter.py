@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -29,8 +29,10 @@ from mfu_callback.flops.torchscript import unseen_products
 from mfu_callback.flops.triton_launches import TritonLaunches
 from mfu_callback.flops.unseen import UnseenWork
 
-COUNTERS = ("thop", "dispatch", "thop-modules")
-ATTENTIONS = ("full", "causal")
+CounterName = Literal["thop", "dispatch", "thop-modules"]
+Attention = Literal["full", "causal"]
+COUNTERS: tuple[str, ...] = get_args(CounterName)
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
 
 
 class FlopCounter:

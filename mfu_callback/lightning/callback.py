@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mfu_callback.flops import Attention
+from mfu_callback.lightning.namespaces import Callback
 from mfu_callback.lightning.run import MeasuredRun
-from mfu_callback.meter.arguments import Arguments
+from mfu_callback.meter.arguments import Arguments, SummaryStyle
 from mfu_callback.meter.batches import TokensArgument
-from mfu_callback.meter.conventions import FlopsArgument
+from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
+from mfu_callback.meter.ledger import Sync
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks import PeakArgument
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class MFUCallback(Callback):
@@ -100,17 +105,17 @@ class MFUCallback(Callback):
         self,
         *,
         flops: FlopsArgument = "thop",
-        backward_factor: float | str = 2.0,
-        attention: str = "full",
+        backward_factor: BackwardFactor = 2.0,
+        attention: Attention = "full",
         peak: PeakArgument = None,
         tokens: TokensArgument = None,
         ranks_per_batch: int | None = None,
-        sync: str = "step",
+        sync: Sync = "step",
         warmup_steps: int = 3,
         modules: bool = False,
         operators: bool = False,
         board: bool = True,
-        summary: str | None = "auto",
+        summary: SummaryStyle = "auto",
     ) -> None:
         super().__init__()
         self.summary: Summary | None = None

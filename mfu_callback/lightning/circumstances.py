@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import LightningModule, Trainer
+from typing import TYPE_CHECKING
+
 from torch.utils._pytree import tree_leaves
 
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.known_circumstances import known_circumstances
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _NOT_OF_THE_USER = ("lightning.", "pytorch_lightning.", "mfu_callback.")
 

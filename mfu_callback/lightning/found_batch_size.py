@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, Trainer
+from typing import TYPE_CHECKING
 
 from mfu_callback.board.facts import FoundBatchSize
+from mfu_callback.lightning.namespaces import Callback
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class FindsBatchSize(Callback):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
 
 from mfu_callback.lightning import private_names
 from mfu_callback.tools.brackets import Brackets, Function
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class ThreeDigits(float):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning import private_names
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class OptimizerSteps:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Phase, StepClock
 from mfu_callback.tools.brackets import Brackets, Function
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def bracket_phases(brackets: Brackets, trainer: Trainer, clock: StepClock, stepped: Callable[[], None]) -> None:

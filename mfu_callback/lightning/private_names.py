@@ -6,52 +6,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import BitsandbytesPrecision
-from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
-from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import _TunerExitException
-from lightning.pytorch.utilities.parsing import _lightning_get_all_attr_holders
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.flops.rules.shards import MESH_DIMENSION
+from mfu_callback.lightning import namespaces
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.loggers import TensorBoardLogger
 
 # The method that Lightning's training loop calls right before it fetches a batch. There is no hook for that.
 FETCH = "_on_before_fetch"
 # The method of the logger connector that sends a batch's metrics to the loggers, after the hooks of the batch.
 SEND_METRICS = "log_metrics"
 
-_MATMUL_DTYPES = {
-    "64-true": torch.float64,
-    "32-true": torch.float32,
-    "16-true": torch.float16,
-    "16-mixed": torch.float16,
-    "bf16-true": torch.bfloat16,
-    "bf16-mixed": torch.bfloat16,
-    # The layers compute in fp8, forward and backward. The names give the dtype of the weights.
-    "transformer-engine": torch.float8_e4m3fn,
-    "transformer-engine-float16": torch.float8_e4m3fn,
-}
-
-
-def matmul_dtype(trainer: Trainer) -> torch.dtype:
-    """The dtype of the matmuls' inputs under the Trainer's precision."""
-    plugin = trainer.precision_plugin
-    if isinstance(plugin, BitsandbytesPrecision):  # unpacks its weights to this dtype; its name lacks it
-        return plugin.dtype
-    return _MATMUL_DTYPES.get(str(plugin.precision), torch.float32)
-
 
 def tensor_parallel_size(trainer: Trainer) -> int:
     """Number of devices of a tensor-parallel group, by the mesh of the strategy."""
     strategy = trainer.strategy
-    if not isinstance(strategy, ModelParallelStrategy):
+    if not isinstance(strategy, namespaces.classes("strategies", "ModelParallelStrategy")):
         return 1
     mesh = strategy.device_mesh
     return mesh[MESH_DIMENSION].size() if MESH_DIMENSION in (mesh.mesh_dim_names or ()) else 1
@@ -93,6 +66,12 @@ def log_directory(trainer: Trainer) -> Path | None:
     return None
 
 
+def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The loggers of a Trainer that write TensorBoard's event files."""
+    kinds = namespaces.classes("loggers", "TensorBoardLogger")
+    return [logger for logger in trainer.loggers if isinstance(logger, kinds)]
+
+
 def logger_prefix(logger: TensorBoardLogger) -> str:
     """The prefix of every tag of a logger; empty if it has none."""
     return f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
@@ -123,6 +102,7 @@ def move_batch(trainer: Trainer, batch: Any) -> Any:
 
 def training_step_arguments(pl_module: LightningModule, batch: Any, batch_idx: int) -> tuple[Any, ...]:
     """The arguments with which the training loop calls ``training_step``, whose ``batch_idx`` is optional."""
+    is_param_in_hook_signature = namespaces.of(pl_module, "utilities.signature_utils", "is_param_in_hook_signature")
     if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
         return (repeat((batch, batch_idx, 0)),)  # this flavor fetches its batches itself
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
@@ -143,7 +123,8 @@ def training_loaders_kept(trainer: Trainer) -> Iterator[None]:
 def show_training_loaders(trainer: Trainer, loaders: Any, batches: float) -> None:
     """Make ``trainer.train_dataloader`` and ``trainer.num_training_batches`` return what they would in a run."""
     loop = trainer.fit_loop
-    loop._combined_loader = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)
+    combined = namespaces.of(trainer, "utilities", "CombinedLoader")
+    loop._combined_loader = loaders if isinstance(loaders, combined) else combined(loaders)
     loop.max_batches = batches
 
 
@@ -165,12 +146,14 @@ def evaluation_loop(trainer: Trainer, stage: str) -> Any:
 
 def attribute_holders(pl_module: LightningModule, name: str) -> list[Any]:
     """The objects and dicts on which ``lightning_setattr`` sets an attribute; needed to restore each one's value."""
-    return _lightning_get_all_attr_holders(pl_module, name)
+    all_holders = namespaces.of(pl_module, "utilities.parsing", "_lightning_get_all_attr_holders")
+    holders: list[Any] = all_holders(pl_module, name)
+    return holders
 
 
 def call_module_hook(trainer: Trainer, name: str, *arguments: Any) -> None:
     """Call a hook of the LightningModule as the Trainer's loops do."""
-    call._call_lightning_module_hook(trainer, name, *arguments)
+    namespaces.of(trainer, "trainer.call", "_call_lightning_module_hook")(trainer, name, *arguments)
 
 
 def rebuild_loaders_and_optimizers(trainer: Trainer) -> None:
@@ -184,9 +167,11 @@ def rebuild_loaders_and_optimizers(trainer: Trainer) -> None:
 
 def spawns_processes(trainer: Trainer) -> bool:
     """Whether the strategy runs training in new processes, whose objects this process cannot access."""
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    kinds = namespaces.classes("strategies.launchers.multiprocessing", "_MultiProcessingLauncher")
+    return isinstance(trainer.strategy.launcher, kinds)
 
 
-def stop_here() -> Exception:
+def stop_here(trainer: Trainer) -> Exception:
     """The exception that ends a run from inside without an error, as Lightning's own tuner does."""
-    return _TunerExitException()
+    exception: Exception = namespaces.of(trainer, "utilities.exceptions", "_TunerExitException")()
+    return exception

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.profilers import PyTorchProfiler
-
-from mfu_callback.lightning import private_names
+from mfu_callback.lightning import namespaces, private_names
 from mfu_callback.meter.chosen_batches import OPERATORS_PROFILED, ChosenBatches
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.operator_times import BACKWARD, FORWARD
 from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class Profiling:
@@ -44,7 +44,7 @@ class Profiling:
         self._chosen = ChosenBatches(meter, OPERATORS_PROFILED)
         self._is_off = False
         meter.operators = operators
-        if isinstance(trainer.profiler, PyTorchProfiler):  # type: ignore[attr-defined]
+        if isinstance(trainer.profiler, namespaces.classes("profilers", "PyTorchProfiler")):  # type: ignore[attr-defined]
             self._give_up("the Trainer's own PyTorchProfiler needs torch's profiler for itself")
         brackets.put(private_names.optimization_loop(trainer), "run", self._around_step)
 

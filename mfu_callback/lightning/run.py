@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.circumstances import circumstances_of
 from mfu_callback.lightning.counted import around_batch, around_training_step
 from mfu_callback.lightning.metric_log import MetricLog
+from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
@@ -26,11 +25,15 @@ from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, timer_for
 from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.messages import Messages
+from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import IN_PROGRESS_BAR
 from mfu_callback.report.end_of_fit import line_of, print_summary
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class MeasuredRun:
@@ -74,7 +77,7 @@ class MeasuredRun:
         """Find the peak and put the brackets on, at the start of training."""
         trainer, measurement = self._trainer, self._measurement
         measurement.start(
-            private_names.matmul_dtype(trainer),
+            matmul_dtype_of(trainer.precision_plugin),
             trainer.strategy.model,
             ranks_per_batch=ranks_per_batch(trainer, self._arguments.ranks_per_batch, self._messages.warn_once),
             # An operator on a DTensor counts the work of the group; on plain tensors each rank counts its own.

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.board.card import card
 from mfu_callback.board.facts import RunFacts
@@ -14,10 +11,14 @@ from mfu_callback.board.record import record_of
 from mfu_callback.board.run_facts import facts_of
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import found_batch_size
+from mfu_callback.lightning.namespaces import distribution_of
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import write_summary
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class Board:
@@ -97,8 +98,8 @@ class Board:
             return
         from mfu_callback.board.run_writer import RunWriter
 
-        for logger in self._trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and isinstance(logger.experiment, SummaryWriter):
+        for logger in private_names.tensorboard_loggers(self._trainer):
+            if isinstance(logger.experiment, SummaryWriter):
                 prefix = private_names.logger_prefix(logger)
                 self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
 
@@ -112,6 +113,7 @@ class Board:
             precision=str(trainer.precision),
             strategy=type(trainer.strategy).__name__,
             accumulate_grad_batches=trainer.accumulate_grad_batches,
+            loop=distribution_of(trainer),
         )
         self._facts = facts
         for writer in self._writers:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
-
-from lightning.pytorch import LightningModule, Trainer
+from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.chosen_batches import MODULES_TIMED, ChosenBatches
@@ -14,6 +12,9 @@ from mfu_callback.meter.clock import Timer
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.module_times import ModuleTimes
 from mfu_callback.tools.brackets import Brackets
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class Sampling:

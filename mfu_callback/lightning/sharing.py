@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def ranks_per_batch(trainer: Trainer, given: int | None, warn_once: Callable[[str, str], None]) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Literal
 
-from mfu_callback.flops import ATTENTIONS, COUNTERS
+from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
 from mfu_callback.meter.batches import TokensArgument
-from mfu_callback.meter.conventions import FlopsArgument
-from mfu_callback.meter.ledger import SYNCS
+from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
+from mfu_callback.meter.ledger import SYNCS, Sync
 from mfu_callback.peaks import Peak, PeakArgument
 
+SummaryStyle = Literal["auto", "table", "line"] | None
 SUMMARIES = ("auto", "table", "line", None)
 
 
@@ -24,17 +26,17 @@ class Arguments:
     """
 
     flops: FlopsArgument = "thop"
-    backward_factor: float | str = 2.0
-    attention: str = "full"
+    backward_factor: BackwardFactor = 2.0
+    attention: Attention = "full"
     peak: PeakArgument = None
     tokens: TokensArgument = None
     ranks_per_batch: int | None = None
-    sync: str = "step"
+    sync: Sync = "step"
     warmup_steps: int = 3
     modules: bool = False
     operators: bool = False
     board: bool = True
-    summary: str | None = "auto"
+    summary: SummaryStyle = "auto"
 
     def __post_init__(self) -> None:
         self._check_counting()

@@ -6,17 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from mfu_callback.flops import FlopCount, FlopCounter
+from mfu_callback.flops import CounterName, FlopCount, FlopCounter
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.per_shape import TrainingFlops
 
 _SMALLEST_SHARE = 1e-3  # a dtype with less of the FLOPs (a router's, a norm's) counts as the others
 
-FlopsArgument = str | float | Callable[[Any], float]
+FlopsArgument = CounterName | float | Callable[[Any], float]
+BackwardFactor = float | Literal["measured"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

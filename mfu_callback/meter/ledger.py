@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from itertools import compress
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from mfu_callback.meter.clock import Phase, StepClock, training_sec
 from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
 from mfu_callback.meter.waits import StepWaits
 
-SYNCS = ("step", "events", "window")
+Sync = Literal["step", "events", "window"]
+SYNCS: tuple[str, ...] = get_args(Sync)
 # The parts of a run's wall time in the order of the report; "rest" is the time that no other part has.
 PARTS = ("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint", "rest")
 

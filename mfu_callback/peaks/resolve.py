@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Literal
 
 import torch
 
@@ -16,7 +17,7 @@ from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
 
-PeakArgument = Peak | float | str | None
+PeakArgument = Peak | float | Literal["measured"] | None
 # Seconds that the start of a fit may wait for a peak; `measure_peak` overruns its limit by a tenth at most.
 IN_FIT_SEC = 1.2
 

@@ -130,4 +130,5 @@ def _facts(figures: Mapping[str, Any]) -> dict[str, Any]:
     facts |= {"forward FLOPs per batch": flops.get("forward"), "counter": run.get("counter")}
     facts |= {"conventions": figures.get("conventions")}
     versions = run.get("versions") or {}
-    return facts | {package: versions.get(package) for package in ("python", "torch", "lightning", "mfu-callback")}
+    packages = ("python", "torch", "lightning", "pytorch-lightning", "mfu-callback")
+    return facts | {package: versions.get(package) for package in packages}

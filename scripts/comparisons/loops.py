@@ -64,7 +64,9 @@ def print_table(seen: dict[str, list[Summary]]) -> bool:
     Args:
         seen: The summaries of each loop's runs, in the order of the rounds.
     """
-    table = Table("loop", "FLOPs of a forward", "median MFU", "MFU over the Trainer's", "", "data", "optimizer", "other")
+    table = Table(
+        "loop", "FLOPs of a forward", "median MFU", "MFU over the Trainer's", "", "data", "optimizer", "other"
+    )
     mfu = {name: np.array([one.mfu for one in runs]) for name, runs in seen.items()}
     all_agree = True
     for name, runs in seen.items():
@@ -73,7 +75,9 @@ def print_table(seen: dict[str, list[Summary]]) -> bool:
         all_agree = all_agree and agrees
         parts = (f"{np.median([one.waterfall[part] for one in runs]):.3f}" for part in ("data", "optimizer", "other"))
         verdict = "right" if agrees else "OFF"
-        table.add_row(name, f"{runs[0].flops.forward:,}", f"{np.median(mfu[name]):.4f}", f"{ratio:.3f}", verdict, *parts)
+        table.add_row(
+            name, f"{runs[0].flops.forward:,}", f"{np.median(mfu[name]):.4f}", f"{ratio:.3f}", verdict, *parts
+        )
     Console().print(table)
     return all_agree
 

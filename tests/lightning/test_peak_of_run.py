@@ -11,10 +11,10 @@ from torch import nn
 
 from mfu_callback import MFUCallback, Peak
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.lightning.private_names import matmul_dtype
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.peak_of_run import PeakOfRun
+from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.totals import Totals
 from mfu_callback.peaks import Resolution, rates_in_training
@@ -354,13 +354,13 @@ def test_the_measured_peak_is_beside_the_users():
 )
 def test_the_trainers_precision_says_what_is_multiplied(precision, dtype):
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(precision=precision))
-    assert matmul_dtype(trainer) == dtype
+    assert matmul_dtype_of(trainer.precision_plugin) == dtype
 
 
 def test_bitsandbytes_unpacks_its_weights_to_a_dtype_of_its_own():
     plugin = BitsandbytesPrecision.__new__(BitsandbytesPrecision)  # it needs the library to be made
     plugin.dtype = torch.float16
-    assert matmul_dtype(SimpleNamespace(precision_plugin=plugin)) == torch.float16
+    assert matmul_dtype_of(plugin) == torch.float16
 
 
 class TwoDtypes(nn.Module):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.parsing import lightning_hasattr, lightning_setattr
 from torch.utils.data import DataLoader, IterableDataset
 
-from mfu_callback.lightning import private_names
+from mfu_callback.lightning import namespaces, private_names
+from mfu_callback.lightning.namespaces import MisconfigurationException
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 # The names of attributes to look for, by stage.
 NAMES = {
@@ -39,7 +39,7 @@ class BatchSizeAttribute:
 
     def put(self, size: int) -> None:
         """Set it on every object that has the attribute."""
-        lightning_setattr(self._pl_module, self._name, size)
+        namespaces.of(self._pl_module, "utilities.parsing", "lightning_setattr")(self._pl_module, self._name, size)
 
     def holders(self) -> list[Any]:
         """The objects and dicts that have the attribute."""
@@ -77,7 +77,8 @@ Setting = BatchSizeAttribute | LoadersThemselves
 
 def flattened(loaders: Any) -> list[Any]:
     """The loaders of a collection, in order."""
-    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
+    combined = namespaces.classes("utilities", "CombinedLoader")
+    return list((loaders if isinstance(loaders, combined) else combined[0](loaders)).flattened)
 
 
 def check(loaders: list[Any]) -> None:
@@ -118,7 +119,7 @@ def attribute_name(pl_module: LightningModule, stage: str, wanted: str | None) -
     """
     names = NAMES[stage] if wanted is None else (wanted,)
     for name in names:
-        if lightning_hasattr(pl_module, name):
+        if private_names.attribute_holders(pl_module, name):
             return name
     raise MisconfigurationException(
         f"BatchSizeFinder sets `{names[0]}`, but neither the model, its hparams nor the datamodule has it. Add this"

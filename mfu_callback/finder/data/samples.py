@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from mfu_callback.lightning.namespaces import MisconfigurationException
 from mfu_callback.tools.nested import parts_of, tensors_in
 
 MOST_SAMPLES = 64  # number of samples among which the largest are chosen

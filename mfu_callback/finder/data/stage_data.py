@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.fabric.utilities.apply_func import apply_to_collection
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader, IterableDataset
 
 from mfu_callback.finder.data import loaders as of_loaders
 from mfu_callback.finder.data.loaders import BatchSizeAttribute, LoadersThemselves, Setting, flattened
 from mfu_callback.finder.data.samples import Samples, WorstCase
-from mfu_callback.lightning import private_names
+from mfu_callback.lightning import namespaces, private_names
+from mfu_callback.lightning.namespaces import MisconfigurationException
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class StageData:
@@ -99,7 +100,8 @@ class StageData:
             return [self._worst_case.batch(size)]
         if self.stage != "fit":
             return [self._sources[id(loader)].batch(size) for loader in flattened(self._loaders)]
-        tree = self._loaders.iterables if isinstance(self._loaders, CombinedLoader) else self._loaders
+        is_combined = isinstance(self._loaders, namespaces.classes("utilities", "CombinedLoader"))
+        tree = self._loaders.iterables if is_combined else self._loaders
         return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].batch(size))]
 
     def validation_batches(self, size: int) -> list[Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.optim import Optimizer
@@ -19,7 +18,11 @@ from mfu_callback.finder.data.samples import batch_length, with_tensors
 from mfu_callback.finder.prediction.memory import MemoryMode, MemoryPrediction, Part
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import is_lightning_module
 from mfu_callback.tools.nested import tensors_in
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 MakeOptimizer = Callable[[Any], Optimizer]
 
@@ -95,7 +98,7 @@ class FakeStep:
 
     def _loss(self, batch: Any) -> Tensor:
         with self._context():
-            if not isinstance(self._module, LightningModule):
+            if not is_lightning_module(self._module):
                 return _sum_of_floats(_called(self._module, batch))
             arguments = private_names.training_step_arguments(self._module, batch, 0)
             output: Any = self._module.training_step(*arguments)
@@ -130,7 +133,7 @@ def _fake_copy(
     for tensor in (*copied.parameters(), *copied.buffers()):
         # A torch build without support for the module's device has no operators for it.
         tensor.fake_device = torch.device("cpu")  # type: ignore[attr-defined]
-    if isinstance(copied, LightningModule):
+    if is_lightning_module(copied):
         for name in ("log", "log_dict"):
             setattr(copied, name, _do_nothing)
     return copied.train(), its_optimizers
@@ -140,7 +143,7 @@ def _optimizers(module: Any, make_optimizer: MakeOptimizer | None) -> list[Optim
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if make_optimizer is not None:
         return [make_optimizer(parameters)]
-    if isinstance(module, LightningModule):
+    if is_lightning_module(module):
         return [found for found in _found_in(module.configure_optimizers()) if isinstance(found, Optimizer)]
     return [torch.optim.AdamW(parameters)]
 

@@ -6,15 +6,18 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lightning.pytorch import LightningModule
 from torch import nn
 
 from mfu_callback.finder.options import DEFAULT_MAX_SIZE
 from mfu_callback.finder.prediction.fake_step import FakeStep, MakeOptimizer
 from mfu_callback.finder.prediction.memory import MemoryPrediction
 from mfu_callback.finder.search import Outcome, find_largest
+from mfu_callback.lightning.namespaces import is_lightning_module
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 # Memory of a device that is assumed to be used besides the step's tensors: its context and the libraries' workspaces,
 # and what the allocator loses by rounding. Assumptions, not measurements.
@@ -183,7 +186,7 @@ def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:
     Raises:
         PredictionError: If the module steps its optimizers itself, or the step cannot be run on fake tensors.
     """
-    if isinstance(module, LightningModule) and not module.automatic_optimization:
+    if is_lightning_module(module) and not module.automatic_optimization:
         raise PredictionError(_failed("it steps its optimizers itself (manual optimization)"))
     return _explained(lambda: FakeStep(module, batch, **options))
 

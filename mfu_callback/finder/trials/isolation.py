@@ -10,20 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.profilers import PassThroughProfiler
+
+from mfu_callback.lightning import namespaces
 
 
 @contextmanager
 def unseen(trainer: Any) -> Iterator[None]:
     """A context in which a Trainer has no callbacks, loggers and profiler."""
     callbacks, loggers, profiler = trainer.callbacks, trainer.loggers, trainer.profiler
-    trainer.callbacks, trainer.profiler = [], PassThroughProfiler()
-    trainer.loggers = [DummyLogger() for _ in loggers]
+    trainer.callbacks, trainer.profiler = [], namespaces.of(trainer, "profilers", "PassThroughProfiler")()
+    trainer.loggers = dummy_loggers(trainer)
     try:
         yield
     finally:
         trainer.callbacks, trainer.loggers, trainer.profiler = callbacks, loggers, profiler
+
+
+def dummy_loggers(trainer: Any) -> list[Any]:
+    """As many loggers that log nothing as a Trainer has loggers."""
+    dummy_logger = namespaces.of(trainer, "loggers.logger", "DummyLogger")
+    return [dummy_logger() for _ in trainer.loggers]
 
 
 @contextmanager

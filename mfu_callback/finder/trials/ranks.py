@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mfu_callback.finder.limits.out_of_memory import LimitExceededError
+from mfu_callback.lightning import namespaces
+from mfu_callback.lightning.namespaces import MisconfigurationException
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 _FAILED = "mfu_callback/finder/failed"  # a key of the process group's store
 _LOOK_EVERY_SEC = 1.0
@@ -56,13 +58,13 @@ class Ranks:
         self._strategy: Any = trainer.strategy
         self._pl_module = pl_module
         self.count = trainer.world_size
-        if not isinstance(self._strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
+        if not _is_one_of(self._strategy, "SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"):
             raise MisconfigurationException(
                 f"BatchSizeFinder works with one device, DDP and ModelParallelStrategy (FSDP2), but this run uses"
                 f" {type(self._strategy).__name__}. Find the size with one of these, then set it as batch_size."
             )
         # Where a forward pass waits for the other processes, a process that runs out of memory leaves them waiting.
-        self.step_together = isinstance(self._strategy, ModelParallelStrategy) or _has_collectives(pl_module)
+        self.step_together = _is_one_of(self._strategy, "ModelParallelStrategy") or _has_collectives(pl_module)
 
     @property
     def held_bytes(self) -> int:
@@ -167,6 +169,10 @@ class Ranks:
             return torch.stack([tensor] * self.count)
 
         return apply_to_collection(data, Tensor, repeated)
+
+
+def _is_one_of(strategy: Any, *names: str) -> bool:
+    return any(isinstance(strategy, namespaces.classes("strategies", name)) for name in names)
 
 
 def _has_collectives(module: nn.Module) -> bool:

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
+
+from mfu_callback.lightning import namespaces
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 Undo = Callable[[], None]
 
@@ -39,6 +42,7 @@ class Snapshot:
         self.lost: list[tuple[Any, str]] = []  # shallow roots and the names of iterators in them that cannot be rewound
         self._undo: list[Undo] = []
         self._seen: dict[int, Any] = {}  # holds the objects, so that their ids are not used again
+        self._rules = (*_RULES, (namespaces.classes("plugins", "Precision"), _keep_attributes))
         shallow = list(shallow)
         self._seen.update((id(root), root) for root in shallow)
         to_visit = list(deep)
@@ -61,7 +65,7 @@ class Snapshot:
         if isinstance(value, Dataset):
             self._keep_shallow(value)
             return ()
-        for kinds, keep in _RULES:
+        for kinds, keep in self._rules:
             if isinstance(value, kinds):
                 undo, held = keep(value)
                 self._undo.append(undo)
@@ -224,13 +228,7 @@ _RULES: tuple[tuple[Any, Any], ...] = (
     (np.ndarray, _keep_array),
     *_GENERATORS,
     (
-        (
-            nn.Module,
-            torch.optim.Optimizer,
-            torch.optim.lr_scheduler.LRScheduler,
-            torch.amp.GradScaler,
-            Precision,
-        ),
+        (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.amp.GradScaler),
         _keep_attributes,
     ),
 )

@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
 from torch import Tensor
 
 from mfu_callback.finder.data.stage_data import StageData
-from mfu_callback.lightning import private_names
+from mfu_callback.lightning import namespaces, private_names
 from mfu_callback.meter.clock import Timer
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 STEPS = 2  # the optimizer's state exists from the second step on
 _MOST_STEPS = 20  # at most, until every optimizer has stepped twice: a gradient scaler or the module may skip steps
@@ -165,7 +166,8 @@ class EvaluationSteps:
         self._trainer = trainer
         self._pl_module = pl_module
         self._count = count
-        self._running_stage, self._name = _EVALUATION[stage]
+        running_stage, self._name = _EVALUATION[stage]
+        self._running_stage = namespaces.of(trainer, "trainer.states", "RunningStage")[running_stage]
 
     def run(self, batches: Sequence[Any], validation: Sequence[Any]) -> None:
         """Run the steps of a trial."""
@@ -214,7 +216,7 @@ class EvaluationSteps:
 
 
 _EVALUATION = {
-    "validate": (RunningStage.VALIDATING, "validation"),
-    "test": (RunningStage.TESTING, "test"),
-    "predict": (RunningStage.PREDICTING, "predict"),
+    "validate": ("VALIDATING", "validation"),
+    "test": ("TESTING", "test"),
+    "predict": ("PREDICTING", "predict"),
 }

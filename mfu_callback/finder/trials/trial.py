@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 
 from mfu_callback.finder.data.stage_data import StageData
 from mfu_callback.finder.limits.limit import MemoryLimit
@@ -22,6 +21,9 @@ from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, sta
 from mfu_callback.finder.trials.steps import steps_of
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

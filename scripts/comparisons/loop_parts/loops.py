@@ -24,7 +24,13 @@ def trainer(steps: int, **arguments: Any) -> Summary:
     callback = MFUCallback(**arguments)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     one = Trainer(
-        accelerator="cpu", devices=1, max_steps=steps, logger=False, gradient_clip_val=_CLIP, callbacks=[callback], **quiet
+        accelerator="cpu",
+        devices=1,
+        max_steps=steps,
+        logger=False,
+        gradient_clip_val=_CLIP,
+        callbacks=[callback],
+        **quiet,
     )
     one.fit(Module(), loader_of(steps))
     return callback.summary
