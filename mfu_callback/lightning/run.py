@@ -79,7 +79,7 @@ class MeasuredRun:
         self._steps = OptimizerSteps()
         self._waits: CollectiveWaits | None = None
         self._metric_log = MetricLog(trainer)
-        self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=arguments.board)
+        self._board = Board(trainer, pl_module, self._warn_once, in_loggers=arguments.board)
         self._brackets = Brackets()
 
     def assign_rest(self, part: str) -> None:
