@@ -57,6 +57,15 @@ LOGGER_CARDS = (
 )
 
 
+def takes_card(logger: object) -> bool:
+    """Whether a logger is of a kind that takes the card.
+
+    Args:
+        logger: Any logger.
+    """
+    return any(row.is_for(logger) for row in LOGGER_CARDS)
+
+
 def card_writers(loggers: Iterable[object], *, is_last: bool) -> list[Callable[[str], None]]:
     """Functions that write a page of HTML, one for each logger that takes the card now.
 

@@ -24,6 +24,7 @@ from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
 from mfu_callback.lightning.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
+from mfu_callback.lightning.serving import prometheus_of
 from mfu_callback.lightning.sharing import devices_counted_together, is_in_first_replica, ranks_per_batch
 from mfu_callback.meter.clock import Phase, StepClock, timer_for
 from mfu_callback.meter.collectives import CollectiveWaits
@@ -80,6 +81,7 @@ class MeasuredRun:
         self._waits: CollectiveWaits | None = None
         self._metric_log = MetricLog(trainer)
         self._board = Board(trainer, pl_module, self._warn_once, in_loggers=arguments.board)
+        self._prometheus = prometheus_of(trainer, arguments.prometheus_port, arguments.prometheus_host, self._warn_once)
         self._brackets = Brackets()
 
     def assign_rest(self, part: str) -> None:
@@ -106,6 +108,8 @@ class MeasuredRun:
             Sampling(self._meter, self._trainer, self._pl_module, self._timer, self._brackets)
         if self._arguments.operators:
             Profiling(self._meter, self._trainer, RunOperators(self._device), self._warn_once, self._brackets)
+        self._prometheus.start()
+        self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
         self.assign_rest("setup")
         self._clock.start()
@@ -151,6 +155,7 @@ class MeasuredRun:
         waits = self._waits
         self._meter.end_step(sees_waits=waits is not None and waits.is_on)
         self._in_step = False
+        self._prometheus.end_step()
         if waits is not None:
             waits.next_step()
 
@@ -246,6 +251,7 @@ class MeasuredRun:
         if self._trainer.barebones:
             return
         values = logged_values(window)
+        self._prometheus.show(values)
         self._metric_log.log(values, in_progress_bar=IN_PROGRESS_BAR)
         if not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+
+from mfu_callback.lightning.logger_cards import takes_card
 
 
 def run_directory(trainer: Trainer) -> Path | None:
@@ -25,20 +28,29 @@ def run_directory(trainer: Trainer) -> Path | None:
     """
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    directories = [_local(getattr(logger, "log_dir", None)) for logger in trainer.loggers]
-    directories += [_beside_checkpoints(logger, trainer.default_root_dir) for logger in trainer.loggers]
-    return next((directory for directory in directories if directory is not None), None)
+    beside_logs = (_local(getattr(logger, "log_dir", None)) for logger in trainer.loggers)
+    beside_checkpoints = (_beside_checkpoints(logger, trainer.default_root_dir) for logger in trainer.loggers)
+    return next((path for path in chain(beside_logs, beside_checkpoints) if path is not None), None)
 
 
-def _beside_checkpoints(logger: Any, default_root: str) -> Path | None:
+def name_and_version(logger: Any) -> list[str]:
+    """The parts of a run's name that its logger knows, as Lightning writes them in the path of its checkpoints.
+
+    Args:
+        logger: A logger of the run.
+    """
     name, version = logger.name, logger.version
-    if logger.save_dir is None and version is None:  # tells neither where it writes nor which run this is
-        return None
-    root = _local(logger.save_dir or default_root)
     parts = [] if name is None else [str(name)]
     if version is not None:
         parts.append(version if isinstance(version, str) else f"version_{version}")
-    return None if root is None else root.joinpath(*parts)
+    return parts
+
+
+def _beside_checkpoints(logger: Any, default_root: str) -> Path | None:
+    # A logger of a service may have no directory of its own. Of others that have none nothing is known.
+    save_dir = logger.save_dir or (default_root if takes_card(logger) else None)
+    root = _local(save_dir)
+    return None if root is None else root.joinpath(*name_and_version(logger))
 
 
 def _local(directory: object) -> Path | None:
