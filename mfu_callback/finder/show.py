@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.namespaces import rank_zero_info
+from mfu_callback.lightning.run_directory import run_directory
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -31,7 +32,7 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
         return
     for writer in writers:
         writer.add_figure(f"{TAG}/sweep", figure, global_step=0, close=False)
-    directory = private_names.log_directory(trainer)
+    directory = run_directory(trainer)
     if directory is not None:
         with suppress(OSError):  # a full disk, or a directory that cannot be written to
             directory.mkdir(parents=True, exist_ok=True)

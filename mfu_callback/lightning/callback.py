@@ -60,7 +60,7 @@ class MFUCallback(Callback):
     ==================================== ============================= =================================================
 
     After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
-    ``mfu_summary.json`` is written to the logger's directory. Where a step takes less than 5 ms, no advice is given on
+    ``mfu_summary.json`` is written to the run's directory. Where a step takes less than 5 ms, no advice is given on
     its parts, which are then mostly the loop's own.
 
     Args:
@@ -89,10 +89,13 @@ class MFUCallback(Callback):
             summary and the report then have a table of operators (calls, time, FLOPs, bytes, the share of their
             roofline) and what the part "kernels" consists of. Two more seconds at the end of fit.
         board: Whether to write a dashboard (custom scalars), a card (text), HParams and the data of the tab "MFU" to
-            TensorBoard loggers, besides the values.
+            TensorBoard loggers, and the card to those of W&B, MLflow and Comet, besides the values.
         summary: What is printed at the end of fit: "table", the figures and the waterfall; "line", one line; None,
             nothing. "auto" prints the table on a terminal and in a notebook, and the line elsewhere. Under a Trainer
             with a logger and ``enable_progress_bar=False`` it prints nothing, and the line goes to Lightning's log.
+        prometheus_port: Port at which global rank zero serves the latest values to Prometheus during training, under
+            ``/metrics``; 0 takes any free one, which the log names. None serves nothing. Needs prometheus-client.
+        prometheus_host: Address to listen on: this machine alone, unless told otherwise.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -116,6 +119,8 @@ class MFUCallback(Callback):
         operators: bool = False,
         board: bool = True,
         summary: SummaryStyle = "auto",
+        prometheus_port: int | None = None,
+        prometheus_host: str = "127.0.0.1",
     ) -> None:
         super().__init__()
         self.summary: Summary | None = None
@@ -132,6 +137,8 @@ class MFUCallback(Callback):
             operators=operators,
             board=board,
             summary=summary,
+            prometheus_port=prometheus_port,
+            prometheus_host=prometheus_host,
         )
         self._run: MeasuredRun | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfu_callback.flops.rules.shards import MESH_DIMENSION
@@ -55,15 +54,6 @@ def show_metrics(trainer: Trainer, metrics: Mapping[str, Any], *, in_progress_ba
     connector._callback_metrics.update(metrics)
     connector._logged_metrics.update(metrics)
     connector._progress_bar_metrics.update(in_progress_bar)
-
-
-def log_directory(trainer: Trainer) -> Path | None:
-    """The directory of the first logger that has one on this machine."""
-    for logger in trainer.loggers:
-        directory = getattr(logger, "log_dir", None) or logger.save_dir
-        if isinstance(directory, str | Path):  # a fast_dev_run's logger returns a function instead
-            return Path(directory)
-    return None
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -16,8 +16,9 @@ from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
-from mfu_callback.lightning.run_board import Board
+from mfu_callback.board.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
+from mfu_callback.lightning.serving import prometheus_of
 from mfu_callback.lightning.sharing import is_in_first_replica, ranks_per_batch
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
@@ -66,7 +67,10 @@ class MeasuredRun:
         self._clock, self._meter = self._measurement.clock, self._measurement.meter
         self._steps = OptimizerSteps()
         self._metric_log = MetricLog(trainer)
-        self._board = Board(trainer, pl_module, self._messages.warn_once, in_tensorboard=arguments.board)
+        self._board = Board(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
+        self._prometheus = prometheus_of(
+            trainer, arguments.prometheus_port, arguments.prometheus_host, self._messages
+        )
         self._brackets = Brackets()
 
     def assign_rest(self, part: str) -> None:
@@ -86,6 +90,8 @@ class MeasuredRun:
         )
         self._steps.start(trainer)
         self._put_brackets()
+        self._prometheus.start()
+        self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
         self.assign_rest("setup")
         self._clock.start()
@@ -135,6 +141,7 @@ class MeasuredRun:
         if not self._steps.any_since_last_asked():
             return
         self._measurement.end_step()
+        self._prometheus.end_step()
         self._in_step = False
         if not self._board.is_shown:
             with self._clock.during(Phase.REPORT):
@@ -186,6 +193,7 @@ class MeasuredRun:
         values = self._measurement.take_values()
         if not values or self._trainer.barebones:
             return
+        self._prometheus.show(values)
         self._metric_log.log(values, in_progress_bar=IN_PROGRESS_BAR)
         if not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):

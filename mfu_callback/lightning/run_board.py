@@ -1,20 +1,24 @@
-"""Writes the dashboard, the card, HParams and the record of a run to TensorBoard and the log directory."""
+"""Writes the dashboard, the card, HParams and the record of a run to its loggers and its directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mfu_callback.board.card import card
+from mfu_callback.board.card_html import card_html
 from mfu_callback.board.facts import RunFacts
 from mfu_callback.board.record import record_of
 from mfu_callback.board.run_facts import facts_of
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import found_batch_size
+from mfu_callback.board.logger_cards import card_writers
 from mfu_callback.lightning.namespaces import distribution_of
+from mfu_callback.lightning.run_directory import run_directory
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.summary import Summary
-from mfu_callback.report.end_of_fit import write_summary
+from mfu_callback.report.summary_file import write_summary
 from mfu_callback.tools.brackets import Brackets
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Board:
-    """Everything that is written about one fit besides its values: to each TensorBoard logger, and to one JSON file.
+    """Everything that is written about one fit besides its values: to the loggers that take it, and to one JSON file.
 
     Errors here never end a run; the first one is reported.
 
@@ -30,7 +34,7 @@ class Board:
         trainer: A Trainer that is about to fit.
         pl_module: The model.
         warn_once: Warns with a message, once per subject.
-        in_tensorboard: Whether to write to TensorBoard loggers.
+        in_loggers: Whether to write to loggers.
 
     Attributes:
         is_shown: Whether the first step is over.
@@ -43,7 +47,7 @@ class Board:
         pl_module: LightningModule,
         warn_once: Callable[[str, str], None],
         *,
-        in_tensorboard: bool,
+        in_loggers: bool,
     ) -> None:
         self.is_shown = False
         self._facts: RunFacts | None = None
@@ -53,7 +57,8 @@ class Board:
         self._warn_once = warn_once
         self._brackets = Brackets()
         self._writers: list[Any] = []
-        if in_tensorboard and trainer.is_global_zero:
+        self._in_loggers = in_loggers and trainer.is_global_zero
+        if self._in_loggers:
             self._try(self._open)
 
     def show(self, meter: RunMeter) -> None:
@@ -64,6 +69,7 @@ class Board:
         """
         self.is_shown = True
         self._try(lambda: self._show(meter))
+        self._try(lambda: self._write_cards(meter.summary()))
 
     def show_dashboard(self, tags: Collection[str]) -> None:
         """Write the dashboard once the first values are logged.
@@ -81,7 +87,8 @@ class Board:
             summary: The figures.
         """
         self._try(lambda: self._write(summary))
-        self._try(lambda: write_summary(self._record(summary), private_names.log_directory(self._trainer)))
+        self._try(lambda: self._write_cards(summary, is_last=True))
+        self._try(lambda: write_summary(self._record(summary), run_directory(self._trainer)))
 
     def close(self) -> None:
         """Write everything that was held back, and release the loggers."""
@@ -126,10 +133,20 @@ class Board:
 
     def _write(self, summary: Summary) -> None:
         if self._writers:
-            facts, record = self._facts, self._record(summary)
-            text = None if facts is None else card(facts, summary, found_batch_size(self._trainer))
+            text, record = self._card(summary), self._record(summary)
             for writer in self._writers:
                 writer.write(text, record, self._trainer.global_step)
+
+    def _write_cards(self, summary: Summary, *, is_last: bool = False) -> None:
+        writers = card_writers(self._trainer.loggers, is_last=is_last) if self._in_loggers else []
+        text = self._card(summary) if writers else None
+        if text is not None:
+            html = card_html(text)
+            for write in writers:
+                self._try(partial(write, html))
+
+    def _card(self, summary: Summary) -> str | None:
+        return None if self._facts is None else card(self._facts, summary, found_batch_size(self._trainer))
 
     def _record(self, summary: Summary) -> dict[str, Any]:
         return record_of(self._facts, summary, found_batch_size(self._trainer))
@@ -142,5 +159,5 @@ class Board:
                 "board",
                 "The dashboard, the card, HParams or the record of the run was not written"
                 f" ({type(error).__name__}: {error}). The values are still logged. Pass board=False to write only them"
-                " to TensorBoard.",
+                " to the loggers.",
             )

@@ -20,7 +20,7 @@ _EVENT_FILE = "tfevents"
 def read_runs(directory: Path) -> list[RunLog]:
     """Read every run below a directory, with all of its points.
 
-    A run is a directory with event files or a ``metrics.csv``.
+    A run is a directory with event files, a ``metrics.csv`` or, where another logger has the values, the record alone.
 
     Args:
         directory: Where to look.
@@ -48,6 +48,8 @@ def _runs(directory: Path) -> Iterator[RunLog]:
             yield _with_summary(_read_event_files(name, event_files), parent)
         elif csv_files.FILE in files:
             yield _with_summary(csv_files.read_csv_file(name, parent / csv_files.FILE), parent)
+        elif SUMMARY_FILE in files:
+            yield _with_summary(RunLog(name=name), parent)
 
 
 def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:

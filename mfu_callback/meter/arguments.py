@@ -11,6 +11,7 @@ from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
 from mfu_callback.meter.batches import TokensArgument
 from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
 from mfu_callback.meter.ledger import SYNCS, Sync
+from mfu_callback.meter.prometheus import check_address
 from mfu_callback.peaks import Peak, PeakArgument
 
 SummaryStyle = Literal["auto", "table", "line"] | None
@@ -37,10 +38,13 @@ class Arguments:
     operators: bool = False
     board: bool = True
     summary: SummaryStyle = "auto"
+    prometheus_port: int | None = None
+    prometheus_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         self._check_counting()
         self._check_peak()
+        check_address(self.prometheus_port, self.prometheus_host)
         if isinstance(self.tokens, int) and self.tokens < 1:
             raise ValueError(f"tokens={self.tokens!r} must be at least 1. It is the number of tokens in every batch.")
         if self.ranks_per_batch is not None and self.ranks_per_batch < 1:

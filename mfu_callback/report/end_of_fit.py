@@ -1,15 +1,9 @@
-"""Prints the summary at the end of fit and writes it to the log directory."""
+"""Prints the summary at the end of fit."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 
-from mfu_callback.logs.names import SUMMARY_FILE
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.devices import late_text
 from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
@@ -60,19 +54,3 @@ def _lost(summary: Summary) -> str | None:
     lost = {part: share for part, share in (summary.waterfall or {}).items() if part != "mfu" and share >= 0.01}
     largest = sorted(lost, key=lambda part: -lost[part])[:2]
     return f"lost: {', '.join(f'{part} {lost[part]:.0%}' for part in largest)}" if largest else None
-
-
-def write_summary(record: Mapping[str, Any], directory: Path | None) -> None:
-    """Write a run's record to ``mfu_summary.json``.
-
-    Args:
-        record: The run's figures and facts (`mfu_callback.board.record.record_of`).
-        directory: The directory of the file; None writes nothing.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(record, indent=2, default=str)
-        (directory / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")

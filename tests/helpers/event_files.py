@@ -83,3 +83,14 @@ def damage(file: Path, at: int) -> None:
     data = bytearray(file.read_bytes())
     data[at] ^= 0xFF
     file.write_bytes(bytes(data))
+
+
+def scalars(directory: Path) -> list[tuple[str, int, float]]:
+    """The points of a run: tag, step, value."""
+    return [
+        (value.tag, event.step, value.tensor.float_val[0])
+        for file in event_files(directory)
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+        if value.tensor.float_val
+    ]

@@ -10,7 +10,8 @@ from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.devices import PaceSetter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL
-from mfu_callback.report.end_of_fit import print_summary, write_summary
+from mfu_callback.report.end_of_fit import print_summary
+from mfu_callback.report.summary_file import write_summary
 from mfu_callback.report.tables import print_figures
 
 WATERFALL = {"mfu": 0.5, "data": 0.25, "optimizer": 0.1, "other": 0.05, "kernels": 0.1, "unreachable": 0.0}
