@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.namespaces import rank_zero_info
-from mfu_callback.lightning.run_directory import run_directory
+from mfu_callback.lightning.trainer_board import run_directory
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.circumstances import circumstances_of
@@ -16,10 +17,9 @@ from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
-from mfu_callback.board.run_board import Board
 from mfu_callback.lightning.sampling import Sampling
-from mfu_callback.lightning.serving import prometheus_of
 from mfu_callback.lightning.sharing import is_in_first_replica, ranks_per_batch
+from mfu_callback.lightning.trainer_board import board_of
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.circumstances import Circumstances
@@ -67,10 +67,8 @@ class MeasuredRun:
         self._clock, self._meter = self._measurement.clock, self._measurement.meter
         self._steps = OptimizerSteps()
         self._metric_log = MetricLog(trainer)
-        self._board = Board(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
-        self._prometheus = prometheus_of(
-            trainer, arguments.prometheus_port, arguments.prometheus_host, self._messages
-        )
+        self._board = board_of(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
+        self._prometheus = prometheus_of(trainer.loggers, arguments, self._messages, is_first=trainer.is_global_zero)
         self._brackets = Brackets()
 
     def assign_rest(self, part: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -38,3 +38,17 @@ def log_values(loggers: Sequence[Any], values: Mapping[str, float], step: int) -
         else:
             for tag, value in values.items():
                 logger.add_scalar(tag, value, step)
+
+
+def event_writers(loggers: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """The writers of TensorBoard's event files among the loggers, each with the prefix of its tags.
+
+    Args:
+        loggers: The loggers (`checked`).
+    """
+    for logger in loggers:
+        if hasattr(logger, "add_custom_scalars"):
+            yield logger, ""
+        elif any(kind.__name__ == "TensorBoardLogger" for kind in type(logger).__mro__):
+            prefix = getattr(logger, "_prefix", "")
+            yield logger.experiment, f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix else ""

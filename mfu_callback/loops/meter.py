@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,21 +15,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mfu_callback.flops.rules.shards import group_size
-from mfu_callback.loops.loggers import checked, log_values
-from mfu_callback.loops.phases import LoopPhases
+from mfu_callback.loops.loggers import checked
+from mfu_callback.loops.measured_loop import Loop, MeasuredLoop
 from mfu_callback.loops.process_group import ProcessGroup
-from mfu_callback.loops.sampling import ModuleSampling, OperatorSampling
-from mfu_callback.loops.unwrapped import ddp_of, device_of, dtype_of, unwrapped
 from mfu_callback.meter.arguments import Arguments
-from mfu_callback.meter.circumstances import Circumstances
-from mfu_callback.meter.clock import Phase, timer_for
-from mfu_callback.meter.known_circumstances import known_circumstances
-from mfu_callback.meter.measurement import Measurement
+from mfu_callback.meter.clock import Phase
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.summary import Summary
-from mfu_callback.report.end_of_fit import print_summary
 
 _Batch = TypeVar("_Batch")
 
@@ -53,10 +46,10 @@ class MFUMeter:
         device: The device that trains. None takes that of the model's parameters.
         dtype: The dtype of the matmuls' inputs. None takes that of most parameters, and after the first count that of
             most FLOPs.
-        loggers: Where `log` sends the values: loggers of Lightning or Fabric, or a
-            `torch.utils.tensorboard.SummaryWriter`.
+        loggers: Where `log` sends the values, and the card and the dashboard are written: loggers of Lightning or
+            Fabric, or a `torch.utils.tensorboard.SummaryWriter`.
         fabric: A `lightning.fabric.Fabric`, whose device, precision and loggers are taken where none are given.
-        directory: Where ``mfu_summary.json`` is written at the end; None writes none.
+        directory: Where ``mfu_summary.json`` is written at the end. None takes that of the first logger that has one.
         arguments: The keywords of `MFUCallback`, which describes them.
 
     Attributes:
@@ -91,25 +84,26 @@ class MFUMeter:
         **arguments: Any,
     ) -> None:
         self.summary: Summary | None = None
-        self._model = model
-        self._arguments = Arguments(**arguments)
         if fabric is not None:
             device, dtype = device or fabric.device, dtype or matmul_dtype_of(fabric.strategy.precision)
             loggers = loggers or fabric.loggers
-        self._device = None if device is None else torch.device(device)
-        self._dtype = dtype
-        self._loggers = checked(loggers)
-        self._directory = None if directory is None else Path(directory)
+        self._loop = Loop(
+            model=model,
+            device=None if device is None else torch.device(device),
+            dtype=dtype,
+            loggers=checked(loggers),
+            directory=None if directory is None else Path(directory),
+            package=None if fabric is None else "lightning",
+        )
+        self._arguments = Arguments(**arguments)
         self._made_at = perf_counter()
         self._ranks = ProcessGroup()
         self._messages = Messages(self._inform, self._warn, name="MFUMeter")
-        self._measurement: Measurement | None = None
+        self._measured: MeasuredLoop | None = None
         self._is_closed = False
-        self._in_block = self._in_step = False
+        self._in_block = False
         self._without_step = 0
-        self._steps = 0  # since values() were last asked for
-        self._all_steps = 0
-        self._loaders: list[Any] = []
+        self._steps = 0  # since the values were last asked for
 
     def fetch(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
         """Yield the batches of a loader of training data, and time the wait for each of them.
@@ -117,19 +111,7 @@ class MFUMeter:
         Args:
             loader: Anything that yields batches.
         """
-        measurement = self._begun()
-        measurement.counting.forget_state()  # of frozen parameters: a new epoch may have thawed some
-        if not any(loader is one for one in self._loaders):
-            self._loaders.append(loader)
-        with measurement.clock.during(Phase.DATA):
-            batches = iter(loader)
-        while True:
-            with measurement.clock.during(Phase.DATA):
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-            yield batch
+        return self._begun().fetch(loader)
 
     @contextmanager
     def step(self, batch: Any, *, is_last: bool | None = None) -> Iterator[None]:
@@ -144,29 +126,16 @@ class MFUMeter:
         """
         if self._in_block:
             raise RuntimeError("MFUMeter.step() was entered inside another step(). Give each batch one block.")
-        measurement = self._begun()
-        if not self._in_step:
-            measurement.meter.begin_step()
-            self._in_step = True
-        measurement.meter.look_at(batch)
+        measured = self._begun()
         self._in_block = True
         try:
-            with ExitStack() as stack:
-                self._watch(stack, measurement)
+            with measured.block(batch):
                 yield
-        except BaseException:
-            measurement.meter.leave_out("rest")  # of a step that was broken off, nothing is known
-            raise
         finally:
             self._in_block = False
-        measurement.meter.add_forward()
-        if self._is_over(is_last):
-            measurement.end_step()
-            if measurement.waits is not None:
-                measurement.waits.suspend()
-            self._in_step = False
+        if self._is_over(measured, is_last):
+            measured.end_step()
             self._steps += 1
-            self._all_steps += 1
 
     @contextmanager
     def pause(self, part: str = "validation") -> Iterator[None]:
@@ -180,7 +149,7 @@ class MFUMeter:
         """
         if part not in _PAUSES:
             raise ValueError(f"part={part!r} is not known. Use one of {tuple(_PAUSES)}.")
-        with self._begun().clock.during(_PAUSES[part]):
+        with self._begun().during(_PAUSES[part]):
             yield
 
     def due(self, every: int) -> bool:
@@ -189,14 +158,12 @@ class MFUMeter:
         Args:
             every: Number of steps.
         """
-        return not self._in_step and self._steps >= every
+        return self._steps >= every and not self._begun().in_step
 
     def values(self) -> dict[str, float]:
         """The values by tag since the last call, the same on every rank; empty as long as no step was measured."""
-        measurement = self._begun()
         self._steps = 0
-        measurement.counting.forget_state()
-        return measurement.take_values()
+        return self._begun().values()
 
     def log(self, step: int | None = None) -> dict[str, float]:
         """Send the values since the last call to the loggers. On several ranks, all of them call it.
@@ -207,22 +174,20 @@ class MFUMeter:
         Returns:
             The values by tag (`values`).
         """
-        values = self.values()
-        if values and self._ranks.index == 0:
-            log_values(self._loggers, values, self._all_steps if step is None else step)
+        values, measured = self.values(), self._begun()
+        measured.log(values, measured.steps if step is None else step)
         return values
 
     def close(self) -> Summary:
-        """End the measurement, print the summary as ``summary=`` says and write it to the directory.
+        """End the measurement, print the summary as ``summary=`` says, and write it to the directory.
 
         Returns:
             The figures of the whole run; without a step if nothing was measured.
         """
         if self.summary is None:
-            measurement = self._begun()
+            measured = self._begun()
             self._is_closed = True
-            self.summary = measurement.finish(self._circumstances)
-            self._show(self.summary)
+            self.summary = measured.finish()
         return self.summary
 
     def __enter__(self) -> MFUMeter:
@@ -233,62 +198,23 @@ class MFUMeter:
     ) -> None:
         if error is None:
             self.close()
-            return
-        self._is_closed = True
-        if self._measurement is not None and self.summary is None:
-            self.summary = self._measurement.break_off(self._circumstances)
-            if self.summary is not None:
-                self._show(self.summary)
+        elif not self._is_closed:
+            self._is_closed = True
+            self.summary = None if self._measured is None else self._measured.break_off()
 
-    def _begun(self) -> Measurement:
+    def _begun(self) -> MeasuredLoop:
         """The measurement, which begins when it is asked for first: by then the model is where it will train."""
         if self._is_closed:
             raise RuntimeError("This MFUMeter was closed. Make a new one for another run.")
-        if self._measurement is None:
-            self._measurement = self._begin()
-        return self._measurement
+        if self._measured is None:
+            made_at = self._made_at
+            self._measured = MeasuredLoop(self._loop, self._arguments, self._ranks, self._messages, made_at=made_at)
+        return self._measured
 
-    def _begin(self) -> Measurement:
-        inner = unwrapped(self._model)
-        device = self._device = self._device or device_of(inner)
-        timer = timer_for(device)
-        one = Measurement(inner, device, timer, self._arguments, self._ranks, self._messages)
-        one.clock.made_at = self._made_at
-        shared = group_size(inner)
-        one.start(
-            self._dtype or dtype_of(inner),
-            ddp_of(self._model),
-            ranks_per_batch=self._arguments.ranks_per_batch or shared,
-            tensor_parallel=shared,
-        )
-        self._phases = LoopPhases(one.clock, self._model, self._begin_backward)
-        self._modules = ModuleSampling(one.meter, inner, timer) if self._arguments.modules else None
-        self._operators = OperatorSampling(one.meter, device, self._messages) if self._arguments.operators else None
-        one.meter.device_watch.restart()
-        one.meter.ledger.assign_rest("setup")
-        one.clock.start()
-        return one
-
-    def _watch(self, stack: ExitStack, measurement: Measurement) -> None:
-        stack.enter_context(self._phases.watched())
-        if (waits := measurement.waits) is not None:
-            stack.callback(waits.suspend)
-            waits.resume()
-        if measurement.counting.is_due():
-            stack.enter_context(measurement.counting.batch(passes=1))
-        for sampling in (self._modules, self._operators):
-            if sampling is not None:
-                stack.enter_context(sampling.block())
-
-    def _begin_backward(self, tensors: list[torch.Tensor]) -> None:
-        waits = None if self._measurement is None else self._measurement.waits
-        if waits is not None and tensors:
-            waits.begin_backward(tensors[0])
-
-    def _is_over(self, is_last: bool | None) -> bool:
+    def _is_over(self, measured: MeasuredLoop, is_last: bool | None) -> bool:
         if is_last is not None:
             return is_last
-        if self._phases.has_stepped:
+        if measured.has_stepped:
             self._without_step = 0
             return True
         self._without_step += 1
@@ -301,25 +227,6 @@ class MFUMeter:
             " where a step ends.",
         )
         return True
-
-    def _circumstances(self) -> Circumstances:
-        measurement, device = self._measurement, self._device
-        assert measurement is not None
-        assert device is not None
-        return known_circumstances(
-            unwrapped(self._model),
-            batch_size=measurement.meter.batches.size,
-            device=lambda: device.type,
-            processes=lambda: self._ranks.on_this_machine,
-            loaders=lambda: self._loaders,
-            optimizers=lambda: self._phases.optimizers,
-        )
-
-    def _show(self, summary: Summary) -> None:
-        style = self._arguments.summary
-        if self._ranks.index == 0 and style is not None:
-            with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding
-                print_summary(summary, warmup_steps=self._arguments.warmup_steps, style=style)
 
     def _inform(self, line: str) -> None:
         if self._ranks.index != 0:

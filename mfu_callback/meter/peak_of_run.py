@@ -51,6 +51,9 @@ class PeakOfRun:
         asked: The user's ``peak=``: a `Peak`, FLOP/s, "measured", or None to look the device up.
         device: The device that runs the matmuls.
         messages: Says what was found.
+
+    Attributes:
+        dtype: The dtype of the matmuls' inputs.
     """
 
     def __init__(
@@ -64,11 +67,11 @@ class PeakOfRun:
         self._asked = asked
         self._device = device
         self._announce, self._warn_once = messages.inform, messages.warn_once
-        self._dtype = torch.float32
+        self.dtype = torch.float32
 
     def find(self, dtype: torch.dtype) -> None:
         """Find the peak at the dtype of the matmuls' inputs."""
-        self._dtype = dtype
+        self.dtype = dtype
         try:
             found = resolve_peak(self._asked, self._device, dtype, self._announce)
         except Exception as error:  # a driver can raise anything
@@ -92,20 +95,20 @@ class PeakOfRun:
     def correct_dtype(self, count: FlopCount) -> None:
         """Find the peak again if most model FLOPs run in another dtype than the Trainer's precision implies."""
         dtype = _dtype_of_most(count)
-        if dtype is None or dtype == self._dtype:
+        if dtype is None or dtype == self.dtype:
             return
         if isinstance(self._asked, Real | Peak):
-            self._dtype = dtype
+            self.dtype = dtype
             return
         self._announce(
-            f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self._dtype)}, the dtype"
+            f"most model FLOPs run in {dtype_name(dtype)}, not in {dtype_name(self.dtype)}, the dtype"
             " that the precision of the run implies. The peak is looked up again."
         )
         self.find(dtype)
 
     def _find_others(self) -> None:
         """Find the peaks of further dtypes; a peak that the user gives holds for all."""
-        training, own = self._meter.flops.of_first, dtype_name(self._dtype)
+        training, own = self._meter.flops.of_first, dtype_name(self.dtype)
         if training is None or not training.of_dtypes or isinstance(self._asked, Real | Peak):
             return
         if self._meter.peaks.peak is None:
@@ -151,11 +154,11 @@ class PeakOfRun:
         self._meter.peaks = replace(RunPeaks.of(best), of_dtypes=of_dtypes).reached(reached.flops_per_sec)
 
     def _measure_again(self, reached: Peak) -> Peak:
-        known = cached_peak(self._device, self._dtype)
+        known = cached_peak(self._device, self.dtype)
         was_counted = self._meter.flops.first is not None
         if known is not None and known.flops_per_sec < reached.flops_per_sec and was_counted:
-            forget_peak(self._device, self._dtype)
-        return measure_peak(self._device, self._dtype, time_limit_sec=IN_FIT_SEC)
+            forget_peak(self._device, self.dtype)
+        return measure_peak(self._device, self.dtype, time_limit_sec=IN_FIT_SEC)
 
     def rates(self, *, measure: bool) -> dict[torch.dtype, DtypeRate]:
         """How fast this device multiplies in the run's dtype and in those that it could run in.
@@ -164,7 +167,7 @@ class PeakOfRun:
             measure: Whether to measure what is not known.
         """
         try:
-            return rates_in_training(self._device, self._dtype, measure=measure, announce=self._announce)
+            return rates_in_training(self._device, self.dtype, measure=measure, announce=self._announce)
         except Exception:  # as above
             return {}
 
@@ -177,7 +180,7 @@ class PeakOfRun:
         """
         self._meter.peaks = replace(self._meter.peaks, fastest=fastest_peak(rates))
         with suppress(Exception):  # as above
-            self._meter.hints = hints_for(self._device, self._dtype, rates, processes=processes)
+            self._meter.hints = hints_for(self._device, self.dtype, rates, processes=processes)
 
     def warn_if_above_one(self, window: Window) -> None:
         """Warn if MFU exceeds 1, and list the likely causes."""

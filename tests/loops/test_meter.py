@@ -30,7 +30,7 @@ class MovedNow(FakeNow):
 def now(monkeypatch):
     """A clock that only the test moves."""
     clock = MovedNow()
-    monkeypatch.setattr("mfu_callback.loops.meter.timer_for", lambda device: HostTimer(clock))
+    monkeypatch.setattr("mfu_callback.loops.measured_loop.timer_for", lambda device: HostTimer(clock))
     return clock
 
 

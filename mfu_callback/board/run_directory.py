@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mfu_callback.board.logger_cards import takes_card
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
 
-
-def run_directory(trainer: Trainer) -> Path | None:
+def directory_of(loggers: Sequence[Any], default_root: str | None = None) -> Path | None:
     """The directory on this machine that belongs to the run alone, as far as its loggers can tell.
 
     It is the ``log_dir`` of the first logger that has one, beside what `mfu_callback.report` reads. The other loggers
@@ -21,16 +19,15 @@ def run_directory(trainer: Trainer) -> Path | None:
     checkpoints: ``save_dir/name/version`` of the first logger.
 
     Args:
-        trainer: A Trainer that fits.
+        loggers: The loggers of the run, of Lightning or Fabric, or TensorBoard's SummaryWriter.
+        default_root: Where runs lie whose loggers have no directory of their own.
 
     Returns:
-        The directory, which may not exist yet; None without a logger, in a ``fast_dev_run``, whose loggers write
-        nothing, and where the loggers only have directories on other machines.
+        The directory, which may not exist yet; None without a logger, and where the loggers only have directories on
+        other machines.
     """
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return None
-    beside_logs = (_local(getattr(logger, "log_dir", None)) for logger in trainer.loggers)
-    beside_checkpoints = (_beside_checkpoints(logger, trainer.default_root_dir) for logger in trainer.loggers)
+    beside_logs = (_local(getattr(logger, "log_dir", None)) for logger in loggers)
+    beside_checkpoints = (_beside_checkpoints(logger, default_root) for logger in loggers)
     return next((path for path in chain(beside_logs, beside_checkpoints) if path is not None), None)
 
 
@@ -47,9 +44,9 @@ def name_and_version(logger: Any) -> list[str]:
     return parts
 
 
-def _beside_checkpoints(logger: Any, default_root: str) -> Path | None:
+def _beside_checkpoints(logger: Any, default_root: str | None) -> Path | None:
     # A logger of a service may have no directory of its own. Of others that have none nothing is known.
-    save_dir = logger.save_dir or (default_root if takes_card(logger) else None)
+    save_dir = getattr(logger, "save_dir", None) or (default_root if takes_card(logger) else None)
     root = _local(save_dir)
     return None if root is None else root.joinpath(*name_and_version(logger))
 

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mfu_callback.board.card import card
 from mfu_callback.board.card_html import card_html
-from mfu_callback.board.facts import RunFacts
-from mfu_callback.board.record import record_of
-from mfu_callback.board.run_facts import facts_of
-from mfu_callback.lightning import private_names
-from mfu_callback.lightning.found_batch_size import found_batch_size
+from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.board.logger_cards import card_writers
-from mfu_callback.lightning.namespaces import distribution_of
-from mfu_callback.lightning.run_directory import run_directory
+from mfu_callback.board.record import record_of
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.summary_file import write_summary
 from mfu_callback.tools.brackets import Brackets
 
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
-
 
 class Board:
-    """Everything that is written about one fit besides its values: to the loggers that take it, and to one JSON file.
+    """Everything that is written about one run besides its values: to the loggers that take it, and to one JSON file.
 
     Errors here never end a run; the first one is reported.
 
     Args:
-        trainer: A Trainer that is about to fit.
-        pl_module: The model.
+        loggers: The loggers of the run; none on the ranks that write nothing, and if only the file is wanted.
+        event_writers: Returns the writers of TensorBoard's event files among them, each with the prefix of its tags.
+        facts_of: Collects the facts of the run.
+        directory: Returns the run's directory; None if it has none.
+        step: Returns the step that the card belongs to.
         warn_once: Warns with a message, once per subject.
-        in_loggers: Whether to write to loggers.
+        found: Returns the result of a search for the batch size that came before the run.
 
     Attributes:
         is_shown: Whether the first step is over.
@@ -43,22 +39,27 @@ class Board:
 
     def __init__(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
+        loggers: Sequence[Any],
+        event_writers: Callable[[], Iterable[tuple[Any, str]]],
+        facts_of: Callable[[RunMeter], RunFacts],
+        directory: Callable[[], Path | None],
+        step: Callable[[], int],
         warn_once: Callable[[str, str], None],
-        *,
-        in_loggers: bool,
+        found: Callable[[], FoundBatchSize | None] = lambda: None,
     ) -> None:
         self.is_shown = False
-        self._facts: RunFacts | None = None
         self.has_dashboard = False
-        self._trainer = trainer
-        self._pl_module = pl_module
+        self._facts: RunFacts | None = None
+        self._loggers = loggers
+        self._event_writers = event_writers
+        self._facts_of = facts_of
+        self._directory = directory
+        self._step = step
         self._warn_once = warn_once
+        self._found = found
         self._brackets = Brackets()
         self._writers: list[Any] = []
-        self._in_loggers = in_loggers and trainer.is_global_zero
-        if self._in_loggers:
+        if loggers:
             self._try(self._open)
 
     def show(self, meter: RunMeter) -> None:
@@ -81,14 +82,14 @@ class Board:
         self._try(lambda: self._show_dashboard(tags))
 
     def end(self, summary: Summary) -> None:
-        """Write the final figures at the end of fit.
+        """Write the final figures at the end of the run.
 
         Args:
             summary: The figures.
         """
         self._try(lambda: self._write(summary))
         self._try(lambda: self._write_cards(summary, is_last=True))
-        self._try(lambda: write_summary(self._record(summary), run_directory(self._trainer)))
+        self._try(lambda: write_summary(self._record(summary), self._directory()))
 
     def close(self) -> None:
         """Write everything that was held back, and release the loggers."""
@@ -98,31 +99,22 @@ class Board:
         self._writers = []
 
     def _open(self) -> None:
-        """Watch the writers of the TensorBoard loggers, if TensorBoard is installed; tensorboardX is not enough."""
+        """Watch the writers of event files, if TensorBoard is installed; tensorboardX is not enough."""
+        writers = list(self._event_writers())
+        if not writers:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
         from mfu_callback.board.run_writer import RunWriter
 
-        for logger in private_names.tensorboard_loggers(self._trainer):
-            if isinstance(logger.experiment, SummaryWriter):
-                prefix = private_names.logger_prefix(logger)
-                self._writers.append(RunWriter(logger.experiment, prefix, self._brackets))
+        for writer, prefix in writers:
+            if isinstance(writer, SummaryWriter):
+                self._writers.append(RunWriter(writer, prefix, self._brackets))
 
     def _show(self, meter: RunMeter) -> None:
-        trainer = self._trainer
-        facts = facts_of(
-            self._pl_module,
-            meter,
-            device=trainer.strategy.root_device,
-            devices=trainer.world_size,
-            precision=str(trainer.precision),
-            strategy=type(trainer.strategy).__name__,
-            accumulate_grad_batches=trainer.accumulate_grad_batches,
-            loop=distribution_of(trainer),
-        )
-        self._facts = facts
+        facts = self._facts = self._facts_of(meter)
         for writer in self._writers:
             writer.complete_hparams(facts)
         self._write(meter.summary())
@@ -135,10 +127,10 @@ class Board:
         if self._writers:
             text, record = self._card(summary), self._record(summary)
             for writer in self._writers:
-                writer.write(text, record, self._trainer.global_step)
+                writer.write(text, record, self._step())
 
     def _write_cards(self, summary: Summary, *, is_last: bool = False) -> None:
-        writers = card_writers(self._trainer.loggers, is_last=is_last) if self._in_loggers else []
+        writers = card_writers(self._loggers, is_last=is_last)
         text = self._card(summary) if writers else None
         if text is not None:
             html = card_html(text)
@@ -146,10 +138,10 @@ class Board:
                 self._try(partial(write, html))
 
     def _card(self, summary: Summary) -> str | None:
-        return None if self._facts is None else card(self._facts, summary, found_batch_size(self._trainer))
+        return None if self._facts is None else card(self._facts, summary, self._found())
 
     def _record(self, summary: Summary) -> dict[str, Any]:
-        return record_of(self._facts, summary, found_batch_size(self._trainer))
+        return record_of(self._facts, summary, self._found())
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:
