@@ -49,7 +49,7 @@ def _runs(directory: Path) -> Iterator[RunLog]:
         elif csv_files.FILE in files:
             yield _with_summary(csv_files.read_csv_file(name, parent / csv_files.FILE), parent)
         elif SUMMARY_FILE in files:
-            yield _with_summary(RunLog(name=name), parent)
+            yield _with_summary(RunLog(name=name, record_time=(parent / SUMMARY_FILE).stat().st_mtime), parent)
 
 
 def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -34,12 +34,14 @@ class RunLog:
         name: Directory of the run, relative to the directory that was searched.
         scalars: The points by tag (`mfu_callback.meter.tags.TAGS`).
         record: The facts and figures of the run (`mfu_callback.board.record`) as last written; None if there are none.
+        record_time: When the record was written, in seconds since 1970; None for a run whose log was read.
         problems: What is wrong with the files, one phrase for each problem.
     """
 
     name: str
     scalars: Mapping[str, Series] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
+    record_time: float | None = None
     problems: tuple[str, ...] = ()
 
     @property

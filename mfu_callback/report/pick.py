@@ -10,7 +10,7 @@ from mfu_callback.logs.run_log import RunLog
 
 
 def pick_run(runs: Sequence[RunLog], name: str | None, directory: Path) -> RunLog:
-    """The run with this name, or the latest: by its last point, or by the number in its name.
+    """The run with this name, or the latest: by its last point, the time of its record, or the number in its name.
 
     Args:
         runs: The runs of the directory.
@@ -34,4 +34,4 @@ def pick_run(runs: Sequence[RunLog], name: str | None, directory: Path) -> RunLo
 def _when(run: RunLog) -> tuple[float, list[tuple[int, str]]]:
     times = [series.wall_times[-1] for series in run.scalars.values() if series.wall_times]
     parts = re.split(r"(\d+)", run.name)
-    return max(times, default=0.0), [(int(part) if part.isdigit() else -1, part) for part in parts]
+    return max(times, default=run.record_time or 0.0), [(int(part) if part.isdigit() else -1, part) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -126,6 +127,19 @@ def test_csv_logs_of_a_run_and_the_summary_beside_them(tmp_path: Path) -> None:
     done = report(tmp_path)
     assert "Run csv, not ended yet or cut short" in done.stdout
     assert " s mean" in done.stdout
+
+
+def test_of_runs_whose_logger_writes_no_log_here_the_summary_is_reported(logdir: Path, tmp_path: Path) -> None:
+    text = (logdir / "quick" / "mfu_summary.json").read_text()
+    for seconds, name in ((200, "a1b2"), (100, "zz9")):  # the names of such runs tell nothing about their order
+        file = tmp_path / "project" / name / "mfu_summary.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+        os.utime(file, (seconds, seconds))
+    done = report(tmp_path, "--html", tmp_path / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "Run project/a1b2, 11 steps" in done.stdout
+    assert "project/zz9" in (tmp_path / "page.html").read_text()
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
