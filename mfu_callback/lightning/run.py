@@ -30,6 +30,7 @@ from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.meter import MFUMeter
 from mfu_callback.meter.metrics import Window, logged_values
 from mfu_callback.meter.run_operators import RunOperators
+from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import IN_PROGRESS_BAR
 from mfu_callback.meter.totals import Totals
@@ -81,6 +82,11 @@ class MeasuredRun:
         self._metric_log = MetricLog(trainer)
         self._board = Board(trainer, pl_module, self._warn_once, in_tensorboard=arguments.board)
         self._brackets = Brackets()
+
+    @property
+    def peaks(self) -> RunPeaks:
+        """The peaks that it is measured against, as they are now."""
+        return self._meter.peaks
 
     def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to a part: "setup" or "sanity"."""
