@@ -96,7 +96,8 @@ class MFUCallback(EvaluationHooks):
             TensorBoard loggers, besides the values.
         summary: What is printed at the end of fit, validate, test and predict: "table", the figures and the waterfall;
             "line", one line; None, nothing. "auto" prints the table on a terminal and in a notebook, and the line
-            elsewhere. Under a Trainer with a logger and ``enable_progress_bar=False`` it prints nothing, and the line goes to Lightning's log.
+            elsewhere. Under a Trainer with a logger and ``enable_progress_bar=False`` it prints nothing, and the line
+            goes to Lightning's log.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
