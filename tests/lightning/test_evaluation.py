@@ -124,7 +124,10 @@ def test_validation_inside_fit_is_measured_if_asked_for(asked, tmp_path):
     assert logged == (losses if asked else [])
     assert set(callback.evaluations) == ({"validate"} if asked else set())
     if asked:  # the warm-up is that of the first validation; in it one of five batches is counted
-        assert (callback.evaluations["validate"].steps, callback.evaluations["validate"].flops.forward) == (5, TINY_FLOPS)
+        assert (callback.evaluations["validate"].steps, callback.evaluations["validate"].flops.forward) == (
+            5,
+            TINY_FLOPS,
+        )
     assert callback.summary.steps == 5
 
 
@@ -138,7 +141,7 @@ def test_a_validation_of_warm_up_batches_alone_logs_nothing(tmp_path):
 
 def test_the_summary_of_fit_stays_as_it_is():
     callback = MFUCallback(peak=PEAK)
-    trainer, module = make_trainer(callback, limit_val_batches=0), Evaluated()
+    trainer, module = make_trainer(callback, check_val_every_n_epoch=2), Evaluated()
     trainer.fit(module, token_batches(400))
     summary = callback.summary
     for stage in STAGES:
@@ -226,7 +229,7 @@ def test_a_count_that_fails_is_one_warning_and_the_rest_goes_on(monkeypatch):
     callback = MFUCallback(peak=PEAK)
     with pytest.warns(UserWarning, match="FLOPs could not be counted") as caught:
         evaluate("test", Evaluated(), make_trainer(callback))
-    assert len(caught) == 1
+    assert sum("FLOPs" in str(one.message) for one in caught) == 1
     figures = figures_of(callback, "test")
     assert (figures.steps, figures.tokens, figures.mfu) == (5, 5 * 32, None)
     assert figures.tokens_per_sec > 0
@@ -266,7 +269,13 @@ def test_the_callback_can_be_copied_while_it_measures():
 
 @pytest.mark.parametrize(
     ("style", "quiet", "lines"),
-    [("table", True, "many"), ("line", True, "one"), (None, False, "none"), ("auto", False, "one"), ("auto", True, "none")],
+    [
+        ("table", True, "many"),
+        ("line", True, "one"),
+        (None, False, "none"),
+        ("auto", False, "one"),
+        ("auto", True, "none"),
+    ],
 )
 def test_what_the_end_of_a_test_prints(style, quiet, lines, tmp_path, capsys, caplog):
     callback = MFUCallback(peak=PEAK, summary=style)
