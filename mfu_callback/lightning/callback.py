@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mfu_callback.flops import Attention
-from mfu_callback.lightning.namespaces import Callback
+from mfu_callback.lightning.evaluation_hooks import EvaluationHooks
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.arguments import Arguments, SummaryStyle
 from mfu_callback.meter.batches import TokensArgument
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 
-class MFUCallback(Callback):
+class MFUCallback(EvaluationHooks):
     """Logs tokens/sec, MFU and where the rest of the device's peak was lost, for any LightningModule.
 
     Counts the FLOPs of the forward pass in the first training batch of every shape. Forward and backward together count
@@ -63,11 +63,16 @@ class MFUCallback(Callback):
     ``mfu_summary.json`` is written to the run's directory. Where a step takes less than 5 ms, no advice is given on
     its parts, which are then mostly the loop's own.
 
+    ``trainer.validate``, ``test`` and ``predict`` are measured too, over one forward pass a batch. At the end of each,
+    the tags of throughput and time, and the waterfall without the parts of training, are logged under the stage:
+    ``test/throughput/mfu``, ``predict/time/step_sec``. :attr:`evaluations` holds the figures of the latest loop of each
+    stage: "validate", "test", "predict".
+
     Args:
         flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules. "dispatch" counts
             operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. A number is the
             model FLOPs of forward and backward per token. A callable receives the batch and returns the model FLOPs of
-            its forward and backward.
+            its forward and backward. Of given FLOPs, a batch that is evaluated takes ``1 / (1 + backward_factor)``.
         backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" uses the backward FLOPs
             that really ran in the counted batch.
         attention: "full" counts the whole T x S square of attention, as the field does. "causal" counts only the pairs
@@ -82,17 +87,21 @@ class MFUCallback(Callback):
             tokens of its own, such as its part of each sequence.
         sync: When to wait for the device: "step", at both ends of each step; "window", only when metrics are logged;
             "events", never: device events are read once the device has reached them. On a CPU all are the same.
-        warmup_steps: Number of optimizer steps to leave out at the start of fit.
+        warmup_steps: Number of optimizer steps to leave out at the start of fit, and of batches at the start of
+            validate, test and predict.
         modules: Whether to time each module in a few batches, whose steps are left out of all other figures. The
             summary and the report then have FLOPs, time and MFU by module.
         operators: Whether to profile the operators of a few batches, whose steps are left out of all other figures. The
             summary and the report then have a table of operators (calls, time, FLOPs, bytes, the share of their
             roofline) and what the part "kernels" consists of. Two more seconds at the end of fit.
+        validation: Whether to measure the validations inside of fit too, each of which is then logged at its end under
+            ``validate/``. Never the sanity check.
         board: Whether to write a dashboard (custom scalars), a card (text), HParams and the data of the tab "MFU" to
             TensorBoard loggers, and the card to those of W&B, MLflow and Comet, besides the values.
-        summary: What is printed at the end of fit: "table", the figures and the waterfall; "line", one line; None,
-            nothing. "auto" prints the table on a terminal and in a notebook, and the line elsewhere. Under a Trainer
-            with a logger and ``enable_progress_bar=False`` it prints nothing, and the line goes to Lightning's log.
+        summary: What is printed at the end of fit, validate, test and predict: "table", the figures and the waterfall;
+            "line", one line; None, nothing. "auto" prints the table on a terminal and in a notebook, and the line
+            elsewhere. Under a Trainer with a logger and ``enable_progress_bar=False`` it prints nothing, and the line
+            goes to Lightning's log.
         prometheus_port: Port at which global rank zero serves the latest values to Prometheus during training, under
             ``/metrics``; 0 takes any free one, which the log names. None serves nothing. Needs prometheus-client.
         prometheus_host: Address to listen on: this machine alone, unless told otherwise.
@@ -117,14 +126,14 @@ class MFUCallback(Callback):
         warmup_steps: int = 3,
         modules: bool = False,
         operators: bool = False,
+        validation: bool = False,
         board: bool = True,
         summary: SummaryStyle = "auto",
         prometheus_port: int | None = None,
         prometheus_host: str = "127.0.0.1",
     ) -> None:
-        super().__init__()
         self.summary: Summary | None = None
-        self._arguments = Arguments(
+        arguments = Arguments(
             flops=flops,
             backward_factor=backward_factor,
             attention=attention,
@@ -140,11 +149,11 @@ class MFUCallback(Callback):
             prometheus_port=prometheus_port,
             prometheus_host=prometheus_host,
         )
-        self._run: MeasuredRun | None = None
+        super().__init__(arguments, validation=validation)
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for copies: the arguments and the summary, without a run in progress."""
-        return {**vars(self), "_run": None}
+        """State for copies: the arguments and the figures, without a run in progress."""
+        return {**vars(self), "_run": None, "_evaluation": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
@@ -211,7 +220,7 @@ class MFUCallback(Callback):
         """The run is ended by an exception."""
         if self._run is not None:
             self._show(self._run, self._run.break_off())
-            self._let_go()
+        self._let_go()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The run is over."""
@@ -228,6 +237,7 @@ class MFUCallback(Callback):
             run.show(summary)
 
     def _let_go(self) -> None:
+        self._let_go_of_evaluation()
         run, self._run = self._run, None
         if run is not None:
             run.close()

@@ -11,11 +11,14 @@ from mfu_callback.flops.rules.shards import MESH_DIMENSION
 from mfu_callback.lightning import namespaces
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
 # The method that Lightning's training loop calls right before it fetches a batch. There is no hook for that.
 FETCH = "_on_before_fetch"
+# The method of a data fetcher that calls the above.
+START_OF_FETCH = "_start_profiler"
 # The method of the logger connector that sends a batch's metrics to the loggers, after the hooks of the batch.
 SEND_METRICS = "log_metrics"
 
@@ -60,6 +63,11 @@ def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     """The loggers of a Trainer that write TensorBoard's event files."""
     kinds = namespaces.classes("loggers", "TensorBoardLogger")
     return [logger for logger in trainer.loggers if isinstance(logger, kinds)]
+
+
+def log_now(trainer: Trainer, metrics: dict[str, torch.Tensor]) -> None:
+    """Send metrics to all loggers at the step at which validate and test log their own at the end of an epoch."""
+    trainer._logger_connector.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def logger_prefix(logger: TensorBoardLogger) -> str:
@@ -132,6 +140,15 @@ def evaluation_loop(trainer: Trainer, stage: str) -> Any:
     """The loop of ``validate``, ``test`` or ``predict``; its ``setup_data`` requests the loaders."""
     loops = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
     return loops[stage]
+
+
+def data_fetcher(trainer: Trainer, stage: str) -> Any:
+    """The object that fetches the batches of a validation inside fit, or of ``validate``, ``test`` or ``predict``.
+
+    It is a new one in each loop, and there from the loop's first hook on.
+    """
+    is_in_fit = trainer.state.fn == "fit"
+    return (validation_loop(trainer) if is_in_fit else evaluation_loop(trainer, stage))._data_fetcher
 
 
 def attribute_holders(pl_module: LightningModule, name: str) -> list[Any]:

@@ -28,6 +28,7 @@ from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.run_operators import RunOperators
+from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import IN_PROGRESS_BAR
 from mfu_callback.report.end_of_fit import line_of, print_summary
@@ -70,6 +71,11 @@ class MeasuredRun:
         self._board = board_of(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
         self._prometheus = prometheus_of(trainer.loggers, arguments, self._messages, is_first=trainer.is_global_zero)
         self._brackets = Brackets()
+
+    @property
+    def peaks(self) -> RunPeaks:
+        """The peaks that it is measured against, as they are now."""
+        return self._meter.peaks
 
     def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to a part: "setup" or "sanity"."""

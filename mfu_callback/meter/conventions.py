@@ -30,6 +30,8 @@ class Conventions:
         attention: The convention for attention, "full" or "causal".
         ranks_per_batch: Number of ranks that are handed the same batch, and work on it together.
         tensor_parallel: Number of those whose work each of them counts; 1 where each counts what it computes itself.
+        forward_only: Whether batches are evaluated, so that no backward pass is taken for granted. Gradients that a
+            batch asks for, such as forces, count as they ran.
     """
 
     flops: FlopsArgument = "thop"
@@ -37,6 +39,7 @@ class Conventions:
     attention: str = "full"
     ranks_per_batch: int = 1
     tensor_parallel: int = 1
+    forward_only: bool = False
 
     @property
     def ranks_per_flops(self) -> int:
@@ -58,7 +61,28 @@ class Conventions:
     def __str__(self) -> str:
         factor = self.backward_factor if isinstance(self.backward_factor, str) else f"{self.backward_factor:g} x"
         part = f", each of {self.ranks_per_batch} ranks its own part of a batch" if self.counts_own_part else ""
-        return f"attention {self.attention}, backward {factor}{part}"
+        passes = "forward alone" if self.forward_only else f"backward {factor}"
+        return f"attention {self.attention}, {passes}{part}"
+
+    @property
+    def given_flops(self) -> FlopsArgument:
+        """``flops`` for the passes that run.
+
+        Given FLOPs are those of forward and backward, of which a forward pass alone is ``1 / (1 + backward_factor)``:
+        NaN if that factor is "measured", since nothing is measured then.
+        """
+        flops = self.flops
+        if not self.forward_only or isinstance(flops, str):
+            return flops
+        parts = math.nan if isinstance(self.backward_factor, str) else 1 + self.backward_factor
+        if not callable(flops):
+            return flops / parts
+
+        def of_forward(batch: Any) -> Any:
+            of_both = flops(batch)
+            return None if of_both is None else of_both / parts
+
+        return of_forward
 
     def counter(self, module: nn.Module, calls: OperatorCalls | None = None) -> FlopCounter:
         """A new counter of the module's forward and backward pass, to be used in a ``with`` block.
@@ -81,10 +105,12 @@ class Conventions:
         )
 
     def training_flops(self, count: FlopCount) -> TrainingFlops | None:
-        """FLOPs of a forward and its backward pass; None if nothing, or no "measured" backward, was counted."""
+        """FLOPs of the passes of a batch; None if nothing, or no "measured" backward, was counted."""
         if not count.forward:
             return None
         recomputed = math.nan if count.recomputed is None else count.recomputed
+        if self.forward_only:
+            return self._training_flops(count, count.backward or 0, recomputed)
         if not isinstance(self.backward_factor, str):
             return self._training_flops(count, count.forward * self.backward_factor, recomputed)
         return None if not count.backward else self._training_flops(count, count.backward, recomputed)
@@ -106,6 +132,6 @@ class Conventions:
 
     def factor_error(self, count: FlopCount) -> float | None:
         """Relative error of the training FLOPs that a constant backward factor causes; None if it is unknown."""
-        if isinstance(self.backward_factor, str) or not count.backward:
+        if self.forward_only or isinstance(self.backward_factor, str) or not count.backward:
             return None
         return count.forward * (1 + self.backward_factor) / (count.forward + count.backward) - 1

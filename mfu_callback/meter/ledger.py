@@ -77,6 +77,12 @@ class Ledger:
         self._run += replace(window, step_waits=StepWaits())  # who has the window has them
         return window
 
+    def take_last_window(self) -> Totals:
+        """Totals of all steps since the last call, where none follows for now; waits for the device."""
+        self._end_step(Amounts(), "rest")
+        self._book(wait=True)
+        return self.take_window()
+
     def run_totals(self, *, wait: bool) -> Totals:
         """Totals of the whole run, once it is over; the waiting step by step only of those since the last window.
 

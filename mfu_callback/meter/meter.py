@@ -45,6 +45,7 @@ class RunMeter:
         peak: The peak for MFU.
         sync: When to wait for the device: one of `mfu_callback.meter.ledger.SYNCS`.
         warmup_steps: Number of steps to leave out at the start.
+        forward_only: Whether steps are batches that are evaluated, without a backward pass.
 
     Attributes:
         clock: The clock.
@@ -72,10 +73,13 @@ class RunMeter:
         peak: Peak | None = None,
         sync: str = "step",
         warmup_steps: int = 3,
+        forward_only: bool = False,
     ) -> None:
         self.clock = clock
-        self.conventions = Conventions(flops=flops, backward_factor=backward_factor, attention=attention)
-        self.batches = Batches(flops, tokens)
+        self.conventions = Conventions(
+            flops=flops, backward_factor=backward_factor, attention=attention, forward_only=forward_only
+        )
+        self.batches = Batches(self.conventions.given_flops, tokens)
         self.flops = BatchFlops(self.conventions, self.batches)
         self.ledger = Ledger(clock, sync=sync)
         self.peaks = RunPeaks.of(peak)
@@ -160,6 +164,10 @@ class RunMeter:
     def take_window(self) -> Totals:
         """Totals of this device since the last call."""
         return self._own_part(self.ledger.take_window(), self.device_watch.take_window())
+
+    def take_last_window(self) -> Totals:
+        """Totals of this device since the last call, where no step follows for now; waits for the device."""
+        return self._own_part(self.ledger.take_last_window(), self.device_watch.take_window())
 
     def run_totals(self, *, wait: bool = True) -> Totals:
         """Totals of this device over the whole run.

@@ -247,9 +247,9 @@ def waterfall(
     return {part: max(sec, 0.0) / whole for part, sec in seconds.items()}
 
 
-def logged_values(window: Window) -> dict[str, float]:
+def logged_values(window: Window, tags: Sequence[Tag] = TAGS) -> dict[str, float]:
     """The known values of a window by tag name."""
-    values = ((tag.name, _value(window, tag)) for tag in TAGS)
+    values = ((tag.name, _value(window, tag)) for tag in tags)
     return {name: value for name, value in values if value is not None}
 
 

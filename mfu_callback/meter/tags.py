@@ -122,3 +122,7 @@ TAGS: tuple[Tag, ...] = (
 )
 
 IN_PROGRESS_BAR = {tag.name: tag.in_progress_bar for tag in TAGS if tag.in_progress_bar is not None}
+
+_OF_TRAINING = (HFU, *(WATERFALL[part] for part in (*PARTS_OF_SEVERAL, "optimizer")))
+# Those of a forward pass alone, which is what validate, test and predict run.
+EVALUATION_TAGS = tuple(tag for tag in TAGS if tag.category not in (_MEMORY, _GPU) and tag.name not in _OF_TRAINING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from mfu_callback.meter.summary import Summary
@@ -43,14 +45,19 @@ def line_of(summary: Summary, *, warmup_steps: int) -> str:
         rates_text(figures),
         step_text(figures),
         steps,
-        _lost(summary),
+        lost_text(summary.waterfall),
         late_text(figures.get("pace")),
     )
     line = ", ".join(part for part in parts if part is not None)
     return ". ".join([line, *summary.hints[:1]])
 
 
-def _lost(summary: Summary) -> str | None:
-    lost = {part: share for part, share in (summary.waterfall or {}).items() if part != "mfu" and share >= 0.01}
+def lost_text(waterfall: Mapping[str, float] | None) -> str | None:
+    """The two largest losses as text; None if there is none of 1 %.
+
+    Args:
+        waterfall: The shares of the machine by part; None if MFU is unknown.
+    """
+    lost = {part: share for part, share in (waterfall or {}).items() if part != "mfu" and share >= 0.01}
     largest = sorted(lost, key=lambda part: -lost[part])[:2]
     return f"lost: {', '.join(f'{part} {lost[part]:.0%}' for part in largest)}" if largest else None
