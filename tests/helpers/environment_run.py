@@ -1,4 +1,4 @@
-"""Makes Trainers with several values of MFU_CALLBACK: `environment_run.py PACKAGE`; prints what they ended with as JSON.
+"""Makes Trainers with several values of MFU_CALLBACK: `environment_run.py PACKAGE`; prints what they ended with.
 
 The distribution whose entry points Lightning reads stands on the PYTHONPATH.
 """

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 MIB = 2**20
 TOP_LEVEL = {"lightning.pytorch": ("lightning",), "pytorch_lightning": ("pytorch_lightning", "lightning_fabric")}
-BUDGETS = {"wide": 1 * MIB}
+BUDGETS = {"wide": 4 * MIB}
 
 
 class Hidden(MetaPathFinder):

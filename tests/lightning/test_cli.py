@@ -41,7 +41,8 @@ def cli(train, monkeypatch):
     spec.loader.exec_module(module)
 
     def run(*arguments, run=False):
-        return LightningCLI(module.Model, args=[*arguments], run=run, seed_everything_default=False)
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        return LightningCLI(module.Model, run=run, seed_everything_default=False)
 
     return run
 
@@ -54,7 +55,7 @@ def test_the_example_of_the_page_trains_under_both_packages(train, package):
     assert done.returncode == 0, done.stderr
     (file,) = Path("lightning_logs/version_0").glob("mfu_summary.json")
     summary = json.loads(file.read_text())
-    assert summary["steps"] == 4  # 8 without the three of the warm-up and the one that is counted
+    assert summary["steps"] == 5  # 8 without the three of the warm-up, the first of which is counted
     assert summary["peak"]["flops_per_sec"] == 312e12
     assert summary["conventions"]["backward_factor"] == "measured"
     assert summary["run"]["finder"]["batch_size"] == 16

@@ -13,13 +13,10 @@ import pytest
 
 from mfu_callback.lightning.factory import callbacks_from_environment
 from mfu_callback.lightning.from_environment import MFUCallbackFromEnvironment, arguments_in, callback_of
-from tests.helpers import environment_run
 
 ROOT = Path(__file__).parents[2]
-GROUPS = {
-    "lightning.pytorch": "lightning.pytorch.callbacks_factory",
-    "pytorch_lightning": "pytorch_lightning.callbacks_factory",
-}
+SCRIPT = ROOT / "tests" / "helpers" / "environment_run.py"
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +28,17 @@ def installed(tmp_path_factory):
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mfu-callback\nVersion: 0.1.0\n")
     project = (ROOT / "pyproject.toml").read_text()
     sections = re.findall(r'^\[project\.entry-points\."(.+)"\]\n(\w+) = "(.+)"$', project, re.MULTILINE)
-    assert {group for group, _, _ in sections} == set(GROUPS.values())
-    (information / "entry_points.txt").write_text(
-        "".join(f"[{group}]\n{name} = {at}\n" for group, name, at in sections)
-    )
+    assert {group for group, _, _ in sections} == {f"{package}.callbacks_factory" for package in PACKAGES}
+    lines = [f"[{group}]\n{name} = {at}\n" for group, name, at in sections]
+    (information / "entry_points.txt").write_text("".join(lines))
     return directory
 
 
-@pytest.fixture(scope="module", params=sorted(GROUPS))
+@pytest.fixture(scope="module", params=PACKAGES)
 def outcome(request, installed, tmp_path_factory):
     """What Trainers of a package ended with, in a process of their own."""
     path = os.pathsep.join([str(installed), str(ROOT)])
-    command = [sys.executable, "-W", "ignore", environment_run.__file__, request.param]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), request.param]
     environment = os.environ | {"PYTHONPATH": path}
     directory = tmp_path_factory.mktemp("script")
     done = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, timeout=300)
