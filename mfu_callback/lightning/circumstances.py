@@ -25,6 +25,7 @@ def circumstances_of(trainer: Trainer, pl_module: LightningModule, *, batch_size
     """
     return known_circumstances(
         pl_module,
+        loop="trainer",
         batch_size=batch_size,
         device=lambda: trainer.strategy.root_device.type,
         processes=lambda: trainer.num_devices,

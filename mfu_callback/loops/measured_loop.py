@@ -47,6 +47,7 @@ class Loop:
         loggers: Where values are sent.
         directory: Where the summary is written.
         package: What pip installs the loop's package by; None for a loop of one's own.
+        kind: The kind of the loop: a key of `mfu_callback.meter.loop_settings.LOOP_SETTINGS`.
     """
 
     model: nn.Module
@@ -54,7 +55,8 @@ class Loop:
     dtype: torch.dtype | None
     loggers: Sequence[Any]
     directory: Path | None
-    package: str | None
+    package: str | None = None
+    kind: str = "own"
 
 
 class MeasuredLoop:
@@ -80,7 +82,9 @@ class MeasuredLoop:
         self._blocks = 0  # of the running step
         self._fetched: list[Any] = []
         timer = timer_for(self._device)
-        one = self._measurement = Measurement(self._module, self._device, timer, arguments, ranks, messages)
+        one = self._measurement = Measurement(
+            self._module, self._device, timer, arguments, ranks, messages, loop=loop.kind
+        )
         self._clock, self._meter = one.clock, one.meter
         self._clock.made_at = made_at
         self._start()
@@ -241,6 +245,7 @@ class MeasuredLoop:
     def _circumstances(self) -> Circumstances:
         return known_circumstances(
             self._module,
+            loop=self._loop.kind,
             batch_size=self._meter.batches.size,
             device=lambda: self._device.type,
             processes=lambda: self._ranks.on_this_machine,

@@ -94,6 +94,7 @@ class MFUMeter:
             loggers=checked(loggers),
             directory=None if directory is None else Path(directory),
             package=None if fabric is None else "lightning",
+            kind="own" if fabric is None else "fabric",
         )
         self._arguments = Arguments(**arguments)
         self._made_at = perf_counter()

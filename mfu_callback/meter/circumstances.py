@@ -10,6 +10,7 @@ class Circumstances:
     """Settings of a run, of this process; None if unknown.
 
     Attributes:
+        loop: The kind of the loop: a key of `mfu_callback.meter.loop_settings.LOOP_SETTINGS`.
         device: The type of the device: "cpu", "cuda", ...
         cores: Cores that each process of this run is given on this machine.
         num_workers: Processes that load the training data; of several loaders, the fewest.
@@ -22,6 +23,7 @@ class Circumstances:
         callbacks: The class names of callbacks that come neither with Lightning nor with this package.
     """
 
+    loop: str = "trainer"
     device: str | None = None
     cores: int | None = None
     num_workers: int | None = None

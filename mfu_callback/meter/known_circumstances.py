@@ -21,6 +21,7 @@ _FUSED = ("cuda", "cpu", "xpu", "mps", "hpu", "mtia")
 def known_circumstances(
     module: nn.Module,
     *,
+    loop: str,
     batch_size: int | None,
     device: Callable[[], str],
     processes: Callable[[], int],
@@ -33,6 +34,7 @@ def known_circumstances(
 
     Args:
         module: The model.
+        loop: As in `Circumstances`.
         batch_size: Samples of a micro-batch.
         device: The type of the device.
         processes: Number of processes of the run on this machine.
@@ -52,7 +54,7 @@ def known_circumstances(
         "log_every_n_steps": log_every_n_steps,
         "callbacks": callbacks,
     }
-    return Circumstances(batch_size=batch_size, **{name: _or_none(find) for name, find in known.items()})
+    return Circumstances(loop=loop, batch_size=batch_size, **{name: _or_none(find) for name, find in known.items()})
 
 
 def is_compiled(root: nn.Module) -> bool:

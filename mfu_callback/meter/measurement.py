@@ -39,6 +39,7 @@ class Measurement:
         arguments: The arguments of `MFUCallback`.
         ranks: The processes of the run.
         messages: Says what was found.
+        loop: The kind of the loop: a key of `mfu_callback.meter.loop_settings.LOOP_SETTINGS`.
 
     Attributes:
         arguments: As given.
@@ -58,6 +59,8 @@ class Measurement:
         arguments: Arguments,
         ranks: Ranks,
         messages: Messages,
+        *,
+        loop: str = "trainer",
     ) -> None:
         self.arguments = arguments
         self.is_measuring = False
@@ -72,7 +75,7 @@ class Measurement:
             sync=arguments.sync,
             warmup_steps=arguments.warmup_steps,
         )
-        self.peak = PeakOfRun(self.meter, arguments.peak, device, messages)
+        self.peak = PeakOfRun(self.meter, arguments.peak, device, messages, loop=loop)
         self.counting = Counting(self.meter, module, messages, self._warn_of_count, self.peak.take_count)
         self.waits: CollectiveWaits | None = None
         self._device = device

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mfu_callback.flops import FlopCount
+from mfu_callback.meter.loop_settings import LOOP_SETTINGS
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window
@@ -51,6 +52,7 @@ class PeakOfRun:
         asked: The user's ``peak=``: a `Peak`, FLOP/s, "measured", or None to look the device up.
         device: The device that runs the matmuls.
         messages: Says what was found.
+        loop: The kind of the loop: a key of `mfu_callback.meter.loop_settings.LOOP_SETTINGS`.
 
     Attributes:
         dtype: The dtype of the matmuls' inputs.
@@ -62,10 +64,13 @@ class PeakOfRun:
         asked: PeakArgument,
         device: torch.device,
         messages: Messages,
+        *,
+        loop: str = "trainer",
     ) -> None:
         self._meter = meter
         self._asked = asked
         self._device = device
+        self._settings = LOOP_SETTINGS[loop].precisions
         self._announce, self._warn_once = messages.inform, messages.warn_once
         self.dtype = torch.float32
 
@@ -180,7 +185,7 @@ class PeakOfRun:
         """
         self._meter.peaks = replace(self._meter.peaks, fastest=fastest_peak(rates))
         with suppress(Exception):  # as above
-            self._meter.hints = hints_for(self._device, self.dtype, rates, processes=processes)
+            self._meter.hints = hints_for(self._device, self.dtype, rates, processes=processes, settings=self._settings)
 
     def warn_if_above_one(self, window: Window) -> None:
         """Warn if MFU exceeds 1, and list the likely causes."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.facts import Facts
+from mfu_callback.meter.loop_settings import LOOP_SETTINGS, LoopSettings
 
 Remedy = Callable[[Facts], str]
 
 _ACCELERATORS = ("cuda", "xpu")  # those to which pinned memory is copied faster
-_USUAL_LOGGING = 50  # Lightning's own log_every_n_steps
+_USUAL_LOGGING = 50  # steps, as Lightning's log_every_n_steps
 _MOST_NAMES = 3
 # What holds a clock down, by words of `mfu_callback.meter.gpu_state.REASONS`.
 _OF_REASONS = (
@@ -58,7 +59,7 @@ def for_optimizer(facts: Facts) -> str:
         return "fused=True, or larger batches"
     if unfused:
         return " and ".join(f"{name}(..., fused=True)" for name in unfused)
-    return "larger batches, or Trainer(accumulate_grad_batches=2), so that it steps less often"
+    return f"larger batches, or {_settings(facts).accumulate}, so that it steps less often"
 
 
 def for_callbacks(facts: Facts) -> str:
@@ -67,7 +68,7 @@ def for_callbacks(facts: Facts) -> str:
     look = f"look at {', '.join(names)}" if names else "look at the callbacks"
     if every is None or every >= _USUAL_LOGGING:
         return look if names else "log less often, or look at the callbacks"
-    return f"Trainer(log_every_n_steps={_USUAL_LOGGING}), or {look}"
+    return f"{_settings(facts).log_less}, or {look}"
 
 
 def for_slow_device(facts: Facts) -> str:
@@ -124,20 +125,22 @@ def for_no_matmuls(facts: Facts) -> str:
 
 def for_unfilled(facts: Facts) -> str:
     """Larger batches."""
-    return "larger batches (BatchSizeFinder finds the largest)"
+    return f"larger batches{_settings(facts).largest_batch}"
 
 
 def for_kernels(facts: Facts) -> str:
     """All that makes kernels faster and is not in use."""
     if facts.circumstances.is_compiled:
-        return "larger batches, or fused attention; MFUCallback(operators=True) names the operators"
+        measured_by = _settings(facts).measured_by
+        return f"larger batches, or fused attention; {measured_by}(operators=True) names the operators"
     return "larger batches, torch.compile, or fused attention"
 
 
 def for_communication(facts: Facts) -> str:
     """Less to send, or less often."""
+    settings = _settings(facts)
     return (
-        "larger batches, Trainer(accumulate_grad_batches=2), other buckets (DDPStrategy(bucket_cap_mb=100)),"
+        f"larger batches, {settings.accumulate}, other buckets ({settings.buckets}),"
         " gradients compressed by a ddp_comm_hook, or a faster network"
     )
 
@@ -147,3 +150,7 @@ def for_unreachable(facts: Facts) -> str:
     reasons = (facts.gpu or {}).get("throttle_reasons") or {}
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     return next((remedy for words, remedy in _OF_REASONS if words in most), "check its power limit, clocks and cooling")
+
+
+def _settings(facts: Facts) -> LoopSettings:
+    return LOOP_SETTINGS[facts.circumstances.loop]

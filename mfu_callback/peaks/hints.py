@@ -43,7 +43,12 @@ def fastest_peak(rates: Mapping[torch.dtype, DtypeRate]) -> Peak | None:
 
 
 def hints_for(
-    device: torch.device, dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate], *, processes: int = 1
+    device: torch.device,
+    dtype: torch.dtype,
+    rates: Mapping[torch.dtype, DtypeRate],
+    *,
+    processes: int = 1,
+    settings: Mapping[str, str] | None = None,
 ) -> tuple[Hint, ...]:
     """Settings that would make this run's matmuls at least twice as fast, the largest gain first.
 
@@ -52,8 +57,9 @@ def hints_for(
         dtype: The dtype of the matmuls' inputs.
         rates: The rates of the dtypes that a model can be trained in, and of this one.
         processes: Number of processes on this machine that compute this run.
+        settings: By the name of a dtype, the setting that makes matmuls run in it; None for Lightning's.
     """
-    found = (_faster_dtype(dtype, rates), _tf32_off(device, dtype), _one_thread(device, processes))
+    found = (_faster_dtype(dtype, rates, settings), _tf32_off(device, dtype), _one_thread(device, processes))
     return tuple(sorted((hint for hint in found if hint is not None), key=lambda hint: -hint.times))
 
 
@@ -77,7 +83,9 @@ def _parts_of_text(rates: list[tuple[torch.dtype, DtypeRate]]) -> Iterator[str]:
         yield said + (better if differs else "")
 
 
-def _faster_dtype(dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate]) -> Hint | None:
+def _faster_dtype(
+    dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate], settings: Mapping[str, str] | None
+) -> Hint | None:
     own = rates.get(dtype)
     others = {one: rate.in_training for one, rate in rates.items() if one in PRECISIONS and one != dtype}
     if own is None or not others:
@@ -87,9 +95,10 @@ def _faster_dtype(dtype: torch.dtype, rates: Mapping[torch.dtype, DtypeRate]) ->
     times = others[best] / own.in_training
     if times < _WORTH_SAYING:
         return None
+    setting = f'precision="{PRECISIONS[best]}"' if settings is None else settings[dtype_name(best)]
     text = (
         f"{dtype_name(best)} matmuls run {_times(times)} times as fast as {dtype_name(dtype)} on this device:"
-        f' precision="{PRECISIONS[best]}".'
+        f" {setting}."
     )
     return Hint(text, times)
 

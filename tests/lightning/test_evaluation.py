@@ -211,11 +211,13 @@ def own_functions(trainer):
 def test_nothing_stays_behind_when_an_evaluation_breaks_off(how, at, error):
     def run(*callbacks):
         trainer, module = make_trainer(*callbacks, num_sanity_val_steps=0, val_check_interval=2), Breaks(at, error)
+        begin = (
+            (lambda: trainer.fit(module, token_batches(400)))
+            if how == "fit"
+            else (lambda: evaluate(how, module, trainer))
+        )
         with pytest.raises((ArithmeticError, SystemExit)) as caught:
-            if how == "fit":
-                trainer.fit(module, token_batches(400))
-            else:
-                evaluate(how, module, trainer)
+            begin()
         return type(caught.value), marks(trainer, module), own_functions(trainer)
 
     callback = MFUCallback(peak=PEAK, validation=True)
