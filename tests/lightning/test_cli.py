@@ -57,7 +57,7 @@ def test_the_example_of_the_page_trains_under_both_packages(train, package):
     summary = json.loads(file.read_text())
     assert summary["steps"] == 5  # 8 without the three of the warm-up, the first of which is counted
     assert summary["peak"]["flops_per_sec"] == 312e12
-    assert summary["conventions"]["backward_factor"] == "measured"
+    assert summary["conventions"] == "attention full, backward measured"
     assert summary["run"]["finder"]["batch_size"] == 16
     saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
     assert [one["class_path"] for one in saved["trainer"]["callbacks"]] == [
