@@ -29,7 +29,8 @@ def callbacks_from_environment() -> list[Any]:
     try:
         from mfu_callback.lightning.from_environment import callback_of
 
-        return [callback_of("" if asked.lower() in _ON else asked, rank_zero_warn)]
+        options = "" if asked.lower() in _ON else asked
+        return [callback_of(options, lambda message: rank_zero_warn(f"{VARIABLE}={message}"))]
     except Exception as error:  # a script that does not know of this package must not end here
         rank_zero_warn(
             f"{VARIABLE} is set, but MFUCallback could not be made ({type(error).__name__}: {error}), so no MFU is"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from mfu_callback.lightning.callback import MFUCallback
-from mfu_callback.lightning.factory import VARIABLE
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -38,7 +37,7 @@ def callback_of(options: str, warn: Callable[[str], None]) -> MFUCallback:
     try:
         return MFUCallbackFromEnvironment(**arguments_in(options))
     except ValueError as error:
-        warn(f"{VARIABLE}={options!r}: {error} MFUCallback runs with its defaults instead.")
+        warn(f"{options!r}: {error} MFUCallback runs with its defaults instead.")
         return MFUCallbackFromEnvironment()
 
 

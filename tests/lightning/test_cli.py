@@ -66,6 +66,16 @@ def test_the_example_of_the_page_trains_under_both_packages(train, package):
     ]
 
 
+def test_a_callback_imported_before_the_other_package_is_refused_in_the_words_of_the_page(train):
+    both = SCRIPT.replace("lightning.pytorch", "pytorch_lightning")
+    train.write_text(f"from mfu_callback import MFUCallback\n{both}")
+    command = [sys.executable, "-W", "ignore", "train.py", "fit", "--config", "config.yaml", "--print_config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    (words,) = re.findall(r'refused: "(.*?)"', PAGE)
+    assert f"Import path mfu_callback.MFUCallback {words}" in done.stderr
+
+
 def test_the_configuration_is_printed_with_all_arguments_and_is_read_again(cli, capsys):
     with pytest.raises(SystemExit) as stop:
         cli("fit", "--config", "config.yaml", "--print_config", run=True)

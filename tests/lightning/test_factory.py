@@ -129,7 +129,7 @@ def test_wrong_arguments_are_named(text, message):
     messages = []
     assert type(callback_of(text, messages.append)) is MFUCallbackFromEnvironment
     (warning,) = messages
-    assert warning.startswith(f"MFU_CALLBACK={text!r}: {message}")
+    assert warning.startswith(f"{text!r}: {message}")
 
 
 def test_the_page_says_which_values_switch_it_off(monkeypatch):
