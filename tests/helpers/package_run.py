@@ -3,8 +3,8 @@
 PACKAGE is lightning.pytorch or pytorch_lightning. What the run ended with goes to DIRECTORY/outcome.json. HOW is words
 joined by hyphens: "alone" (the other package cannot be imported), "early" (the callbacks are imported before PACKAGE),
 "made" (and made before it), "bare" (MFUCallback is handed to the Trainer outside of a list), "two" (DDP on two
-processes), "wide" (no batch fits into the budget), "stopped"
-(find_batch_size finds the size, and ends its run from inside).
+processes), "wide" (no batch fits into the budget), "stopped" (find_batch_size finds the size, and ends its run from
+inside).
 """
 
 from __future__ import annotations
