@@ -101,5 +101,6 @@ if not TYPE_CHECKING:
 
 def _join_imported() -> None:
     """Have both classes derive from those of a package that was imported after them."""
-    Callback.__bases__ = classes("callbacks", "Callback")
-    MisconfigurationException.__bases__ = classes("utilities.exceptions", "MisconfigurationException")
+    if len(Callback.__bases__) < len(_imported()):
+        Callback.__bases__ = classes("callbacks", "Callback")
+        MisconfigurationException.__bases__ = classes("utilities.exceptions", "MisconfigurationException")

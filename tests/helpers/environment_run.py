@@ -22,10 +22,15 @@ def trainer(asked: str | None, *callbacks: Any) -> tuple[Any, list[str]]:
     os.environ.pop("MFU_CALLBACK", None)
     if asked is not None:
         os.environ["MFU_CALLBACK"] = asked
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+    }
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        made = pl.Trainer(accelerator="cpu", logger=False, max_steps=8, callbacks=[*callbacks], **quiet)
+        made = pl.Trainer(accelerator="cpu", max_steps=8, log_every_n_steps=1, callbacks=[*callbacks], **quiet)
     return made, [str(one.message) for one in seen]
 
 
@@ -41,7 +46,7 @@ def fitted(asked: str | None, *callbacks: Any) -> dict[str, Any]:
     made.fit(BoringModel())
     after = names(made)
     (callback,) = made.callbacks
-    made.fit_loop.max_steps = 12
+    made.fit_loop.epoch_loop.max_steps = 12
     made.fit(BoringModel())  # a second fit of the same Trainer
     summary = callback.summary
     return {

@@ -3,8 +3,8 @@
 PACKAGE is lightning.pytorch or pytorch_lightning. What the run ended with goes to DIRECTORY/outcome.json. HOW is words
 joined by hyphens: "alone" (the other package cannot be imported), "early" (the callbacks are imported before PACKAGE),
 "made" (and made before it), "bare" (MFUCallback is handed to the Trainer outside of a list), "two" (DDP on two
-processes), "wide" (no batch fits into the budget), "fully" (a strategy that the finder does not support), "stopped"
-(find_batch_size finds the size, and ends its run from inside).
+processes), "wide" (no batch fits into the budget), "stopped" (find_batch_size finds the size, and ends its run from
+inside).
 """
 
 from __future__ import annotations
@@ -84,12 +84,11 @@ def make_callbacks(words: list[str]) -> list[Any]:
 def train(package: str, directory: Path, words: list[str], callbacks: list[Any] | None) -> dict[str, Any]:
     """Train, and return what it came to."""
     pl, loggers = import_module(package), import_module(f"{package}.loggers")
-    strategies = import_module(f"{package}.strategies")
     callbacks = callbacks or make_callbacks(words)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2 if "two" in words else 1,
-        strategy=strategies.FSDPStrategy() if "fully" in words else "ddp" if "two" in words else "auto",
+        strategy="ddp" if "two" in words else "auto",
         callbacks=callbacks[0] if "bare" in words else [*callbacks],
         logger=loggers.TensorBoardLogger(directory, name="", version="run"),
         max_steps=6,

@@ -57,13 +57,23 @@ def test_the_example_of_the_page_trains_under_both_packages(train, package):
     summary = json.loads(file.read_text())
     assert summary["steps"] == 5  # 8 without the three of the warm-up, the first of which is counted
     assert summary["peak"]["flops_per_sec"] == 312e12
-    assert summary["conventions"]["backward_factor"] == "measured"
+    assert summary["conventions"] == "attention full, backward measured"
     assert summary["run"]["finder"]["batch_size"] == 16
     saved = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
     assert [one["class_path"] for one in saved["trainer"]["callbacks"]] == [
         "mfu_callback.MFUCallback",
         "mfu_callback.BatchSizeFinder",
     ]
+
+
+def test_a_callback_imported_before_the_other_package_is_refused_in_the_words_of_the_page(train):
+    both = SCRIPT.replace("lightning.pytorch", "pytorch_lightning")
+    train.write_text(f"from mfu_callback import MFUCallback\n{both}")
+    command = [sys.executable, "-W", "ignore", "train.py", "fit", "--config", "config.yaml", "--print_config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    (words,) = re.findall(r'refused: "(.*?)"', PAGE)
+    assert f"Import path mfu_callback.MFUCallback {words}" in done.stderr
 
 
 def test_the_configuration_is_printed_with_all_arguments_and_is_read_again(cli, capsys):

@@ -99,7 +99,6 @@ def test_the_search_ends_its_run_from_inside_by_the_packages_own_exception(run):
 
 def test_errors_of_the_finder_are_caught_as_the_packages_own(run):
     assert "Not even a batch of 1 fits" in run(PACKAGES[1], "wide-alone")[1]["error"]
-    assert "but this run uses FSDPStrategy" in run(PACKAGES[1], "fully-alone")[1]["error"]
 
 
 @pytest.mark.parametrize("how", ["early-made", "early-bare"])
