@@ -229,14 +229,13 @@ def test_each_run_of_a_service_has_a_summary_of_its_own(name, tmp_path):
         assert all((file.parent / "meta.yaml").is_file() for file in where)
 
 
-def test_the_summary_of_a_service_without_a_directory_lies_beside_the_checkpoints(tmp_path, monkeypatch):
-    pytest.importorskip("comet_ml")
-    monkeypatch.setenv("COMET_OFFLINE_DIRECTORY", str(tmp_path / "comet"))
-    logger = CometLogger(project="project", **PLAIN)
-    assert logger.save_dir is None
-    fit(GPTModule(TINY), data=tiny_data(), logger=logger, root=tmp_path / "root")
-    assert (tmp_path / "root" / "project" / logger.version / SUMMARY).is_file()
-    end(logger)
+def test_the_summary_of_a_service_without_a_directory_lies_beside_the_checkpoints(tmp_path):
+    pytest.importorskip("mlflow")
+    logger = MLFlowLogger("experiment", tracking_uri=str(tmp_path / "store"))
+    assert logger.save_dir is None  # as with a server
+    fit(GPTModule(TINY), data=tiny_data(), logger=logger, root=tmp_path / "root", enable_checkpointing=True)
+    directory = tmp_path / "root" / logger.experiment_id / logger.run_id
+    assert {path.name for path in directory.iterdir()} == {"checkpoints", SUMMARY}
 
 
 @pytest.mark.parametrize("name", ["csv", "tensorboard"])
