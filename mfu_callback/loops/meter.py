@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +15,7 @@ from torch import nn
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.loops.phases import LoopPhases
 from mfu_callback.loops.process_group import ProcessGroup
+from mfu_callback.loops.rank_messages import messages_of
 from mfu_callback.loops.sampling import ModuleSampling, OperatorSampling
 from mfu_callback.loops.unwrapped import ddp_of, device_of, dtype_of, unwrapped
 from mfu_callback.meter.arguments import Arguments
@@ -25,7 +23,6 @@ from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, timer_for
 from mfu_callback.meter.known_circumstances import known_circumstances
 from mfu_callback.meter.measurement import Measurement
-from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.end_of_fit import print_summary
 
@@ -91,7 +88,7 @@ class MFUMeter:
         self._directory = None if directory is None else Path(directory)
         self._made_at = perf_counter()
         self._ranks = ProcessGroup()
-        self._messages = Messages(self._inform, self._warn, name="MFUMeter")
+        self._messages = messages_of(self._ranks, "MFUMeter")
         self._measurement: Measurement | None = None
         self._is_closed = False
         self._in_block = self._in_step = False
@@ -293,16 +290,3 @@ class MFUMeter:
         if self._ranks.index == 0 and style is not None:
             with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding
                 print_summary(summary, warmup_steps=self._arguments.warmup_steps, style=style)
-
-    def _inform(self, line: str) -> None:
-        if self._ranks.index != 0:
-            return
-        logger = logging.getLogger("mfu_callback")
-        if logger.hasHandlers():
-            logger.info(line)
-        else:  # logging that nobody has set up shows no information
-            print(line, file=sys.stderr)
-
-    def _warn(self, message: str) -> None:
-        if self._ranks.index == 0:
-            warnings.warn(message, stacklevel=2)
