@@ -2,12 +2,17 @@
 
 import json
 import math
+import pickle
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import GPT2LMHeadModel, Trainer, TrainerCallback
 
 from mfu_callback import count_flops
@@ -20,6 +25,7 @@ from tests.helpers.trainer_runs import (
     LENGTH,
     SAMPLES,
     TOKENS,
+    VOCABULARY,
     Texts,
     bert,
     gpt2,
@@ -30,6 +36,7 @@ from tests.helpers.trainer_runs import (
     train,
 )
 
+OPTIMIZERS = sys.modules["torch.optim.optimizer"]  # torch.optim hides it
 LOGGED = {tag.name for tag in TAGS} - ABSENT_TAGS
 
 
@@ -157,9 +164,9 @@ def test_every_second_is_booked_on_what_took_it(clock, tmp_path):
             return super().__getitem__(index)
 
     class SlowModel(GPT2LMHeadModel):
-        def forward(self, *args, **kwargs):
+        def forward(self, input_ids, labels):
             clock.seconds += 2
-            out = super().forward(*args, **kwargs)
+            out = super().forward(input_ids, labels=labels)
             out.loss = Moving.apply(out.loss, clock)
             return out
 
@@ -191,15 +198,320 @@ def test_every_second_is_booked_on_what_took_it(clock, tmp_path):
     optimizer.register_step_pre_hook(lambda *_: setattr(clock, "seconds", clock.seconds + 1))
     trainer.train()
     summary = callback.summary
-    # accelerate's loader fetches one batch ahead, so the counted step has five batches and the last one three.
     assert summary.phases_sec["forward"] == 2 * 2
     assert summary.phases_sec["backward"] == 2 * 4
     assert summary.phases_sec["optimizer"] == 1 + 1 / 2
     assert summary.phases_sec["data"] == 2 * 2 / 8
     assert summary.phases_sec["other"] == 8
     wall = summary.wall_time_sec
-    assert wall["counting"] + wall["training"] == 4 * (2 * 2 + 2 * 4 + 1.5 + 8) + 17 * 2 / 8
+    assert wall["counting"] == 2 * 2 + 2 * 4 + 1.5 + 8 + 3 * 2 / 8  # accelerate's loader fetches one batch ahead
     assert wall["training"] == 3 * (2 * 2 + 2 * 4 + 1.5 + 8 + 2 * 2 / 8)
     assert wall["checkpoint"] == 2 * 1024
     assert wall["sanity"] == 2  # evaluates one batch of eight
     assert wall["validation"] == 2 * 2  # after the third step and at the end
+
+
+RUNS = {
+    "plain": {},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "bf16": {"bf16": True},
+    "without clipping": {"max_grad_norm": 0.0},
+    "checkpointing": {"activation_checkpointing": True},
+    "evaluation": {"eval_strategy": "steps", "eval_steps": 3},
+    "epochs": {"max_steps": -1, "num_train_epochs": 2, "data": Texts(12)},
+    "SGD": {"optim": "sgd"},
+}
+
+
+def ends(trainer):
+    """What a training ends with."""
+    losses = [(one["step"], one["loss"], one["grad_norm"]) for one in losses_of(trainer)]
+    return {**trainer.model.state_dict(), "random": torch.random.get_rng_state()}, losses
+
+
+def assert_same(one, two):
+    (weights, losses), (other_weights, other_losses) = one, two
+    assert list(weights) == list(other_weights)
+    assert all(torch.equal(value, other_weights[name]) for name, value in weights.items())
+    assert losses == other_losses
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_training_ends_in_the_same_weights_and_the_same_random_state(run, tmp_path):
+    sampling = {"modules": True, "operators": True, "warmup_steps": 0} if run == "accumulation" else {}
+    callback = make_callback(**sampling)
+    assert_same(ends(train(tmp_path, callback, **RUNS[run])), ends(train(tmp_path, **RUNS[run])))
+    assert callback.summary.steps > 0
+
+
+def test_checkpointing_counts_what_runs_again(tmp_path):
+    callback = make_callback()
+    train(tmp_path, callback, activation_checkpointing=True)
+    blocks = callback.summary.flops.forward - 2 * TOKENS * 16 * VOCABULARY
+    assert callback.summary.flops.recomputed == blocks
+    assert callback.summary.hfu > callback.summary.mfu
+
+
+def test_bf16_is_counted_and_measured_in_bfloat16(tmp_path):
+    callback = make_callback()
+    train(tmp_path, callback, bf16=True)
+    flops = callback.summary.flops.per_dtype
+    assert max(flops, key=flops.get) == "bfloat16"
+    assert callback.summary.peak.dtype is torch.bfloat16
+    assert json.loads((tmp_path / "mfu_summary.json").read_text())["run"]["precision"] == "bf16-mixed"
+
+
+def graphs_of(*callbacks, directory):
+    """The compiled graphs of a training, as code."""
+    graphs = []
+
+    def compiler(graph, inputs):
+        graphs.append(graph.code)
+        return graph.forward
+
+    torch._dynamo.reset()
+    arguments = {"torch_compile": True, "torch_compile_backend": "eager"}
+    trainer = make_trainer(directory, *callbacks, **arguments)
+    trainer.accelerator.state.dynamo_plugin.backend = compiler
+    trainer.train()
+    return graphs, ends(trainer)
+
+
+def test_a_compiled_model_is_counted_and_its_graphs_are_the_same(tmp_path):
+    callback, plain = make_callback(), make_callback()
+    graphs, ended = graphs_of(callback, directory=tmp_path)
+    others, other_end = graphs_of(directory=tmp_path)
+    assert graphs == others != []
+    assert_same(ended, other_end)
+    train(tmp_path, plain)
+    assert callback.summary.flops.forward == plain.summary.flops.forward
+    assert (callback.summary.steps, callback.summary.circumstances.is_compiled) == (7, True)
+
+
+class RaisedError(Exception):
+    pass
+
+
+def raising(*_, **__):
+    raise RaisedError
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+class RaisingCallback(TrainerCallback):
+    """Raises at an event."""
+
+    def __init__(self, event):
+        setattr(self, event, raising)
+
+
+def in_the_model(trainer):
+    calls = iter(range(5))
+    trainer.model.register_forward_pre_hook(lambda *_: None if next(calls, None) is not None else raising())
+
+
+def in_the_first_step(trainer):
+    trainer.model.register_forward_pre_hook(raising)
+
+
+def in_the_optimizer(trainer):
+    calls = iter(range(5))
+    trainer.create_optimizer().register_step_pre_hook(lambda *_: None if next(calls, None) is not None else raising())
+
+
+def in_the_data(trainer):
+    trainer.train_dataset.__class__ = type("Raising", (Texts,), {"__getitem__": interrupted})
+
+
+def in_the_backward_pass(trainer):
+    next(trainer.model.parameters()).register_hook(interrupted)
+
+
+def at_the_event(event):
+    def prepare(trainer):
+        trainer.add_callback(RaisingCallback(event))
+
+    prepare.__name__ = event
+    return prepare
+
+
+EVENTS = ["on_epoch_begin", "on_step_begin", "on_pre_optimizer_step", "on_step_end", "on_log", "on_epoch_end"]
+EVENTS += ["on_evaluate", "on_save", "on_prediction_step"]
+PLACES = [in_the_model, in_the_first_step, in_the_optimizer, in_the_data, in_the_backward_pass]
+PLACES += [at_the_event(event) for event in EVENTS]
+
+
+def traces(trainer):
+    """What a callback could leave behind."""
+    hooks = [len(one._forward_pre_hooks) + len(one._forward_hooks) for one in trainer.model.modules()]
+    return (
+        [sorted(vars(one)) for one in (trainer, trainer.accelerator, trainer.callback_handler, trainer.model)],
+        torch.autograd.backward.__module__,
+        _get_current_dispatch_mode(),
+        len(OPTIMIZERS._global_optimizer_pre_hooks) + len(OPTIMIZERS._global_optimizer_post_hooks),
+        hooks,
+    )
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_an_exception_reaches_the_user_and_leaves_nothing_behind(place, tmp_path):
+    arguments = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}
+
+    def broken_off(*callbacks):
+        trainer = make_trainer(tmp_path, *callbacks, data=Texts(), **arguments)
+        place(trainer)
+        with pytest.raises((RaisedError, KeyboardInterrupt)):
+            trainer.train()
+        return trainer
+
+    callback = make_callback()
+    assert traces(broken_off(callback)) == traces(broken_off())
+    steps_before = {in_the_model: 3, in_the_optimizer: 4}  # of the model's five calls, one is an evaluation
+    if place in steps_before:
+        assert callback.summary.steps == steps_before[place]
+
+
+def test_the_next_training_is_measured_after_one_that_was_broken_off(tmp_path):
+    callback = make_callback()
+    trainer = make_trainer(tmp_path, callback)
+    handle = trainer.model.register_forward_pre_hook(raising)
+    with pytest.raises(RaisedError):
+        trainer.train()
+    assert callback.summary is None
+    handle.remove()
+    trainer.train()
+    assert callback.summary.steps == 7
+
+
+def test_a_second_training_of_a_trainer_has_figures_of_its_own(tmp_path):
+    callback = make_callback()
+    trainer = train(tmp_path, callback)
+    first = callback.summary
+    trainer.args.max_steps = 5
+    trainer.train()
+    assert (first.steps, callback.summary.steps) == (7, 4)
+    assert callback.summary.flops.forward == first.flops.forward
+    assert traces(trainer) == traces(train(tmp_path))
+
+
+def test_a_training_that_is_resumed_ends_in_the_same_weights(tmp_path):
+    def resumed(directory, *callbacks):
+        train(directory, save_strategy="steps", save_steps=5, data=Texts(8), max_steps=8)
+        trainer = make_trainer(directory, *callbacks, data=Texts(8), max_steps=8)
+        trainer.train(resume_from_checkpoint=str(directory / "checkpoint-5"))
+        return ends(trainer)
+
+    callback = make_callback()
+    assert_same(resumed(tmp_path / "with", callback), resumed(tmp_path / "without"))
+    assert (callback.summary.steps, callback.summary.tokens) == (2, 2 * TOKENS)
+
+
+def test_a_trainer_that_is_out_of_memory_is_measured_at_its_next_batch_size(tmp_path):
+    callback = make_callback()
+    trainer = make_trainer(tmp_path, callback, auto_find_batch_size=True, per_device_train_batch_size=4)
+
+    def allocate(module, args, kwargs):
+        if kwargs["input_ids"].shape[0] == 4:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+
+    trainer.model.register_forward_pre_hook(allocate, with_kwargs=True)
+    trainer.train()
+    assert (callback.summary.steps, callback.summary.circumstances.batch_size) == (7, 3)
+
+
+class OwnTrainer(Trainer):
+    """A Trainer whose methods are the user's."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = model(**self._prepare_inputs(inputs)).loss
+        loss.backward()
+        return loss.detach()
+
+    def log(self, logs, start_time=None):
+        super().log({"own": 1.0, **logs}, start_time)
+
+
+def test_methods_of_the_users_own_trainer_are_measured_as_they_are(tmp_path):
+    callback = make_callback()
+    trainer = train(tmp_path, callback, kind=OwnTrainer)
+    assert callback.summary.steps == 7
+    assert all(record.keys() >= LOGGED | {"own"} for record in losses_of(trainer))
+    assert "training_step" not in vars(trainer)
+
+
+class InAnotherThread(TrainerCallback):
+    """Hands events to another callback, the first one from another thread."""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_train_begin(self, *args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.callback.on_train_begin, *args, **kwargs).result()
+
+    def __getattribute__(self, name):
+        own = name in ("callback", "on_train_begin") or not name.startswith("on_")
+        return object.__getattribute__(self, name) if own else getattr(self.callback, name)
+
+
+def test_a_trainer_that_cannot_be_found_trains_on_and_says_what_to_do(tmp_path):
+    callback = make_callback()
+    with pytest.warns(UserWarning, match=r"was not found.*trainer.add_callback\(MFUTrainerCallback\(trainer=trainer\)"):
+        trainer = train(tmp_path, InAnotherThread(callback))
+    assert (callback.summary, trainer.state.global_step) == (None, 8)
+
+
+def test_a_trainer_that_is_handed_over_need_not_be_found(tmp_path):
+    trainer = make_trainer(tmp_path)
+    callback = make_callback(trainer=trainer)
+    trainer.add_callback(InAnotherThread(callback))
+    trainer.train()
+    assert callback.summary.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("_run_epoch", None, "has no _run_epoch, .*Use transformers 5.3 or later"),
+        ("n_gpu", 2, "trains on 2 GPUs in threads .*torchrun --nproc-per-node=2"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(name, value, said, tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    if value is None:
+        monkeypatch.delattr(Trainer, name)
+    else:
+        monkeypatch.setattr(type(trainer.args), name, value)
+    callback = make_callback(trainer=trainer)
+    with pytest.warns(UserWarning, match=said):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    callback.on_train_end(trainer.args, trainer.state, trainer.control)
+    assert callback.summary is None
+
+
+def test_a_copy_has_the_arguments_and_no_run(tmp_path):
+    callback = make_callback(warmup_steps=4)
+    copied = []
+
+    class Copying(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                copied.append(pickle.loads(pickle.dumps(callback)))
+
+    train(tmp_path, Copying(), callback)
+    train(tmp_path, *copied)
+    assert (callback.summary.steps, copied[0].summary.steps) == (4, 4)
+
+
+def test_wrong_arguments_raise_at_once():
+    with pytest.raises(ValueError, match="attention='none' is not known"):
+        make_callback(attention="none")
+    with pytest.raises(TypeError):
+        make_callback(atention="full")
+
+
+def test_the_room_is_imported_without_transformers():
+    code = "import sys, mfu_callback.loops, mfu_callback.loops.meter; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
