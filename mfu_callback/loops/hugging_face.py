@@ -17,10 +17,10 @@ from mfu_callback.meter.summary import Summary
 class MFUTrainerCallback(TrainerCallback):
     """Logs tokens/sec, MFU and where the rest of the machine went, for any model that Hugging Face's Trainer trains.
 
-    What `MFUCallback` measures under Lightning's Trainer. The values join the record of the loss, which the Trainer logs
-    each ``logging_steps``, and so reach ``log_history`` and everything in ``report_to``. Evaluation and the writing of
-    checkpoints are no training time. The summary is printed at the end, and written to ``mfu_summary.json`` in
-    ``args.output_dir``.
+    Measures what `MFUCallback` measures under Lightning's Trainer. The values join the record of the loss, which the
+    Trainer logs each ``logging_steps``, and so reach ``log_history`` and everything in ``report_to``. Evaluation and
+    the writing of checkpoints are no training time. The summary is printed at the end, and written to
+    ``mfu_summary.json`` in ``args.output_dir``.
 
     A Trainer does not hand itself to its callbacks. It is found where it calls ``on_train_begin``: in the innermost
     running method whose object is a Trainer. While it trains, a few of its methods are wrapped on this one object. They

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class TrainerBoard:
         """
         self.has_dashboard = True
         for writer in self._writers:
-            self._try(lambda writer=writer: writer.write_dashboard(tags))
+            self._try(partial(writer.write_dashboard, tags))
 
     def end(self, summary: Summary) -> None:
         """Write the final figures.
@@ -89,7 +90,7 @@ class TrainerBoard:
             self._try(writer.close)  # the Trainer's callback closes it before, so that ours opened another file
         record = record_of(self._facts, summary, None)
         for directory in (self._trainer.args.output_dir, *(one.log_dir for one in self._summary_writers)):
-            self._try(lambda directory=directory: write_summary(record, Path(directory)))
+            self._try(partial(write_summary, record, Path(directory)))
 
     def _open(self) -> None:
         try:

@@ -26,8 +26,10 @@ from mfu_callback.report.end_of_fit import print_summary
 from mfu_callback.tools.brackets import Brackets, Function
 
 # The methods of a Trainer that have a bracket while it trains. `_run_epoch` came with transformers 5.3.
-_METHODS = ("_run_epoch", "_finalize_training", "_save_checkpoint", "evaluate", "get_batch_samples", "log")
-_METHODS += ("predict", "save_model", "training_step")
+_METHODS = (
+    *("_run_epoch", "_finalize_training", "_save_checkpoint", "save_model", "evaluate", "predict"),
+    *("get_batch_samples", "training_step", "log"),
+)
 
 
 def missing_methods(trainer: Any) -> list[str]:

@@ -47,3 +47,8 @@ class Launched:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+def of_all(summary: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a summary that are of all ranks; the others are of the rank that has it."""
+    return {name: value for name, value in summary.items() if name not in ("wall_time_sec", "step_time_sec", "memory")}

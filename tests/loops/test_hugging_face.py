@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from transformers import GPT2LMHeadModel, Trainer, TrainerCallback
 
 from mfu_callback import count_flops
