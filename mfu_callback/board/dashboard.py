@@ -26,7 +26,7 @@ def layout(names: Collection[str]) -> Layout:
     for tag in TAGS:
         if tag.name in names:
             chart = categories[tag.category].setdefault(tag.chart, ["Multiline", []])
-            chart[1].append(f"(.*-)?{re.escape(tag.name)}$")  # a logger may have a prefix
+            chart[1].append(f"(.*-|train/)?{re.escape(tag.name)}$")  # a logger may have a prefix
     return {category: charts for category, charts in categories.items() if charts}
 
 

@@ -27,10 +27,11 @@ class Board:
         loggers: The loggers of the run; none on the ranks that write nothing, and if only the file is wanted.
         event_writers: Returns the writers of TensorBoard's event files among them, each with the prefix of its tags.
         facts_of: Collects the facts of the run.
-        directory: Returns the run's directory; None if it has none.
+        directories: Returns the run's directories, each of which gets the file.
         step: Returns the step that the card belongs to.
         warn_once: Warns with a message, once per subject.
         found: Returns the result of a search for the batch size that came before the run.
+        at_end: Called when all is written.
 
     Attributes:
         is_shown: Whether the first step is over.
@@ -42,10 +43,11 @@ class Board:
         loggers: Sequence[Any],
         event_writers: Callable[[], Iterable[tuple[Any, str]]],
         facts_of: Callable[[RunMeter], RunFacts],
-        directory: Callable[[], Path | None],
+        directories: Callable[[], Iterable[Path]],
         step: Callable[[], int],
         warn_once: Callable[[str, str], None],
         found: Callable[[], FoundBatchSize | None] = lambda: None,
+        at_end: Iterable[Callable[[], None]] = (),
     ) -> None:
         self.is_shown = False
         self.has_dashboard = False
@@ -53,10 +55,11 @@ class Board:
         self._loggers = loggers
         self._event_writers = event_writers
         self._facts_of = facts_of
-        self._directory = directory
+        self._directories = directories
         self._step = step
         self._warn_once = warn_once
         self._found = found
+        self._at_end = tuple(at_end)
         self._brackets = Brackets()
         self._writers: list[Any] = []
         if loggers:
@@ -89,13 +92,15 @@ class Board:
         """
         self._try(lambda: self._write(summary))
         self._try(lambda: self._write_cards(summary, is_last=True))
-        self._try(lambda: write_summary(self._record(summary), self._directory()))
+        self._try(lambda: self._write_files(summary))
 
     def close(self) -> None:
         """Write everything that was held back, and release the loggers."""
         for writer in self._writers:
             self._try(writer.end)
         self._brackets.remove()
+        for end in self._at_end if self._writers else ():
+            self._try(end)
         self._writers = []
 
     def _open(self) -> None:
@@ -136,6 +141,10 @@ class Board:
             html = card_html(text)
             for write in writers:
                 self._try(partial(write, html))
+
+    def _write_files(self, summary: Summary) -> None:
+        for directory in self._directories():
+            self._try(partial(write_summary, self._record(summary), directory))
 
     def _card(self, summary: Summary) -> str | None:
         return None if self._facts is None else card(self._facts, summary, self._found())

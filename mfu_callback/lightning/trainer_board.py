@@ -34,7 +34,7 @@ def board_of(
         trainer.loggers if in_loggers and trainer.is_global_zero else (),
         lambda: _event_writers(trainer),
         lambda meter: _facts_of(trainer, pl_module, meter),
-        lambda: run_directory(trainer),
+        lambda: filter(None, [run_directory(trainer)]),
         lambda: trainer.global_step,
         warn_once,
         lambda: found_batch_size(trainer),

@@ -53,9 +53,11 @@ class RunLog:
 def own_tag(tag: str) -> str | None:
     """A logger's tag without the logger's prefix; None if it is not one of MFUCallback's tags.
 
+    Transformers puts "train/" before the tags of training.
+
     Example:
         >>> own_tag("my-prefix-throughput/mfu")
         'throughput/mfu'
     """
-    name = tag if tag in _NAMES else tag.rpartition("-")[2]
+    name = tag if tag in _NAMES else tag.rpartition("-")[2].removeprefix("train/")
     return name if name in _NAMES else None

@@ -225,7 +225,7 @@ class MeasuredLoop:
             loggers,
             lambda: event_writers(loggers),
             self._facts_of,
-            lambda: self._loop.directory or directory_of(self._loop.loggers),
+            lambda: filter(None, [self._loop.directory or directory_of(self._loop.loggers)]),
             lambda: self.steps,
             messages.warn_once,
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +15,9 @@ from torch import nn
 from mfu_callback.loops.loggers import checked
 from mfu_callback.loops.measured_loop import Loop, MeasuredLoop
 from mfu_callback.loops.process_group import ProcessGroup
+from mfu_callback.loops.rank_messages import messages_of
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.clock import Phase
-from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.summary import Summary
 
@@ -99,7 +96,7 @@ class MFUMeter:
         self._arguments = Arguments(**arguments)
         self._made_at = perf_counter()
         self._ranks = ProcessGroup()
-        self._messages = Messages(self._inform, self._warn, name="MFUMeter")
+        self._messages = messages_of(self._ranks, "MFUMeter")
         self._measured: MeasuredLoop | None = None
         self._is_closed = False
         self._in_block = False
@@ -228,16 +225,3 @@ class MFUMeter:
             " where a step ends.",
         )
         return True
-
-    def _inform(self, line: str) -> None:
-        if self._ranks.index != 0:
-            return
-        logger = logging.getLogger("mfu_callback")
-        if logger.hasHandlers():
-            logger.info(line)
-        else:  # logging that nobody has set up shows no information
-            print(line, file=sys.stderr)
-
-    def _warn(self, message: str) -> None:
-        if self._ranks.index == 0:
-            warnings.warn(message, stacklevel=2)

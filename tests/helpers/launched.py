@@ -1,0 +1,54 @@
+"""Runs a script on two processes by torchrun, once in each way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Launched:
+    """Runs of a script, which is called with a directory and with how to run, and saves what each rank ends with.
+
+    Args:
+        script: The script.
+        directory: Where it saves.
+    """
+
+    def __init__(self, script: str | None, directory: Path) -> None:
+        self.directory = directory
+        self._script = str(script)
+        self._printed: dict[str, str] = {}
+
+    def ends(self, how: str) -> list[dict[str, Any]]:
+        """What both ranks end with."""
+        self.printed(how)
+        return [torch.load(self.directory / f"{how}-{rank}.pt", weights_only=False) for rank in range(2)]
+
+    def printed(self, how: str) -> str:
+        """What both ranks print."""
+        if how not in self._printed:
+            self._printed[how] = self._run(how)
+        return self._printed[how]
+
+    def _run(self, how: str) -> str:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(
+            [*launch, self._script, str(self.directory), how],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=os.environ | environment,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def of_all(summary: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a summary that are of all ranks; the others are of the rank that has it."""
+    return {name: value for name, value in summary.items() if name not in ("wall_time_sec", "step_time_sec", "memory")}
