@@ -187,7 +187,7 @@ def test_a_page_that_cannot_be_written_is_an_error(logdir: Path, tmp_path: Path)
 
 def test_without_plotly_the_page_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mfu_callback.report.page.html_file.plotly_file", lambda: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install plotly$"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install plotly$"):
         write_page(tmp_path / "page.html", [RunLog(name="run")], title="x")
 
 
