@@ -28,7 +28,7 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
         return
     figure = _draw(result)
     if figure is None:
-        rank_zero_info("BatchSizeFinder: the sweep is not drawn without matplotlib. pip install 'mfu-callback[plot]'")
+        rank_zero_info("BatchSizeFinder: the sweep is not drawn without matplotlib. pip install matplotlib")
         return
     for writer in writers:
         writer.add_figure(f"{TAG}/sweep", figure, global_step=0, close=False)

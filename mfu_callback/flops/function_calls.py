@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.autograd.function import _SingleLevelFunction
+from torch.autograd.function import Function, _SingleLevelFunction
 
-# ``Function.apply`` calls this base's; a name that was bound before (``scale = Scale.apply``) comes here too.
-_BASE: Any = _SingleLevelFunction
+_OWN: Any = vars(Function)["apply"]
+# Where ``Function.apply`` is written in Python, it calls this base's, and a name that was bound before
+# (``scale = Scale.apply``) comes here too. From torch 2.14 on it is written in C: such a name is not seen there.
+_BASE: Any = _SingleLevelFunction if isinstance(_OWN, classmethod) else Function
 
 Around = Callable[[type, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 _watching: list[Around] = []  # of all counters, the outermost first
@@ -17,7 +19,8 @@ _watching: list[Around] = []  # of all counters, the outermost first
 class FunctionCalls:
     """Reports the calls of Functions while it is watching; nothing is put on the user's classes.
 
-    Calls inside of torch.func's transforms are not reported.
+    Calls inside of torch.func's transforms are not reported, nor, from torch 2.14 on, those of a name that was bound
+    to a Function's `apply` before it is watched.
 
     Args:
         around: Called with the class, its arguments, and a function that makes the call; returns what that returns.
@@ -36,7 +39,10 @@ class FunctionCalls:
         if self._around in _watching:
             _watching.remove(self._around)
         if not _watching and "apply" in vars(_BASE):
-            del _BASE.apply
+            if _BASE is Function:
+                _BASE.apply = _OWN
+            else:
+                del _BASE.apply
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:

@@ -68,7 +68,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
 def _read_event_files(name: str, files: list[Path]) -> RunLog:
     if find_spec("tensorboard") is None or find_spec("google_crc32c") is None:
         raise ModuleNotFoundError(
-            f"{files[0]} is a TensorBoard event file. To read it, run: pip install 'mfu-callback[tensorboard]'"
+            f"{files[0]} is a TensorBoard event file. To read it, run: pip install tensorboard google-crc32c"
         )
     from mfu_callback.logs.event_files import read_event_files
 

@@ -275,7 +275,7 @@ def test_without_plotly_the_table_is_there_and_the_remedy(window: Browser, serve
     window.open_tab(served)
     assert len(names(window)) == 7
     (status,) = window.texts("[role=status]")
-    assert "pip install 'mfu-callback[tensorboard]'" in status
+    assert "pip install plotly" in status
 
 
 def test_data_that_cannot_be_fetched_are_said_to_be_missing(window: Browser, served: str, blocking: Any) -> None:

@@ -265,18 +265,23 @@ def test_what_is_no_formula_is_refused_in_words(mix):
 
 
 def test_nothing_is_left_on_torchs_classes():
-    base = torch.autograd.function._SingleLevelFunction
+    classes = torch.autograd.Function, torch.autograd.function._SingleLevelFunction
+    before = [dict(vars(one)) for one in classes]
     with contextlib.suppress(ArithmeticError), FlopCounter(nn.Identity()):
         with FlopCounter(nn.Identity()):
-            assert "apply" in vars(base)
-        assert "apply" in vars(base)
+            assert [dict(vars(one)) for one in classes] != before
+        assert [dict(vars(one)) for one in classes] != before
         raise ArithmeticError
-    assert "apply" not in vars(base)
+    assert [dict(vars(one)) for one in classes] == before
 
 
 scaled_once_bound = Scaled.apply  # as libraries name the functions that they offer
 
 
+@pytest.mark.skipif(
+    not isinstance(vars(torch.autograd.Function)["apply"], classmethod),
+    reason="from torch 2.14 on Function.apply is written in C, and a name that was bound to it is not seen",
+)
 def test_a_function_that_was_bound_before_counts_by_its_formula_too(registered):
     registered(Scaled, forward=lambda x, w: 10, backward=lambda x, w: 20)
     weight = torch.randn(7, 7, requires_grad=True)

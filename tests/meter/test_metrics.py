@@ -183,9 +183,15 @@ def test_devices_that_each_run_at_their_own_peak_are_at_the_peak_together():
     assert window.mfu == window.mfu_achievable == pytest.approx(1.0)
 
 
+def is_same(totals, others):
+    """Whether all is equal, where what is not known equals what is not known."""
+    rows_are_same = np.array_equal(totals.as_row(), others.as_row(), equal_nan=True)
+    return rows_are_same and totals.flops_of_dtypes == others.flops_of_dtypes
+
+
 def test_totals_survive_the_way_through_a_row_and_add_up():
     known = replace(RANK, peak_memory_bytes=5.0)
-    assert Totals.from_row(known.as_row()) == known
+    assert is_same(Totals.from_row(known.as_row()), known)
     both = RANK + RANK
     assert (both.steps, both.tokens, both.seconds) == (8, 8192, 20.0)
 
@@ -196,7 +202,7 @@ def test_validation_and_checkpoints_are_not_training_time():
     seconds[:, [*WAITS, Phase.EXCHANGE]] = 0.0
     totals = totals_of([1, 2], [Amounts(samples=1, tokens=2, flops=3)] * 2, seconds, WaitsOfSteps())
     assert (totals.steps, totals.samples, totals.tokens, totals.flops, totals.seconds) == (2, 2, 4, 6, 10.0)
-    assert totals_of([], [], seconds[:0], WaitsOfSteps()) == Totals()
+    assert is_same(totals_of([], [], seconds[:0], WaitsOfSteps()), Totals())
 
 
 def test_time_in_which_nothing_is_multiplied_is_not_unreachable():

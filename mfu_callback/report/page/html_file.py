@@ -67,7 +67,7 @@ def write_page(file: Path, runs: Sequence[RunLog], *, title: str, notes: Sequenc
     """
     plotly = plotly_file()
     if plotly is None:
-        raise ModuleNotFoundError("The page's charts need plotly: pip install 'mfu-callback[tensorboard]'")
+        raise ModuleNotFoundError("The page's charts need plotly: pip install plotly")
     page = _PAGE.format(
         title=html.escape(title),
         style=(STATIC / "style.css").read_text(encoding="utf-8"),

@@ -11,7 +11,7 @@ const TOKENS = 'throughput/tokens_per_sec';
 const NO_WATERFALL = { steps: [], wall_times: [], parts: {} };
 const NO_DETAILS = { devices: null, operators: null, number_of: {}, kernels: null, waterfall: null, pace: null, slowest: null, facts: [] };
 const EMPTY = 'No run here has logged MFU: add MFUCallback() to the callbacks of your Trainer.';
-const NO_PLOTLY = "The charts need plotly, which is not installed here: pip install 'mfu-callback[tensorboard]'";
+const NO_PLOTLY = "The charts need plotly, which is not installed here: pip install plotly";
 // Plotly's other buttons include one that hands the chart to a server.
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'autoScale2d', 'resetScale2d']] };
 const BY_MFU = { column: RUN_COLUMNS.findIndex(({ title }) => title === 'MFU'), descending: true };
