@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.compiled import compiled_calls_watched
+from mfu_callback.tools.dynamo import SWITCH
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -153,11 +154,11 @@ def test_a_checkpoint_around_compiled_code(use_reentrant):
 
 
 def test_counters_that_end_in_the_order_in_which_they_began_leave_nothing_behind():
-    before = torch._dynamo.eval_frame._maybe_set_eval_frame
+    before = getattr(torch._dynamo.eval_frame, SWITCH)
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     for stack in (first, second):
         stack.enter_context(compiled_calls_watched(lambda *_: None, lambda: None))
     first.close()
-    assert torch._dynamo.eval_frame._maybe_set_eval_frame is not before
+    assert getattr(torch._dynamo.eval_frame, SWITCH) is not before
     second.close()
-    assert torch._dynamo.eval_frame._maybe_set_eval_frame is before
+    assert getattr(torch._dynamo.eval_frame, SWITCH) is before

@@ -16,8 +16,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
+
+from mfu_callback.tools.shards import SHARDED_TENSORS
 
 Undo = Callable[[], None]
 
@@ -109,7 +110,7 @@ def holders_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that is sharded over several processes; other tensors as they are."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, SHARDED_TENSORS) else tensor
 
 
 def _is_of_a_class_of_the_users(value: Any) -> bool:
