@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.attention.varlen import varlen_attn  # noqa: F401 - registers its operators
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.rules.attention import causal_pairs, windowed_pairs
 from mfu_callback.flops.rules.operators import RULES, work_of
 from tests.helpers.contexts import Functional
+from tests.helpers.torch_features import found, needs
+
+found("torch.nn.attention.varlen")  # registers its operators
 
 B, H, T, D = 2, 4, 32, 8
 PAIR = 2 * 2 * D  # FLOPs of one query with one key and its value
@@ -53,8 +54,11 @@ def test_the_pairs_that_attend(arguments, pairs):
     assert count(attend, *QKV, attention="full").forward == PAIR * SQUARE
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_counts_the_pairs_of_its_mask_also_where_it_depends_on_the_head():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
     def mask(b, h, i, j):
         return (i >= j) & (i - j < 5 + h)
 
@@ -160,6 +164,7 @@ def test_a_sliding_window_of_the_flash_kernel_is_exact():
     assert work.flops == PAIR * H * sum(min(i + 1, 2) for length in (3, 5, 8) for i in range(length))
 
 
+@needs("torch.nn.attention.varlen", "2.10")
 def test_variable_lengths():
     operator = torch.ops.torch_attn._varlen_attn.default
     work = work_of(operator, (packed, packed, packed, ENDS, ENDS, 8, 8), {}, None, attention="full", notes=set())

@@ -9,12 +9,12 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.tools.dynamo import SWITCH
+from tests.helpers.torch_features import needs
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -125,7 +125,10 @@ def test_a_compiled_function_that_cannot_be_replayed_is_named():
     assert "reads_a_value (compiled; DataDependentOutputException" in name
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 def test_compiled_flex_attention():
+    from torch.nn.attention.flex_attention import flex_attention
+
     torch._dynamo.reset()
     q = torch.randn(1, 2, 128, 16)
     with FlopCounter(nn.Identity()) as counter, warnings.catch_warnings():

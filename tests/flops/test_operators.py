@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mfu_callback import count_flops
 from tests.helpers.contexts import Functional, Within, in_every_context, without_autocast
+from tests.helpers.torch_features import needs
 
 zeros = torch.zeros
 
@@ -143,11 +143,14 @@ def nearer_is_higher(score, batch, head, query, key):
     return score - (query - key)
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.parametrize(
     "settings", [{}, {"score_mod": nearer_is_higher}, {"block_mask": causal}, {"enable_gqa": True}]
 )
 def test_flex_attention_counts_its_full_square(settings):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
     torch._dynamo.reset()
     q, k = zeros(BATCH, HEADS, 16, WIDTH), zeros(BATCH, 2 if "enable_gqa" in settings else HEADS, 16, WIDTH)
     if "block_mask" in settings:
@@ -157,12 +160,14 @@ def test_flex_attention_counts_its_full_square(settings):
 
 
 ROWS, CLASSES = 12, 20
+make_options = getattr(nn, "LinearCrossEntropyOptions", dict)
 CHUNKED = [
-    nn.LinearCrossEntropyOptions(),
-    *[nn.LinearCrossEntropyOptions(batch_chunk_size=5, acc_policy=p) for p in ("accurate", "balanced", "compact")],
+    make_options(),
+    *[make_options(batch_chunk_size=5, acc_policy=p) for p in ("accurate", "balanced", "compact")],
 ]
 
 
+@needs("torch.nn.LinearCrossEntropyOptions", "2.13")
 @without_autocast
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("options", [None, *CHUNKED], ids=["whole", "chunks", "accurate", "balanced", "compact"])
@@ -222,7 +227,8 @@ def grouped(*shape):
     return zeros(shape, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("grouped_mm", [F.grouped_mm, torch._grouped_mm])
+@needs("torch.nn.functional.grouped_mm", "2.10")
+@pytest.mark.parametrize("grouped_mm", [getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)])
 @pytest.mark.parametrize(
     ("left", "right", "offsets", "macs"),
     [
