@@ -35,6 +35,7 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
 
     def make(original: Switch) -> Switch:
         def watched(callback: Any) -> Any:
+            prior = original(None)  # or else Dynamo may be on where the call ends, and compile what follows here
             caller = sys._getframe(1)
             if running and running[-1] is caller:
                 running.pop()
@@ -44,7 +45,8 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
                 running.append(caller)
                 if len(running) == 1:
                     before(*(caller.f_locals[name] for name in ("fn", "args", "kwargs")))
-            return original(callback)
+            original(callback)
+            return prior
 
         return watched
 

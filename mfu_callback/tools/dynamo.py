@@ -29,7 +29,8 @@ def switch_replaced(make: Callable[[Switch], Switch]) -> Iterator[None]:
             what then runs is not compiled.
     """
     original: Switch = getattr(eval_frame, SWITCH)
-    switch = make(original)
+    switch: Any = make(original)
+    eval_frame.skip_code(switch.__code__)
     _replaced[switch] = original
     setattr(eval_frame, SWITCH, switch)
     try:

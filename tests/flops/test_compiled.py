@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.compiled import compiled_calls_watched
-from mfu_callback.tools.dynamo import SWITCH
+from mfu_callback.tools.dynamo import SWITCH, uncompiled
 from tests.helpers.torch_features import needs
 
 WIDTH, ROWS = 32, 64
@@ -86,7 +86,7 @@ def train(way, backend, *, counted, eager=False):
     step = WAYS[way](network, backend)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     counter = FlopCounter(network)
-    with torch.compiler.set_stance("force_eager" if eager else "default"):
+    with uncompiled() if eager else contextlib.nullcontext():
         for index in range(3):
             x = torch.randn(ROWS, WIDTH)
             context = counter if counted and index == 0 else torch.enable_grad()

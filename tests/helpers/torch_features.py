@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import pytest
+import torch
 
 
 def found(path):
@@ -17,3 +18,11 @@ def found(path):
 def needs(path, since):
     """A mark for tests of something that came with a version of torch."""
     return pytest.mark.skipif(found(path) is None, reason=f"torch {since} or later has {path}")
+
+
+def aten(name, *arguments):
+    """An operator of torch; None if this torch has none of that name, or not with these arguments."""
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None or not {*arguments} <= {argument.name for argument in packet.default._schema.arguments}:
+        return None
+    return packet.default
