@@ -84,7 +84,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        device = torch.get_default_device()
+        device = torch.empty(0).device  # get_default_device does not know of a `with torch.device` in every torch
         # A module fills its weights when it is made. On the meta device that is free; init_weights fills each once.
         with torch.device("meta"):
             self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch._dynamo.eval_frame as eval_frame
+from mfu_callback.tools.dynamo import WRAPPERS, Switch, switch_replaced
 
 Function = Callable[..., Any]
 
@@ -30,42 +30,33 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
         before: Called before the outermost compiled call, with the uncompiled function and its arguments.
         after: Called after the outermost compiled call, also if it raised.
     """
-    original: Any = eval_frame._maybe_set_eval_frame
     running: list[FrameType] = []
-
-    def watched(callback: Any) -> Any:
-        caller = sys._getframe(1)
-        if running and running[-1] is caller:
-            running.pop()
-            if not running:
-                after()
-        elif not is_over and caller.f_code.co_name == "compile_wrapper" and callable(callback):
-            running.append(caller)
-            if len(running) == 1:
-                before(*(caller.f_locals[name] for name in ("fn", "args", "kwargs")))
-        return original(callback)
-
     is_over = False
-    _replaced[watched] = original
-    eval_frame._maybe_set_eval_frame = watched
-    try:
-        yield
-    finally:
-        is_over = True
-        _over.add(watched)
-        _remove_what_is_over()
+
+    def make(original: Switch) -> Switch:
+        def watched(callback: Any) -> Any:
+            prior = original(None)  # or else Dynamo may be on where the call ends, and compile what follows here
+            caller = sys._getframe(1)
+            if running and running[-1] is caller:
+                running.pop()
+                if not running:
+                    after()
+            elif not is_over and callable(callback) and _is_around_compiled(caller):
+                running.append(caller)
+                if len(running) == 1:
+                    before(*(caller.f_locals[name] for name in ("fn", "args", "kwargs")))
+            original(callback)
+            return prior
+
+        return watched
+
+    with switch_replaced(make):
+        try:
+            yield
+        finally:
+            is_over = True
 
 
-_replaced: dict[Function, Any] = {}  # by each watching function what it stands in place of
-_over: set[Function] = set()
-
-
-def _remove_what_is_over() -> None:
-    """Put back what the watching functions stand in place of, as far as those on top of them are over too.
-
-    Counters of several threads need not end in the order in which they began.
-    """
-    while eval_frame._maybe_set_eval_frame in _over:
-        watched: Any = eval_frame._maybe_set_eval_frame
-        _over.remove(watched)
-        eval_frame._maybe_set_eval_frame = _replaced.pop(watched)
+def _is_around_compiled(wrapper: FrameType) -> bool:
+    """Whether a frame is of the wrapper of compiled code, and not of one of what must not be compiled."""
+    return wrapper.f_code.co_name in WRAPPERS and callable(wrapper.f_locals.get("callback"))

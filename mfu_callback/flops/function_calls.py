@@ -40,7 +40,7 @@ class FunctionCalls:
             _watching.remove(self._around)
         if not _watching and "apply" in vars(_BASE):
             if _BASE is Function:
-                _BASE.apply = _OWN
+                _BASE.apply = _OWN  # type: ignore[method-assign]
             else:
                 del _BASE.apply
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from threading import local
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from mfu_callback.flops.passes import in_backward, next_node_number
 from mfu_callback.flops.threads import OwnThread
 
+_GIVES_KEYWORDS = hasattr(torch_modules, "_global_forward_hooks_with_kwargs")  # since torch 2.6
 _WITH_KWARGS: dict[int, bool] = getattr(torch_modules, "_global_forward_hooks_with_kwargs", {})
 
 
@@ -88,9 +91,10 @@ class ModuleStack:
 
     def resume(self) -> None:
         """Register the hooks."""
+        after: Any = partial(register_module_forward_hook, always_call=True)
         self._handles = [
             register_module_forward_pre_hook(self._before),
-            register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
+            after(self._after, with_kwargs=True) if _GIVES_KEYWORDS else after(self._after_without_keywords),
         ]
 
     def suspend(self) -> None:
@@ -186,6 +190,12 @@ class ModuleStack:
         self._frames[-1].has_raised = len(kwargs_and_output) == 1
         self._leave(self._frames[-1], args, kwargs, output)
         self._frames.pop()
+
+    def _after_without_keywords(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The same in a torch that gives a global hook no keyword inputs: they are read where it was called."""
+        caller = sys._getframe(1).f_locals
+        has_returned = self._handles[1].id in caller["called_always_called_hooks"]
+        self._after(module, args, *((caller["kwargs"], output) if has_returned else (output,)))
 
     @property
     def _depth_elsewhere(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Container
 from enum import Enum
+from types import FrameType
 
 import torch
 
+_CHECKPOINT = "torch.utils.checkpoint"
 _tasks_that_create_graphs: deque[int] = deque(maxlen=256)  # numbers of backward passes
 
 
@@ -63,5 +66,18 @@ def current_pass(hidden: Container[int] = ()) -> Pass | None:
 
 def recomputes_for_first_graph() -> bool:
     """Whether a non-reentrant checkpoint is running its forward again, for the graph of the first run."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is not None and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint"
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top_hooks is None:
+        return _is_checkpoint_unpacking()
+    hooks = top_hooks(True)
+    return hooks is not None and getattr(hooks[0], "__module__", None) == _CHECKPOINT
+
+
+def _is_checkpoint_unpacking() -> bool:
+    """Whether autograd asks a checkpoint for a tensor; found among the callers, where torch does not tell its hooks."""
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None:
+        if caller.f_code.co_name == "unpack_hook" and caller.f_globals.get("__name__") == _CHECKPOINT:
+            return True
+        caller = caller.f_back
+    return False

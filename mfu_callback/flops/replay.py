@@ -21,15 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from mfu_callback.tools.dynamo import uncompiled
 from mfu_callback.tools.nested import tensors_in
-
-_SHARDED_MODULES: tuple[type, ...] = ()
-_SHARDED_TENSORS: tuple[type, ...] = ()
-if torch.distributed.is_available():  # some builds of torch lack it
-    from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
-
-    _SHARDED_MODULES, _SHARDED_TENSORS = (FSDPModule,), (DTensor,)
+from mfu_callback.tools.shards import SHARDED_MODULES, SHARDED_TENSORS
 
 # Attributes of a module that must not be copied, such as its trainer.
 _SHARED_ATTRIBUTES = ("_trainer", "_fabric")
@@ -143,10 +137,10 @@ class _Fakes:
             OptimizedModule: lambda module, memo: self._deepcopy(module._orig_mod, memo),
             FakeTensor: lambda tensor, memo: tensor,
             **dict.fromkeys((torch.Tensor, nn.Parameter), self._of_tensor),
-            **dict.fromkeys(_SHARDED_TENSORS, self._of_shard),
+            **dict.fromkeys(SHARDED_TENSORS, self._of_shard),
         }
         for part in root.modules():
-            if isinstance(part, _SHARDED_MODULES):  # they refuse to be copied
+            if isinstance(part, SHARDED_MODULES):  # they refuse to be copied
                 copiers[type(part)] = self._unsharded
             for name in _SHARED_ATTRIBUTES:
                 if (value := vars(part).get(name)) is not None:
@@ -188,7 +182,7 @@ class _Fakes:
 
     def _unsharded(self, module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         """A copy of an FSDP2 module in its state before sharding."""
-        plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, _SHARDED_MODULES))
+        plain = next(kind for kind in type(module).__mro__ if not issubclass(kind, SHARDED_MODULES))
         twin = memo[id(module)] = cast(nn.Module, object.__new__(plain))
         for name, value in vars(module).items():
             if not name.startswith("__composable_api"):
@@ -265,7 +259,7 @@ def _surroundings_kept() -> Iterator[None]:
     """A context that restores random states and hides the fakes from compilers and hooks around the call."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        with torch.compiler.set_stance("force_eager"), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
+        with uncompiled(), torch.autograd.graph.saved_tensors_hooks(_itself, _itself):
             yield
     finally:
         random.setstate(python)

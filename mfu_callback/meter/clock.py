@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from mfu_callback.tools import accelerators
+
 
 class Phase(IntEnum):
     """A phase of a training run; its value is the index of its seconds in an array."""
@@ -110,12 +112,12 @@ class DeviceTimer:
         self,
         device: torch.device,
         event: Callable[[], Any] | None = None,
-        synchronize: Callable[[torch.device], None] = torch.accelerator.synchronize,
+        synchronize: Callable[[torch.device], None] = accelerators.synchronize,
         now: Callable[[], float] = perf_counter,
     ) -> None:
         self.now = now
         self._device = device
-        self._event = event or (lambda: torch.Event(device, enable_timing=True))
+        self._event = event or (lambda: accelerators.event(device))
         self._synchronize = synchronize
 
     def stamp(self) -> Any:

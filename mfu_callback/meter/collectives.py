@@ -16,13 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from mfu_callback.flops.passes import in_backward
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, StepClock
 from mfu_callback.tools.brackets import Brackets
+from mfu_callback.tools.shards import FSDP2_PARAM_GROUPS
 
 # At most this share of the time is spent on measuring, in at least one step of 16.
 _SHARE_OF_TIME, _MOST_APART = 1e-3, 16
 _LATEST = 16  # measured steps, over which the mean step is taken
 _WORD, _GOLDEN = 1 << 32, 2_654_435_769  # 2^32 over the golden ratio
 _SEC_OF_A_STEP, _SEC_OF_A_WAIT = 3e-5, 4e-6  # what a measured step takes, about; and each wait in it
-_FSDP2 = "torch.distributed.fsdp._fully_shard._fsdp_param_group"
 _FSDP2_WAITS = ("wait_for_unshard", "finalize_backward", "_wait_for_post_backward")
 
 
@@ -127,10 +127,10 @@ class CollectiveWaits:
 
             self._brackets.put_on_class(torch.distributed.Work, "wait", self._timed)
             self._brackets.put(functional, "wait_tensor", self._timed)
-        if (fsdp2 := sys.modules.get(_FSDP2)) is not None:
+        for fsdp2 in {sys.modules[name].FSDPParamGroup for name in FSDP2_PARAM_GROUPS if name in sys.modules}:
             for name in _FSDP2_WAITS:
-                if hasattr(fsdp2.FSDPParamGroup, name):
-                    self._brackets.put_on_class(fsdp2.FSDPParamGroup, name, self._timed)
+                if hasattr(fsdp2, name):
+                    self._brackets.put_on_class(fsdp2, name, self._timed)
         if self._ddp is not None:
             self._brackets.put(self._ddp, "_sync_buffers", self._timed)
 

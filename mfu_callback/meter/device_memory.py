@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from mfu_callback.tools import accelerators
 from mfu_callback.tools.host_memory import control_group_memory, status_bytes
 
 Statistics = Callable[[torch.device], Mapping[str, Any]]
@@ -71,7 +72,7 @@ class MemoryWatch:
     def __init__(
         self,
         device: torch.device,
-        statistics: Statistics = torch.accelerator.memory_stats,
+        statistics: Statistics = accelerators.memory_stats,
         total_bytes: Callable[[torch.device], int] | None = None,
     ) -> None:
         self._device = device
@@ -137,9 +138,7 @@ def device_bytes(device: torch.device) -> int:
     """
     if device.type == "cpu":
         return min([int(psutil.virtual_memory().total), *(limit for limit, _ in control_group_memory())])
-    properties = getattr(torch.get_device_module(device), "get_device_properties", None)
-    total = getattr(properties(device) if properties else None, "total_memory", None)
-    return int(total or torch.accelerator.get_memory_info(device)[1])
+    return accelerators.total_memory(device)
 
 
 def _larger(one: float, other: float) -> float:

@@ -15,6 +15,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, record_function
 
 from mfu_callback.flops.operator_calls import Shapes, shapes_in
+from mfu_callback.tools.accelerators import synchronize
 
 FORWARD, BACKWARD, OPTIMIZER, OTHER = "forward", "backward", "optimizer", "other"
 COMPILED = "compiled code"
@@ -64,6 +65,7 @@ class OperatorTimes:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_device = device.type == "cuda"
         self._activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_device else [])]
         self._profiles: list[Any] = []
@@ -94,7 +96,7 @@ class OperatorTimes:
         with record_function(f"{_PREFIX}{phase}"):
             yield
             if self._on_device:
-                torch.accelerator.synchronize()
+                synchronize(self._device)
 
     def during(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a function whose operators belong to a phase (`span`)."""

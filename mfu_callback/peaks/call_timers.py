@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
+from mfu_callback.tools import accelerators
+
 
 class CallTimer(Protocol):
     """Anything that times calls."""
@@ -73,8 +75,8 @@ def call_timer_for(device: torch.device) -> CallTimer:
         return HostCallTimer(synchronize=lambda: None)
 
     def synchronize() -> None:
-        torch.accelerator.synchronize(device)
+        accelerators.synchronize(device)
 
     if device.type == "cuda":
-        return EventCallTimer(make_event=lambda: torch.Event(device, enable_timing=True), synchronize=synchronize)
+        return EventCallTimer(make_event=lambda: accelerators.event(device), synchronize=synchronize)
     return HostCallTimer(synchronize=synchronize)

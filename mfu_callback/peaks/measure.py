@@ -10,7 +10,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from torch.nn.functional import ScalingType, scaled_mm
+from torch.nn import functional
 
 from mfu_callback.peaks.cache import CacheKey, keep_best
 from mfu_callback.peaks.call_timers import CallTimer, call_timer_for
@@ -18,6 +18,7 @@ from mfu_callback.peaks.peak import Peak
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors, usable_cores
+from mfu_callback.tools import accelerators
 
 _WHOLE_SWEEP_SEC = 1.0  # a shorter one is stored, but does not confirm a peak
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
@@ -118,8 +119,7 @@ def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callabl
     left, right = _random_matrix(shape.m, shape.k, device, dtype), _random_matrix(shape.n, shape.k, device, dtype).t()
     if dtype in _FLOAT8:  # its kernels support no other layout
         one = torch.ones((), device=device, dtype=torch.float32)
-        scales = (one, ScalingType.TensorWise, one, ScalingType.TensorWise)
-        return lambda: scaled_mm(left, right, *scales, output_dtype=torch.bfloat16)
+        return lambda: _multiply_float8(left, right, one)
     right = right if shape.transposed else right.contiguous()
     out = torch.empty(shape.m, shape.n, device=device, dtype=dtype)
 
@@ -130,10 +130,19 @@ def matmul_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> Callabl
     return multiply
 
 
+def _multiply_float8(left: torch.Tensor, right: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The product in bfloat16, (m, k) times (k, n) -> (m, n), of matrices that one float32 number scales."""
+    scaling = getattr(functional, "ScalingType", None)
+    if scaling is None:  # before torch 2.10, scaled_mm had only this name
+        return torch._scaled_mm(left, right, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)
+    scales = (scale, scaling.TensorWise, scale, scaling.TensorWise)
+    return functional.scaled_mm(left, right, *scales, output_dtype=torch.bfloat16)
+
+
 def current_device(device: torch.device) -> AbstractContextManager[Any]:
     """Make a device the current one, since events are recorded on the stream of the current device."""
     is_one_of_several = device.type != "cpu" and device.index is not None
-    return torch.accelerator.device_index(device.index) if is_one_of_several else nullcontext()
+    return accelerators.current(device) if is_one_of_several else nullcontext()
 
 
 def _random_matrix(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

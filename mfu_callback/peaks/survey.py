@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +10,14 @@ import torch
 from mfu_callback.peaks.cache import cached_peak
 from mfu_callback.peaks.dtype_rates import trainable_dtypes
 from mfu_callback.peaks.find import find_device
+from mfu_callback.peaks.fp32_precision import fp32_precision_set
 from mfu_callback.peaks.measure import measure_peak
 from mfu_callback.peaks.peak import Peak, dtype_name
 from mfu_callback.peaks.resolve import datasheet_peak
 from mfu_callback.peaks.tables.device import Device, Rate
 from mfu_callback.peaks.tables.unrated import why_unrated
 from mfu_callback.peaks.this_machine import device_name, multiprocessors
+from mfu_callback.tools.accelerators import accelerators
 
 # The table's name of a rate, and the dtype of the matrices that it applies to.
 DTYPES = {
@@ -63,11 +64,7 @@ class Surveyed:
 
 def devices_here() -> list[torch.device]:
     """The accelerators of this machine, or its CPU if there are none."""
-    if not torch.accelerator.is_available():
-        return [torch.device("cpu")]
-    accelerator = torch.accelerator.current_accelerator()
-    assert accelerator is not None
-    return [torch.device(accelerator.type, index) for index in range(torch.accelerator.device_count())]
+    return accelerators() or [torch.device("cpu")]
 
 
 def usual_dtypes(device: torch.device) -> Sequence[str]:
@@ -86,7 +83,7 @@ def survey(device: torch.device, dtype: str, *, time_limit_sec: float | None) ->
     """
     name, error, measured = device_name(device), None, None
     row = find_device(name, multiprocessors(device))
-    with _fp32_precision("tf32" if dtype == "tf32" else "ieee"):
+    with fp32_precision_set("tf32" if dtype == "tf32" else "ieee"):
         datasheet = datasheet_peak(device, DTYPES[dtype])
         try:
             measured = cached_peak(device, DTYPES[dtype])
@@ -110,16 +107,3 @@ def table_rates(device: Device) -> dict[str, Rate]:
     """The rates of a row of the table by dtype, without the unknown ones."""
     rates = {name: device.rate(name) for name in (*DTYPES, "int8")}
     return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-@contextmanager
-def _fp32_precision(precision: str) -> Iterator[None]:
-    settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = precision
-    try:
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value

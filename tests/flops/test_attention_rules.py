@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from torch.nn.attention.varlen import varlen_attn  # noqa: F401 - registers its operators
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.rules.attention import causal_pairs, windowed_pairs
 from mfu_callback.flops.rules.operators import RULES, work_of
 from tests.helpers.contexts import Functional
+from tests.helpers.torch_features import aten, found, needs
+
+found("torch.nn.attention.varlen")  # registers its operators
 
 B, H, T, D = 2, 4, 32, 8
 PAIR = 2 * 2 * D  # FLOPs of one query with one key and its value
@@ -53,8 +54,11 @@ def test_the_pairs_that_attend(arguments, pairs):
     assert count(attend, *QKV, attention="full").forward == PAIR * SQUARE
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_counts_the_pairs_of_its_mask_also_where_it_depends_on_the_head():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
     def mask(b, h, i, j):
         return (i >= j) & (i - j < 5 + h)
 
@@ -79,7 +83,7 @@ def test_attention_by_separate_matmuls_is_the_full_square_and_the_count_says_so(
 
 def test_a_mask_that_cannot_be_read_is_counted_in_full_and_the_count_says_so():
     q, k, v = (tensor.to("meta") for tensor in QKV)
-    operator = torch.ops.aten._scaled_dot_product_efficient_attention.default
+    operator = aten("_scaled_dot_product_efficient_attention")
     notes = set()
     work = work_of(operator, (q, k, v, window(5).to("meta"), True), {}, None, attention="causal", notes=notes)
     assert work.flops == PAIR * SQUARE
@@ -91,26 +95,27 @@ def meta(*shape):
 
 
 q4, s4 = meta(B, H, T, D), meta(B, H, T)
-ATEN = torch.ops.aten
 # Operators of CUDA and other devices, with the arguments that come before their defaults; (B, H, T, D) queries.
 BATCHED = {
-    ATEN._scaled_dot_product_flash_attention.default: ((q4, q4, q4), {"is_causal": True}),
-    ATEN._scaled_dot_product_efficient_attention.default: ((q4, q4, q4, None, True), {"is_causal": True}),
-    ATEN._scaled_dot_product_cudnn_attention.default: ((q4, q4, q4, None, True), {"is_causal": True}),
-    ATEN._scaled_dot_product_fused_attention_overrideable.default: ((q4, q4, q4), {"is_causal": True}),
-    ATEN._scaled_dot_product_attention_math_for_mps.default: ((q4, q4, q4), {"is_causal": True}),
+    aten("_scaled_dot_product_flash_attention"): ((q4, q4, q4), {"is_causal": True}),
+    aten("_scaled_dot_product_efficient_attention"): ((q4, q4, q4, None, True), {"is_causal": True}),
+    aten("_scaled_dot_product_cudnn_attention", "attn_bias"): ((q4, q4, q4, None, True), {"is_causal": True}),
+    aten("_scaled_dot_product_fused_attention_overrideable"): ((q4, q4, q4), {"is_causal": True}),
+    aten("_scaled_dot_product_attention_math_for_mps"): ((q4, q4, q4), {"is_causal": True}),
 }
 BACKWARD = {
-    ATEN._scaled_dot_product_flash_attention_backward.default: (
+    aten("_scaled_dot_product_flash_attention_backward"): (
         *(q4, q4, q4, q4, q4, s4, None, None, T, T, 0.0, True, None, None),
     ),
-    ATEN._scaled_dot_product_efficient_attention_backward.default: (
+    aten("_scaled_dot_product_efficient_attention_backward"): (
         *(q4, q4, q4, q4, None, q4, s4, None, None, 0.0, [True] * 4, True),
     ),
-    ATEN._scaled_dot_product_cudnn_attention_backward.default: (
+    aten("_scaled_dot_product_cudnn_attention_backward", "attn_bias"): (
         *(q4, q4, q4, q4, q4, s4, None, None, None, None, None, T, T, 0.0, True),
     ),
 }
+for calls in (BATCHED, BACKWARD):
+    calls.pop(None, None)  # an operator that this torch lacks
 
 
 @pytest.mark.parametrize("operator", BATCHED, ids=str)
@@ -141,7 +146,7 @@ PACKED_SQUARE = H * (9 + 25 + 64)
     ],
 )
 def test_packed_sequences_attend_each_to_itself(arguments, full, causal):
-    operator = ATEN._flash_attention_forward.default
+    operator = aten("_flash_attention_forward")
     for attention, pairs in (("full", full), ("causal", causal)):
         work = work_of(operator, (packed, packed, packed, *arguments), {}, None, attention=attention, notes=set())
         assert work.flops == PAIR * pairs
@@ -150,7 +155,7 @@ def test_packed_sequences_attend_each_to_itself(arguments, full, causal):
 def test_a_sliding_window_of_the_flash_kernel_is_exact():
     arguments = (packed, packed, packed, ENDS, ENDS, 8, 8, 0.0, True, False)
     work = work_of(
-        ATEN._flash_attention_forward.default,
+        aten("_flash_attention_forward"),
         arguments,
         {"window_size_left": 1, "window_size_right": 0},
         None,
@@ -160,6 +165,7 @@ def test_a_sliding_window_of_the_flash_kernel_is_exact():
     assert work.flops == PAIR * H * sum(min(i + 1, 2) for length in (3, 5, 8) for i in range(length))
 
 
+@needs("torch.nn.attention.varlen", "2.10")
 def test_variable_lengths():
     operator = torch.ops.torch_attn._varlen_attn.default
     work = work_of(operator, (packed, packed, packed, ENDS, ENDS, 8, 8), {}, None, attention="full", notes=set())
@@ -234,25 +240,31 @@ def test_each_kernel_has_its_own_alignment_where_lengths_differ(queries, keys):
     to_the_last = sum(max(0, min(keys, keys - queries + i + 1)) for i in range(queries))
     assert causal_pairs(queries, keys, at_end=False) == from_the_first
     assert causal_pairs(queries, keys, at_end=True) == to_the_last
-    aten, meta = torch.ops.aten, {"device": "meta"}
+    meta = {"device": "meta"}
     q4, k4 = torch.empty(1, 1, queries, D, **meta), torch.empty(1, 1, keys, D, **meta)
     q, k = q4.transpose(1, 2), k4.transpose(1, 2)
     calls = [
-        (aten._scaled_dot_product_flash_attention.default, (q4, k4, k4, 0.0, True), to_the_last),
-        (aten._scaled_dot_product_efficient_attention.default, (q4, k4, k4, None, False, 0.0, True), from_the_first),
-        (aten._scaled_dot_product_cudnn_attention.default, (q4, k4, k4, None, False, 0.0, True), from_the_first),
-        (aten._scaled_dot_product_flash_attention_for_cpu.default, (q4, k4, k4, 0.0, True), from_the_first),
-        (aten._scaled_dot_product_attention_math_for_mps.default, (q4, k4, k4, None, 0.0, True), from_the_first),
-        (aten._flash_attention_forward.default, (q, k, k, None, None, queries, keys, 0.0, True, False), to_the_last),
-        (aten._efficient_attention_forward.default, (q, k, k, None, None, None, 0, 0, 0.0, 1), from_the_first),
-        (aten._efficient_attention_forward.default, (q, k, k, None, None, None, 0, 0, 0.0, 2), to_the_last),
+        (aten("_scaled_dot_product_flash_attention"), (q4, k4, k4, 0.0, True), to_the_last),
+        (aten("_scaled_dot_product_efficient_attention"), (q4, k4, k4, None, False, 0.0, True), from_the_first),
         (
-            aten._cudnn_attention_forward.default,
+            aten("_scaled_dot_product_cudnn_attention", "attn_bias"),
+            (q4, k4, k4, None, False, 0.0, True),
+            from_the_first,
+        ),
+        (aten("_scaled_dot_product_flash_attention_for_cpu"), (q4, k4, k4, 0.0, True), from_the_first),
+        (aten("_scaled_dot_product_attention_math_for_mps"), (q4, k4, k4, None, 0.0, True), from_the_first),
+        (aten("_flash_attention_forward"), (q, k, k, None, None, queries, keys, 0.0, True, False), to_the_last),
+        (aten("_efficient_attention_forward"), (q, k, k, None, None, None, 0, 0, 0.0, 1), from_the_first),
+        (aten("_efficient_attention_forward"), (q, k, k, None, None, None, 0, 0, 0.0, 2), to_the_last),
+        (
+            aten("_cudnn_attention_forward"),
             (q, k, k, None, None, None, queries, keys, False, 0.0, True),
             from_the_first,
         ),
     ]
     for operator, arguments, pairs in calls:
+        if operator is None:  # this torch lacks it
+            continue
         work = work_of(operator, arguments, {}, None, attention="causal", notes=set())
         assert work.flops == PAIR * pairs, operator
 

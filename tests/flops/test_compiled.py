@@ -9,11 +9,12 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
 from mfu_callback.flops.compiled import compiled_calls_watched
+from mfu_callback.tools.dynamo import SWITCH, uncompiled
+from tests.helpers.torch_features import needs
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
@@ -85,7 +86,7 @@ def train(way, backend, *, counted, eager=False):
     step = WAYS[way](network, backend)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     counter = FlopCounter(network)
-    with torch.compiler.set_stance("force_eager" if eager else "default"):
+    with uncompiled() if eager else contextlib.nullcontext():
         for index in range(3):
             x = torch.randn(ROWS, WIDTH)
             context = counter if counted and index == 0 else torch.enable_grad()
@@ -124,7 +125,10 @@ def test_a_compiled_function_that_cannot_be_replayed_is_named():
     assert "reads_a_value (compiled; DataDependentOutputException" in name
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 def test_compiled_flex_attention():
+    from torch.nn.attention.flex_attention import flex_attention
+
     torch._dynamo.reset()
     q = torch.randn(1, 2, 128, 16)
     with FlopCounter(nn.Identity()) as counter, warnings.catch_warnings():
@@ -153,11 +157,11 @@ def test_a_checkpoint_around_compiled_code(use_reentrant):
 
 
 def test_counters_that_end_in_the_order_in_which_they_began_leave_nothing_behind():
-    before = torch._dynamo.eval_frame._maybe_set_eval_frame
+    before = getattr(torch._dynamo.eval_frame, SWITCH)
     first, second = contextlib.ExitStack(), contextlib.ExitStack()
     for stack in (first, second):
         stack.enter_context(compiled_calls_watched(lambda *_: None, lambda: None))
     first.close()
-    assert torch._dynamo.eval_frame._maybe_set_eval_frame is not before
+    assert getattr(torch._dynamo.eval_frame, SWITCH) is not before
     second.close()
-    assert torch._dynamo.eval_frame._maybe_set_eval_frame is before
+    assert getattr(torch._dynamo.eval_frame, SWITCH) is before

@@ -4,9 +4,12 @@ import pytest
 import torch
 from functorch.experimental.control_flow import map as map_over
 from torch import nn
-from torch._higher_order_ops import associative_scan, scan, while_loop
+from torch._higher_order_ops.while_loop import while_loop
 
 from mfu_callback import FlopCounter
+from tests.helpers.torch_features import found, needs
+
+scan = found("torch._higher_order_ops.scan")
 
 N = 16
 PRODUCT = 2 * N**3
@@ -43,6 +46,7 @@ def test_a_loop_as_often_as_it_runs(times):
     assert (count.forward, count.complete) == (times * PRODUCT, True)
 
 
+@needs("torch._higher_order_ops.scan", "2.6")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_scan_for_every_step(device):
     first, steps = torch.eye(N, device=device), torch.randn(5, N, N, device=device)
@@ -50,7 +54,10 @@ def test_a_scan_for_every_step(device):
     assert (count.forward, count.complete) == (5 * PRODUCT, True)
 
 
+@needs("torch._higher_order_ops.associative_scan", "2.6")
 def test_a_scan_of_pairs_for_every_pair_that_is_combined():
+    from torch._higher_order_ops import associative_scan
+
     count = counted(lambda: associative_scan(lambda a, b: a @ b, torch.randn(4, N, N), 0, combine_mode="generic"))
     assert (count.forward, count.complete) == (4 * PRODUCT, True)  # 2 pairs, 1 pair of pairs, and 1 to fill the gap
 
@@ -62,7 +69,7 @@ def test_a_map_for_every_item_with_its_gradients():
     assert count.backward == 2 * count.forward
 
 
-@pytest.mark.parametrize("name", ["scan", "cond"])
+@pytest.mark.parametrize("name", [pytest.param("scan", marks=needs("torch._higher_order_ops.scan", "2.6")), "cond"])
 def test_in_compiled_code_it_is_named(name):
     def run(x):
         if name == "scan":

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from mfu_callback import count_flops
 from tests.helpers.contexts import Functional, Within, in_every_context, without_autocast
+from tests.helpers.torch_features import needs
 
 zeros = torch.zeros
 
@@ -145,11 +145,14 @@ def nearer_is_higher(score, batch, head, query, key):
     return score - (query - key)
 
 
+@needs("torch.nn.attention.flex_attention", "2.5")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.parametrize(
     "settings", [{}, {"score_mod": nearer_is_higher}, {"block_mask": causal}, {"enable_gqa": True}]
 )
 def test_flex_attention_counts_its_full_square(settings):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
     torch._dynamo.reset()
     q, k = zeros(BATCH, HEADS, 16, WIDTH), zeros(BATCH, 2 if "enable_gqa" in settings else HEADS, 16, WIDTH)
     if "block_mask" in settings:
@@ -159,12 +162,14 @@ def test_flex_attention_counts_its_full_square(settings):
 
 
 ROWS, CLASSES = 12, 20
-CHUNKED = {"whole": None, "chunks": nn.LinearCrossEntropyOptions()}
+make_options = getattr(nn, "LinearCrossEntropyOptions", dict)
+CHUNKED = {"whole": None, "chunks": make_options()}
 for policy in ("accurate", "balanced", "compact"):
     with suppress(ValueError):  # torch 2.14 has no "balanced"
-        CHUNKED[policy] = nn.LinearCrossEntropyOptions(batch_chunk_size=5, acc_policy=policy)
+        CHUNKED[policy] = make_options(batch_chunk_size=5, acc_policy=policy)
 
 
+@needs("torch.nn.LinearCrossEntropyOptions", "2.13")
 @without_autocast
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("options", CHUNKED.values(), ids=CHUNKED)
@@ -224,7 +229,8 @@ def grouped(*shape):
     return zeros(shape, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("grouped_mm", [F.grouped_mm, torch._grouped_mm])
+@needs("torch.nn.functional.grouped_mm", "2.10")
+@pytest.mark.parametrize("grouped_mm", [getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None)])
 @pytest.mark.parametrize(
     ("left", "right", "offsets", "macs"),
     [

@@ -17,6 +17,7 @@ from gpt import GPTModule, TextFile
 from gpt.model import next_token_loss
 from mfu_callback import MFUCallback
 from mfu_callback.meter.tags import TAGS
+from mfu_callback.tools.accelerators import current_accelerator
 from tests.helpers.runs import ABSENT_TAGS, PEAK, TINY, TINY_FLOPS, make_trainer, tiny_data, train_tiny
 
 ALL_TAGS = {tag.name for tag in TAGS}
@@ -184,7 +185,7 @@ def test_what_the_end_of_fit_prints(style, quiet, lines, tmp_path, capsys, caplo
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+@pytest.mark.skipif(current_accelerator() is None, reason="needs an accelerator")
 def test_a_run_on_a_real_accelerator():
     callback = MFUCallback()
     train_tiny(callback, accelerator="auto", precision="bf16-true")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
+from mfu_callback.tools.dynamo import SWITCH
 from tests.helpers.runs import PEAK, SMALL_MODEL, TINY, TINY_FLOPS, Manual, fit, make_trainer, tiny_data
 
 
@@ -26,7 +27,7 @@ def marks(trainer, module):
         torch.utils._python_dispatch._get_current_dispatch_mode(),
         torch.nn.modules.module._has_any_global_hook(),
         [len(hooks) for hooks in (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)],
-        torch._dynamo.eval_frame._maybe_set_eval_frame.__module__,
+        getattr(torch._dynamo.eval_frame, SWITCH).__module__,
         list(warnings.filters),
     )
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from mfu_callback import Peak
 from mfu_callback.peaks.__main__ import main
 from mfu_callback.peaks.cache import DIRECTORY_VARIABLE, CacheKey, keep_best
+from mfu_callback.peaks.fp32_precision import fp32_precision
 from mfu_callback.peaks.show import this_machine_table
 from mfu_callback.peaks.survey import Surveyed, devices_here, survey
 from mfu_callback.peaks.tables.devices import DEVICES
@@ -118,9 +120,9 @@ def test_help_names_every_option(capsys):
 
 
 def test_a_survey_leaves_torchs_precision_settings_as_they_were():
-    before = (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
+    before = (fp32_precision("cuda"), fp32_precision("cpu"))
     survey(torch.device("cpu"), "tf32", time_limit_sec=0.1)
-    assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision) == before
+    assert (fp32_precision("cuda"), fp32_precision("cpu")) == before
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -134,9 +136,8 @@ def test_what_cannot_be_measured_is_said(monkeypatch, capsys):
 
 
 def test_the_accelerators_are_surveyed_one_by_one(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    two = {"is_available": lambda: True, "current_accelerator": lambda: torch.device("cuda"), "device_count": lambda: 2}
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace(**two), raising=False)
     assert devices_here() == [torch.device("cuda:0"), torch.device("cuda:1")]
 
 

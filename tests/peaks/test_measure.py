@@ -15,6 +15,7 @@ from mfu_callback.peaks.measure import matmul_of
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import CALLS, Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import cores, device_name, multiprocessors
+from mfu_callback.tools.accelerators import current_accelerator
 
 SMALL, LARGE, LARGER = Shape(256, 256, 256), Shape(1024, 1024, 1024), Shape(2048, 2048, 2048)
 
@@ -299,9 +300,9 @@ def test_a_measurement_in_a_thread_leaves_grad_mode_alone():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+@pytest.mark.skipif(current_accelerator() is None, reason="needs an accelerator")
 def test_a_real_accelerators_measured_peak_is_below_its_datasheets():
-    device = torch.accelerator.current_accelerator()
+    device = current_accelerator()
     measured = measure_peak(device, torch.bfloat16, use_cache=False)
     datasheet = find_peak(device_name(device), torch.bfloat16, multiprocessors=multiprocessors(device))
     assert measured.flops_per_sec > 0

@@ -13,6 +13,7 @@ import torch
 from mfu_callback.finder.limits.out_of_memory import LimitExceededError
 from mfu_callback.finder.limits.process_limit import ProcessLimit
 from mfu_callback.finder.limits.watched_limit import WatchedLimit
+from mfu_callback.tools import accelerators
 
 
 class MemoryLimit(Protocol):
@@ -181,9 +182,9 @@ class DeviceLimit:
     def enforced(self) -> Iterator[None]:
         """Wait for the device at the end, so that its errors are raised inside the context."""
         with suppress(RuntimeError):  # not every device keeps statistics
-            torch.accelerator.reset_peak_memory_stats(self._device)
+            accelerators.reset_peak_memory_stats(self._device)
         yield
-        torch.accelerator.synchronize()
+        accelerators.synchronize(self._device)
 
     def limit_bytes(self) -> int | None:
         """None: the limit is unknown."""
@@ -192,13 +193,13 @@ class DeviceLimit:
     def peak_bytes(self) -> int | None:
         """The allocator's peak; None if the device keeps no statistics."""
         with suppress(RuntimeError):
-            return int(torch.accelerator.max_memory_allocated(self._device)) or None
+            return accelerators.max_memory_allocated(self._device) or None
         return None
 
     def free(self) -> None:
         """Empty the allocator's cache."""
         gc.collect()
-        torch.accelerator.empty_cache()
+        accelerators.empty_cache(self._device)
 
     def close(self) -> None:
         """Nothing to do."""

@@ -19,6 +19,7 @@ from mfu_callback.finder.prediction.memory import MemoryMode, MemoryPrediction, 
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.namespaces import is_lightning_module
+from mfu_callback.tools.dynamo import uncompiled
 from mfu_callback.tools.nested import tensors_in
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class FakeStep:
     def _faked(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(random_state_kept())
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
             stack.enter_context(torch.enable_grad())
             stack.enter_context(self._fake)
             yield

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mfu_callback.lightning import namespaces
+from mfu_callback.tools.accelerators import accelerators
 
 
 @contextmanager
@@ -37,9 +38,9 @@ def random_state_kept() -> Iterator[None]:
     """A context that restores the global random states of Python, numpy and torch, including those of all devices."""
     # Lightning's isolate_rng restores nothing after an exception.
     python, array = random.getstate(), np.random.get_state()
-    accelerator = torch.accelerator.current_accelerator()
-    kind = "cuda" if accelerator is None else accelerator.type
-    with torch.random.fork_rng(devices=range(torch.accelerator.device_count()), device_type=kind):
+    devices = accelerators()
+    kind = devices[0].type if devices else "cuda"
+    with torch.random.fork_rng(devices=range(len(devices)), device_type=kind):
         try:
             yield
         finally:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
 from mfu_callback.lightning import namespaces
+from mfu_callback.tools.shards import SHARDED_TENSORS
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -113,7 +113,7 @@ def holders_of(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that is sharded over several processes; other tensors as they are."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if isinstance(tensor, SHARDED_TENSORS) else tensor  # type: ignore[attr-defined]
 
 
 def _is_of_a_class_of_the_users(value: Any) -> bool:

@@ -1,0 +1,28 @@
+"""Skips tests of what the installed torch lacks, by asking it for the feature."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+
+def found(path):
+    """What a dotted name leads to; None if there is no such module or attribute."""
+    try:
+        return import_module(path)
+    except ImportError:
+        home, _, name = path.rpartition(".")
+        return getattr(found(home), name, None) if home else None
+
+
+def needs(path, since):
+    """A mark for tests of something that came with a version of torch."""
+    return pytest.mark.skipif(found(path) is None, reason=f"torch {since} or later has {path}")
+
+
+def aten(name, *arguments):
+    """An operator of torch; None if this torch has none of that name, or not with these arguments."""
+    packet = getattr(torch.ops.aten, name, None)
+    if packet is None or not {*arguments} <= {argument.name for argument in packet.default._schema.arguments}:
+        return None
+    return packet.default
