@@ -277,7 +277,7 @@ class MFUMeter:
         assert measurement is not None
         assert device is not None
         return known_circumstances(
-            unwrapped(self._model),
+            self._model,
             batch_size=measurement.meter.batches.size,
             device=lambda: device.type,
             processes=lambda: self._ranks.on_this_machine,

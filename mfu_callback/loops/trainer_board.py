@@ -83,14 +83,18 @@ class TrainerBoard:
             summary: The figures.
         """
         self._try(lambda: self._write(summary))
+        record = record_of(self._facts, summary, None)
+        for directory in (self._trainer.args.output_dir, *(one.log_dir for one in self._summary_writers)):
+            self._try(partial(write_summary, record, Path(directory)))
+
+    def close(self) -> None:
+        """Write what was held back, and let go of TensorBoard."""
         for writer in self._writers:
             self._try(writer.end)
         self._brackets.remove()
         for writer in self._summary_writers:
-            self._try(writer.close)  # the Trainer's callback closes it before, so that ours opened another file
-        record = record_of(self._facts, summary, None)
-        for directory in (self._trainer.args.output_dir, *(one.log_dir for one in self._summary_writers)):
-            self._try(partial(write_summary, record, Path(directory)))
+            self._try(writer.close)  # the Trainer's callback has closed it, and what came since opened another file
+        self._writers, self._summary_writers = [], []
 
     def _open(self) -> None:
         try:

@@ -122,6 +122,7 @@ class TrainerRun:
         self._brackets.remove()
         if self._measurement.is_measuring:
             self._show(self._measurement.finish(self._circumstances))
+        self._board.close()
 
     def break_off(self) -> None:
         """Take the brackets off; sum up and show what was measured, if no other ranks are needed for it."""
@@ -129,6 +130,7 @@ class TrainerRun:
         summary = self._measurement.break_off(self._circumstances)
         if summary is not None and summary.steps:
             self._show(summary)
+        self._board.close()
 
     def _put_brackets(self) -> None:
         trainer, put = self._trainer, self._brackets.put
@@ -239,7 +241,7 @@ class TrainerRun:
     def _circumstances(self) -> Circumstances:
         return circumstances_of(
             self._trainer,
-            self._inner,
+            self._model,
             batch_size=self._meter.batches.size,
             processes=self._ranks.on_this_machine,
             loader=self._loader,
