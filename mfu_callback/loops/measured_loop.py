@@ -244,7 +244,7 @@ class MeasuredLoop:
 
     def _circumstances(self) -> Circumstances:
         return known_circumstances(
-            self._module,
+            self._loop.model,
             loop=self._loop.kind,
             batch_size=self._meter.batches.size,
             device=lambda: self._device.type,

@@ -71,7 +71,7 @@ def circumstances_of(
 
     Args:
         trainer: The Trainer.
-        module: The model.
+        module: The model as it is called: compiled, in DDP.
         batch_size: Samples of a micro-batch.
         processes: Number of processes of the run on this machine.
         loader: The loader of the training data.

@@ -243,7 +243,7 @@ class TrainerRun:
     def _circumstances(self) -> Circumstances:
         return circumstances_of(
             self._trainer,
-            self._inner,
+            self._model,
             batch_size=self._meter.batches.size,
             processes=self._ranks.on_this_machine,
             loader=self._loader,

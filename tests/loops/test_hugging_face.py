@@ -1,4 +1,4 @@
-"""The Trainer of transformers, measured: the figures, where they go, and that nothing of it is changed."""
+"""The Trainer of transformers, measured: the figures, where they go, and what is said of what is not measured."""
 
 import json
 import math
