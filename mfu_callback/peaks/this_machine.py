@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from mfu_callback.tools.torch_features import say_missing
+
 # Environment variables that limit the instructions of ATen, oneDNN and MKL.
 _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
@@ -25,13 +27,21 @@ def device_name(device: torch.device | str) -> str:
         threads = torch.get_num_threads()
         return f"{_processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
     if device.type == "mps":
-        return str(torch.backends.mps.get_name())
+        return _mac_gpu_name()
     if device.type == "xla":
         return _tpu_name() or "xla"
     try:
         return str(torch.get_device_module(device).get_device_name(device))  # cuda, ROCm, xpu, hpu
     except (AttributeError, RuntimeError):
         return device.type
+
+
+def _mac_gpu_name() -> str:
+    get_name = getattr(torch.backends.mps, "get_name", None)
+    if get_name is None:
+        say_missing("torch.backends.mps.get_name")
+        return "mps"
+    return str(get_name())
 
 
 def multiprocessors(device: torch.device | str) -> int | None:

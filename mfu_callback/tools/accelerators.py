@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from mfu_callback.tools.torch_features import say_missing
+
 
 def current_accelerator() -> torch.device | None:
     """The kind of accelerator that this process can use, without an index; None if there is none."""
@@ -109,6 +111,8 @@ def _of(name: str, device: torch.device) -> Callable[..., Any]:
     own = getattr(torch.get_device_module(device), name, None)
     found: Callable[..., Any] | None = _general(name) or own
     if found is None:
+        if name == "memory_stats":
+            say_missing("torch.accelerator.memory_stats")
         raise RuntimeError(f"torch {torch.__version__} has no {name} for {device.type} devices.")
     return found
 

@@ -214,6 +214,14 @@ def test_a_gpus_share_is_lowered_for_the_trial_and_put_back() -> None:
     assert cuda.fractions == [0.81, 1.0]
 
 
+def test_a_torch_that_does_not_tell_the_share_gets_the_whole_gpu_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FakeCuda, "get_per_process_memory_fraction")
+    cuda = FakeCuda()
+    with cuda_limit(cuda).enforced():
+        assert cuda.fractions == [0.81]
+    assert cuda.fractions == [0.81, 1.0]
+
+
 def test_a_trial_that_made_the_allocator_retry_does_not_fit() -> None:
     cuda = FakeCuda()
     limit = cuda_limit(cuda)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mfu_callback.peaks import fp32_precision
+from tests.helpers.torch_features import found, needs
 
 FILE = fp32_precision.__file__
 NEW = "torch.backends.fp32_precision"
@@ -16,6 +17,7 @@ CUDA, CUDNN, CPU = (
 )
 
 
+@needs("torch.backends.mkldnn.matmul", "2.9")
 @pytest.mark.parametrize(
     ("settings", "cuda", "cpu"),
     [
@@ -39,3 +41,19 @@ def test_every_way_of_setting_it_old_and_new(settings, cuda, cpu):
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == [cuda, cpu, cpu, "ieee"], done.stderr
+
+
+@pytest.mark.skipif(
+    found("torch.backends.mkldnn.matmul") is not None, reason="torch before 2.9 has the old settings alone"
+)
+@pytest.mark.parametrize(
+    ("settings", "cuda", "cpu"),
+    [
+        ("pass", "ieee", "ieee"),
+        ("torch.set_float32_matmul_precision('high')", "tf32", "ieee"),
+        ("torch.set_float32_matmul_precision('medium')", "tf32", "bf16"),
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "tf32", "ieee"),
+    ],
+)
+def test_the_old_settings_where_there_are_no_others(settings, cuda, cpu):
+    test_every_way_of_setting_it_old_and_new(settings, cuda, cpu)

@@ -16,6 +16,9 @@ from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import CALLS, Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import cores, device_name, multiprocessors
 from mfu_callback.tools.accelerators import current_accelerator
+from tests.helpers.torch_features import needs
+
+FLOAT8 = needs("torch.nn.functional.scaled_mm", "2.10")
 
 SMALL, LARGE, LARGER = Shape(256, 256, 256), Shape(1024, 1024, 1024), Shape(2048, 2048, 2048)
 
@@ -228,7 +231,9 @@ def test_cuda_is_timed_by_its_events_and_others_by_the_host():
     assert isinstance(call_timer_for(torch.device("cpu")), HostCallTimer)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, pytest.param(torch.float8_e4m3fn, marks=FLOAT8)]
+)
 def test_this_machines_peak(dtype):
     threads, before = torch.get_num_threads(), torch.get_rng_state()
     peak = measure_peak("cpu", dtype, time_limit_sec=0.3, use_cache=False)
@@ -255,6 +260,7 @@ def test_a_time_limit_that_is_none_is_an_error(time_limit_sec):
         measure_peak("cpu", torch.float32, time_limit_sec=time_limit_sec)
 
 
+@FLOAT8
 def test_fp8_does_not_mind_the_users_default_dtype():
     torch.set_default_dtype(torch.bfloat16)
     try:

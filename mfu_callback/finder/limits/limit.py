@@ -14,6 +14,7 @@ from mfu_callback.finder.limits.out_of_memory import LimitExceededError
 from mfu_callback.finder.limits.process_limit import ProcessLimit
 from mfu_callback.finder.limits.watched_limit import WatchedLimit
 from mfu_callback.tools import accelerators
+from mfu_callback.tools.torch_features import say_missing
 
 
 class MemoryLimit(Protocol):
@@ -132,7 +133,10 @@ class CudaLimit:
 
     @contextmanager
     def _lowered(self) -> Iterator[None]:
-        before = self._cuda.get_per_process_memory_fraction(self._device)
+        share_of = getattr(self._cuda, "get_per_process_memory_fraction", None)
+        if share_of is None:
+            say_missing("torch.cuda.get_per_process_memory_fraction")
+        before = 1.0 if share_of is None else share_of(self._device)
         try:
             self._cuda.set_per_process_memory_fraction(min(1.0, self._limit_bytes / self._total), self._device)
             yield
