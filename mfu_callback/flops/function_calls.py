@@ -10,7 +10,8 @@ from torch.autograd.function import Function, _SingleLevelFunction
 _OWN: Any = vars(Function)["apply"]
 # Where ``Function.apply`` is written in Python, it calls this base's, and a name that was bound before
 # (``scale = Scale.apply``) comes here too. From torch 2.14 on it is written in C: such a name is not seen there.
-_BASE: Any = _SingleLevelFunction if isinstance(_OWN, classmethod) else Function
+_IS_PYTHON = isinstance(_OWN, classmethod)
+_BASE: Any = _SingleLevelFunction if _IS_PYTHON else Function
 
 Around = Callable[[type, tuple[Any, ...], dict[str, Any], Callable[[], Any]], Any]
 _watching: list[Around] = []  # of all counters, the outermost first
@@ -39,10 +40,10 @@ class FunctionCalls:
         if self._around in _watching:
             _watching.remove(self._around)
         if not _watching and "apply" in vars(_BASE):
-            if _BASE is Function:
-                _BASE.apply = _OWN  # type: ignore[method-assign]
-            else:
+            if _IS_PYTHON:
                 del _BASE.apply
+            else:
+                _BASE.apply = _OWN
 
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
