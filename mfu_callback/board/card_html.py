@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from markdown_it import MarkdownIt
-
 _STYLE = """<style>
 body { font: 14px/1.5 system-ui, sans-serif; margin: 1em; }
 table { border-collapse: collapse; margin-bottom: 1em; }
@@ -18,5 +16,7 @@ def card_html(card: str) -> str:
     Args:
         card: The card as Markdown (`mfu_callback.board.card.card`).
     """
+    from markdown_it import MarkdownIt  # here, since few runs need it
+
     html: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(card)
     return _STYLE + html
