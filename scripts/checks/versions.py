@@ -5,9 +5,8 @@
 
 Each row is an environment of its own: the wheel and what it asks for, the fast tests (of a copy of tests/, so that they
 find the installed package), and a real fit with MFUCallback, BatchSizeFinder and TensorBoard. It is deleted afterwards:
-builds of torch for a GPU are gigabytes. What could not be tried is said in the last column. A version outside of the
-bounds that the wheel declares is installed all the same, and pip's complaint about it is not an error here. Exits with
-1 if a test or a fit failed, or a row could not be installed though there is a build.
+builds of torch for a GPU are gigabytes. What could not be tried is said in the last column. Exits with 1 if
+a test or a fit failed, or a row could not be installed though there is a build.
 """
 
 from __future__ import annotations
@@ -90,6 +89,8 @@ def said(console: Console, outcome: Outcome) -> Outcome:
     tests = json.dumps(outcome.tests)
     line = f"torch {row.torch}, Lightning {row.lightning}, Python {row.python}: tests {tests}, fit {outcome.fit}"
     console.print(line if not outcome.left_out else f"{line}; {outcome.left_out}", markup=False, highlight=False)
+    for failure in outcome.failures:
+        console.print(f"  failed: {failure}", markup=False, highlight=False)
     return outcome
 
 

@@ -64,9 +64,7 @@ def print_table(seen: dict[str, list[Summary]]) -> bool:
     Args:
         seen: The summaries of each loop's runs, in the order of the rounds.
     """
-    table = Table(
-        "loop", "FLOPs of a forward", "median MFU", "MFU over the Trainer's", "", "data", "optimizer", "other"
-    )
+    table = Table("loop", "forward FLOPs", "median MFU", "MFU over the Trainer's", "", "data", "optimizer", "other")
     mfu = {name: np.array([one.mfu for one in runs]) for name, runs in seen.items()}
     all_agree = True
     for name, runs in seen.items():
@@ -78,7 +76,7 @@ def print_table(seen: dict[str, list[Summary]]) -> bool:
         table.add_row(
             name, f"{runs[0].flops.forward:,}", f"{np.median(mfu[name]):.4f}", f"{ratio:.3f}", verdict, *parts
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     return all_agree
 
 

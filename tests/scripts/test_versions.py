@@ -6,7 +6,16 @@ import sys
 import pytest
 from rich.console import Console
 
-from scripts.checks.version_parts.rows import FOLDERS, NEWEST, Outcome, Row, all_rows, read_tests, table_of
+from scripts.checks.version_parts.rows import (
+    FOLDERS,
+    NEWEST,
+    Outcome,
+    Row,
+    all_rows,
+    read_failures,
+    read_tests,
+    table_of,
+)
 from scripts.checks.version_parts.trial import Place, find_python, try_row
 from scripts.checks.versions import ROOT, make_parser
 
@@ -120,3 +129,10 @@ def test_a_wheel_that_cannot_be_installed_is_said_with_pips_reason_and_nothing_s
     outcome = try_row(Row(torch="99.0", lightning="0.1", python="3.11"), place, [])
     assert outcome.left_out.startswith("pip: ERROR: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tests_that_failed_are_named_with_their_errors():
+    printed = (
+        "FAILED tests/a.py::b[1] - AssertionError: x\nERROR tests/c.py - ImportError: y\n1 failed, 1 error in 1.00s\n"
+    )
+    assert read_failures(printed) == ("tests/a.py::b[1] - AssertionError: x", "tests/c.py - ImportError: y")

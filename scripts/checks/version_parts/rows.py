@@ -56,6 +56,7 @@ class Outcome:
         torch: The installed version; None if nothing was installed.
         lightning: Likewise.
         tests: How many tests "passed", "failed", "skipped" or had an "error"; None if they did not run.
+        failures: The tests that failed, each with the first line of its error.
         fit: "right", or what was wrong with the fit; None if it did not run.
         left_out: Why something was not tried; None if all was.
     """
@@ -64,6 +65,7 @@ class Outcome:
     torch: str | None = None
     lightning: str | None = None
     tests: dict[str, int] | None = None
+    failures: tuple[str, ...] = ()
     fit: str | None = None
     left_out: str | None = None
 
@@ -92,6 +94,11 @@ def read_tests(printed: str) -> dict[str, int] | None:
         return None
     counts = {what.removesuffix("s"): int(number) for number, what in re.findall(r"(\d+) ([a-z]+)", lines[-1])}
     return {what: number for what, number in counts.items() if what in ("passed", "failed", "skipped", "error")}
+
+
+def read_failures(printed: str) -> tuple[str, ...]:
+    """Returns the tests that failed or could not run, from pytest's short summary."""
+    return tuple(re.findall(r"^(?:FAILED|ERROR) (\S.*)$", printed, re.MULTILINE))
 
 
 def table_of(outcomes: Iterable[Outcome]) -> Table:

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from scripts.checks.version_parts.rows import Outcome, Row, read_tests
+from scripts.checks.version_parts.rows import Outcome, Row, read_failures, read_tests
 
 _FIT = Path(__file__).with_name("real_fit.py")
 # Builds of torch for a GPU, with its libraries, unpacked and on the way there.
@@ -69,30 +70,20 @@ def _tried(row: Row, python: str, place: Place, directory: Path, tests: list[str
     code = "from importlib.metadata import version; print(version('torch'), version('lightning'))"
     torch, lightning = _run([own, "-c", code], directory).stdout.split()
     fit = _fit(own, directory)
-    counts, left_out = _test(own, place, directory, tests) if tests else (None, "tests: not asked for")
-    return Outcome(row=row, torch=torch, lightning=lightning, tests=counts, fit=fit, left_out=left_out)
+    known = _test(own, place, directory, tests) if tests else {"left_out": "tests: not asked for"}
+    return Outcome(row=row, torch=torch, lightning=lightning, fit=fit, **known)
 
 
 def _install(row: Row, python: str, place: Place, directory: Path) -> str | None:
-    """Make the environment; returns why it failed, or None.
-
-    The wheel's own bounds may exclude the row: then what it asks for apart from the row's versions is installed, and
-    the wheel without asking for anything.
-    """
+    """Make the environment; returns why it failed, or None."""
     _run([python, "-m", "venv", directory], place.directory)
     pip = [directory / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--no-cache-dir"]
     done = _run([*pip, place.wheel, *row.requirements, *_TOOLS[:-2]], directory)
     if done.returncode:
-        (directory / "pip.log").write_text(done.stdout + done.stderr)
-        rest = ("numpy", "platformdirs", "psutil", "rich", "setuptools", "thop")
-        done = _run([*pip, *row.requirements, *rest, *_TOOLS[:-2]], directory)
-        done = done if done.returncode else _run([*pip, "--no-deps", place.wheel], directory)
-    if done.returncode:
         return f"pip: {_last_error(done.stderr)}"
     _run([*pip, _TOOLS[-2]], directory)  # some of the tests need it, and are not run where it cannot be had
-    _run(
-        [*pip, "--no-deps", _TOOLS[-1]], directory
-    )  # it asks for torchvision, which CPU builds of torch do not go with
+    # It asks for torchvision, which CPU builds of torch do not go with.
+    _run([*pip, "--no-deps", _TOOLS[-1]], directory)
     return None
 
 
@@ -104,17 +95,17 @@ def _fit(python: Path, directory: Path) -> str:
     return ", ".join(f"{name}: {value}" for name, value in wrong.items()) or "right"
 
 
-def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> tuple[dict[str, int] | None, str | None]:
-    """Returns the counts of a run of the tests, and why there are none."""
+def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> dict[str, Any]:
+    """Returns what a run of the tests has come to, as fields of an `Outcome`."""
     for name in ("tests", "gpt", "scripts"):
         shutil.copytree(place.root / name, directory / name, dirs_exist_ok=True)
     for name in ("pyproject.toml", "README.md", "constraints.txt"):
         shutil.copy(place.root / name, directory)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *tests]
     done = _run(command, directory)
-    (directory / "pytest.log").write_text(done.stdout + done.stderr)
     counts = read_tests(done.stdout)
-    return counts, None if counts else f"pytest: {_last_error(done.stdout + done.stderr)}"
+    left_out = None if counts else f"pytest: {_last_error(done.stdout + done.stderr)}"
+    return {"tests": counts, "failures": read_failures(done.stdout), "left_out": left_out}
 
 
 def _run(command: list[object], directory: Path) -> subprocess.CompletedProcess[str]:
