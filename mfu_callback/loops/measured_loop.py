@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +17,8 @@ from mfu_callback.board.run_directory import directory_of
 from mfu_callback.board.run_facts import facts_of
 from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
+from mfu_callback.loops.blocks import Blocks
 from mfu_callback.loops.loggers import event_writers, log_values
-from mfu_callback.loops.phases import LoopPhases
-from mfu_callback.loops.sampling import ModuleSampling, OperatorSampling
 from mfu_callback.loops.unwrapped import ddp_of, device_of, dtype_of, unwrapped
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.circumstances import Circumstances
@@ -79,7 +78,7 @@ class MeasuredLoop:
         self._module = unwrapped(loop.model)
         self._device = loop.device or device_of(self._module)
         self._is_first = ranks.index == 0
-        self._blocks = 0  # of the running step
+        self._blocks_of_step = 0
         self._fetched: list[Any] = []
         timer = timer_for(self._device)
         one = self._measurement = Measurement(
@@ -88,9 +87,7 @@ class MeasuredLoop:
         self._clock, self._meter = one.clock, one.meter
         self._clock.made_at = made_at
         self._start()
-        self._phases = LoopPhases(self._clock, loop.model, self._begin_backward)
-        self._modules = ModuleSampling(self._meter, self._module, timer) if arguments.modules else None
-        self._operators = OperatorSampling(self._meter, self._device, messages) if arguments.operators else None
+        self._blocks = Blocks(one, loop.model, self._module, self._device, timer, messages)
         self._board = self._made_board(messages)
         self._prometheus = prometheus_of(loop.loggers, arguments, messages, is_first=self._is_first)
         self._prometheus.start()
@@ -110,12 +107,12 @@ class MeasuredLoop:
     @property
     def in_step(self) -> bool:
         """Whether a step has begun and not ended."""
-        return self._blocks > 0
+        return self._blocks_of_step > 0
 
     @property
     def has_stepped(self) -> bool:
         """Whether an optimizer has stepped in the latest block."""
-        return self._phases.has_stepped
+        return self._blocks.phases.has_stepped
 
     def during(self, phase: Phase) -> Any:
         """A context whose time belongs to a phase."""
@@ -141,16 +138,9 @@ class MeasuredLoop:
         """A context for a batch or a micro-batch, which is left out of the figures if it raises."""
         if not self.in_step:
             self._meter.begin_step()
-        self._blocks += 1
-        self._meter.look_at(batch)
-        try:
-            with ExitStack() as stack:
-                self._watch(stack)
-                yield
-        except BaseException:
-            self._meter.leave_out("rest")  # of a step that was broken off, nothing is known
-            raise
-        self._meter.add_forward()
+        self._blocks_of_step += 1
+        with self._waits_seen(), self._blocks.block(batch):
+            yield
 
     def end_step(self) -> None:
         """End the step of the latest blocks."""
@@ -162,7 +152,7 @@ class MeasuredLoop:
         if not self._board.is_shown:
             with self._clock.during(Phase.REPORT):
                 self._board.show(self._meter)
-        self._blocks = 0
+        self._blocks_of_step = 0
         self.steps += 1
 
     def values(self) -> dict[str, float]:
@@ -195,20 +185,17 @@ class MeasuredLoop:
         self._show(summary)
         return summary
 
-    def _watch(self, stack: ExitStack) -> None:
-        stack.enter_context(self._phases.watched())
-        if (waits := self._measurement.waits) is not None:
-            stack.callback(waits.suspend)
-            waits.resume()
-        if self._measurement.counting.is_due():
-            stack.enter_context(self._measurement.counting.batch(passes=1))
-        for sampling in (self._modules, self._operators):
-            if sampling is not None:
-                stack.enter_context(sampling.block())
-
-    def _begin_backward(self, tensors: list[torch.Tensor]) -> None:
-        if self._measurement.waits is not None and tensors:
-            self._measurement.waits.begin_backward(tensors[0])
+    @contextmanager
+    def _waits_seen(self) -> Iterator[None]:
+        waits = self._measurement.waits
+        if waits is None:
+            yield
+            return
+        waits.resume()
+        try:
+            yield
+        finally:
+            waits.suspend()
 
     def _show(self, summary: Summary | None) -> None:
         style = self._arguments.summary
@@ -238,7 +225,7 @@ class MeasuredLoop:
             devices=self._ranks.size,
             precision=dtype_name(self._measurement.peak.dtype),
             strategy=type(ddp_of(self._loop.model)).__name__ if self._ranks.size > 1 else "one process",
-            accumulate_grad_batches=self._blocks,
+            accumulate_grad_batches=self._blocks_of_step,
             loop=self._loop.package,
         )
 
@@ -250,5 +237,5 @@ class MeasuredLoop:
             device=lambda: self._device.type,
             processes=lambda: self._ranks.on_this_machine,
             loaders=lambda: self._fetched,
-            optimizers=lambda: self._phases.optimizers,
+            optimizers=lambda: self._blocks.phases.optimizers,
         )

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
-
 from mfu_callback.flops.rules.shards import group_size
-from mfu_callback.loops.phases import LoopPhases
+from mfu_callback.loops.blocks import Blocks
 from mfu_callback.loops.process_group import ProcessGroup
 from mfu_callback.loops.rank_messages import messages_of
-from mfu_callback.loops.sampling import ModuleSampling, OperatorSampling
 from mfu_callback.loops.trainer_board import board_of
 from mfu_callback.loops.trainer_facts import circumstances_of, matmul_dtype, ranks_per_batch
 from mfu_callback.loops.unwrapped import ddp_of, unwrapped
@@ -69,12 +66,7 @@ class TrainerRun:
             self._inner, device, timer, arguments, self._ranks, messages, loop="hugging face"
         )
         self._clock, self._meter = one.clock, one.meter
-        self._phases = LoopPhases(one.clock, self._model, self._begin_backward)
-        self._samplings: list[ModuleSampling | OperatorSampling] = []
-        if arguments.modules:
-            self._samplings.append(ModuleSampling(one.meter, self._inner, timer))
-        if arguments.operators:
-            self._samplings.append(OperatorSampling(one.meter, device, messages))
+        self._blocks = Blocks(one, self._model, self._inner, device, timer, messages)
         is_first = self._ranks.index == 0
         self._board = board_of(trainer, self._inner, messages, is_first_rank=is_first, in_tensorboard=arguments.board)
         self._brackets = Brackets()
@@ -202,25 +194,11 @@ class TrainerRun:
 
     @contextmanager
     def _micro_batch(self, inputs: Any) -> Iterator[None]:
-        counting = self._measurement.counting
         if not self._in_step:
             self._meter.begin_step()
             self._in_step = True
-        self._meter.look_at(inputs)
-        with ExitStack() as stack:
-            stack.enter_context(self._phases.watched())
-            if counting.is_due():
-                stack.enter_context(counting.batch(passes=1))
-            for sampling in self._samplings:
-                block: AbstractContextManager[None] = sampling.block()
-                stack.enter_context(block)
+        with self._blocks.block(inputs):
             yield
-        self._meter.add_forward()
-
-    def _begin_backward(self, tensors: list[torch.Tensor]) -> None:
-        waits = self._measurement.waits
-        if waits is not None and tensors:
-            waits.begin_backward(tensors[0])
 
     def _joining(self, log: Function) -> Function:
         """The Trainer's own log, which hands on to all integrations what it gets; its record of a loss gets ours."""
