@@ -9,7 +9,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from mfu_callback import FlopCounter
 from tests.helpers.torch_features import found, needs
 
-scan = found("torch._higher_order_ops.scan")
+scan = found("torch._higher_order_ops.scan.scan")
 
 N = 16
 PRODUCT = 2 * N**3
@@ -46,7 +46,7 @@ def test_a_loop_as_often_as_it_runs(times):
     assert (count.forward, count.complete) == (times * PRODUCT, True)
 
 
-@needs("torch._higher_order_ops.scan", "2.6")
+@needs("torch._higher_order_ops.scan.scan", "2.6")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_scan_for_every_step(device):
     first, steps = torch.eye(N, device=device), torch.randn(5, N, N, device=device)
@@ -69,7 +69,9 @@ def test_a_map_for_every_item_with_its_gradients():
     assert count.backward == 2 * count.forward
 
 
-@pytest.mark.parametrize("name", [pytest.param("scan", marks=needs("torch._higher_order_ops.scan", "2.6")), "cond"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("scan", marks=needs("torch._higher_order_ops.scan.scan", "2.6")), "cond"]
+)
 def test_in_compiled_code_it_is_named(name):
     def run(x):
         if name == "scan":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -60,6 +60,10 @@ class Evaluated(GPTModule):
 
     test_dataloader = predict_dataloader = val_dataloader
 
+    def train_dataloader(self) -> Any:
+        """A hundred of them."""
+        return token_batches(400)
+
 
 class Line(LightningModule):
     """One Linear layer from 8 to 4 features."""
@@ -81,14 +85,3 @@ class Line(LightningModule):
         return DataLoader(torch.ones(32, 8), batch_size=4)
 
     val_dataloader = predict_dataloader = test_dataloader
-
-
-class At(Callback):
-    """Calls a function in one hook of one batch."""
-
-    def __init__(self, hook: str, batch: int, function: Any) -> None:
-        def call(*arguments: Any, **_: Any) -> None:
-            if batch in arguments:
-                function()
-
-        setattr(self, hook, call)

@@ -1,5 +1,6 @@
 import copy
 import csv
+import functools
 import pickle
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_several_loaders_are_taken_together_and_each_shape_is_counted():
 def test_validation_inside_fit_is_measured_if_asked_for(asked, tmp_path):
     logger, callback = CSVLogger(tmp_path), MFUCallback(peak=PEAK, validation=asked, warmup_steps=3)
     trainer = make_trainer(callback, logger=logger, val_check_interval=4, limit_val_batches=5, num_sanity_val_steps=2)
-    trainer.fit(Evaluated(), token_batches(400))
+    trainer.fit(Evaluated())
     rows = rows_of(logger)
     losses = [int(row["step"]) for row in rows if row["val/loss"]]
     assert losses == [3, 7]
@@ -124,17 +125,15 @@ def test_validation_inside_fit_is_measured_if_asked_for(asked, tmp_path):
     assert logged == (losses if asked else [])
     assert set(callback.evaluations) == ({"validate"} if asked else set())
     if asked:  # the warm-up is that of the first validation; in it one of five batches is counted
-        assert (callback.evaluations["validate"].steps, callback.evaluations["validate"].flops.forward) == (
-            5,
-            TINY_FLOPS,
-        )
+        figures = callback.evaluations["validate"]
+        assert (figures.steps, figures.flops.forward) == (5, TINY_FLOPS)
     assert callback.summary.steps == 5
 
 
 def test_a_validation_of_warm_up_batches_alone_logs_nothing(tmp_path):
     logger, callback = CSVLogger(tmp_path), MFUCallback(peak=PEAK, validation=True, warmup_steps=3)
     trainer = make_trainer(callback, logger=logger, val_check_interval=2, limit_val_batches=2, num_sanity_val_steps=2)
-    trainer.fit(Evaluated(), token_batches(400))
+    trainer.fit(Evaluated())
     rows = [row for row in rows_of(logger) if row["validate/time/step_sec"]]
     assert [int(row["step"]) for row in rows] == [3, 5, 7]  # the first has two batches, the second one more of warm-up
 
@@ -142,7 +141,7 @@ def test_a_validation_of_warm_up_batches_alone_logs_nothing(tmp_path):
 def test_the_summary_of_fit_stays_as_it_is():
     callback = MFUCallback(peak=PEAK)
     trainer, module = make_trainer(callback, check_val_every_n_epoch=2), Evaluated()
-    trainer.fit(module, token_batches(400))
+    trainer.fit(module)
     summary = callback.summary
     for stage in STAGES:
         evaluate(stage, module, trainer)
@@ -174,7 +173,7 @@ def test_validation_inside_fit_changes_no_weight():
     def run(*callbacks):
         seed_everything(1, verbose=False)
         module = Evaluated()
-        make_trainer(*callbacks, val_check_interval=2, limit_val_batches=4).fit(module, token_batches(400))
+        make_trainer(*callbacks, val_check_interval=2, limit_val_batches=4).fit(module)
         return module.state_dict()
 
     ours, theirs = run(MFUCallback(peak=PEAK, validation=True)), run()
@@ -182,7 +181,7 @@ def test_validation_inside_fit_changes_no_weight():
 
 
 class Breaks(Evaluated):
-    """Fails in one batch of any stage."""
+    """Fails in one evaluated batch."""
 
     def __init__(self, at, error):
         super().__init__()
@@ -211,13 +210,9 @@ def own_functions(trainer):
 def test_nothing_stays_behind_when_an_evaluation_breaks_off(how, at, error):
     def run(*callbacks):
         trainer, module = make_trainer(*callbacks, num_sanity_val_steps=0, val_check_interval=2), Breaks(at, error)
-        begin = (
-            (lambda: trainer.fit(module, token_batches(400)))
-            if how == "fit"
-            else (lambda: evaluate(how, module, trainer))
-        )
+        begin = trainer.fit if how == "fit" else functools.partial(evaluate, how, trainer=trainer)
         with pytest.raises((ArithmeticError, SystemExit)) as caught:
-            begin()
+            begin(module)
         return type(caught.value), marks(trainer, module), own_functions(trainer)
 
     callback = MFUCallback(peak=PEAK, validation=True)
