@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.loops.phases import LoopPhases
 from mfu_callback.loops.process_group import ProcessGroup
@@ -77,6 +78,8 @@ class TrainerRun:
             self._samplings.append(OperatorSampling(one.meter, device, messages))
         is_first = self._ranks.index == 0
         self._board = board_of(trainer, self._inner, messages, is_first_rank=is_first, in_tensorboard=arguments.board)
+        # A Trainer's run has no logger with a name.
+        self._prometheus = prometheus_of((), arguments, messages, is_first=is_first)
         self._brackets = Brackets()
 
     def start(self) -> None:
@@ -89,6 +92,8 @@ class TrainerRun:
             tensor_parallel=shared,
         )
         self._put_brackets()
+        self._prometheus.start()
+        self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
         self._meter.ledger.assign_rest("setup")
 
@@ -114,6 +119,7 @@ class TrainerRun:
         if not self._in_step:
             return
         self._measurement.end_step()
+        self._prometheus.end_step()
         self._in_step = False
         if not self._board.is_shown:
             with self._clock.during(Phase.REPORT):
@@ -235,6 +241,7 @@ class TrainerRun:
 
     def _values(self) -> dict[str, float]:
         values = self._measurement.take_values()
+        self._prometheus.show(values)
         if values and not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):
                 self._board.show_dashboard(values)
