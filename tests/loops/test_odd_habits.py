@@ -1,6 +1,7 @@
 """Habits of loops that are not those of the page."""
 
 import copy
+import logging
 import pickle
 import time
 import warnings
@@ -129,13 +130,14 @@ def test_several_models_in_a_list_are_refused_with_the_remedy():
         MFUMeter([nn.Linear(4, 4), nn.Linear(4, 4)])
 
 
-def test_a_hugging_face_trainer_serves_its_values_to_prometheus(tmp_path, capsys):
+def test_a_hugging_face_trainer_serves_its_values_to_prometheus(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mfu_callback")
     pages = []
 
     class Scrape(TrainerCallback):
         def on_log(self, args, state, control, **kwargs):
             if not pages:
-                address = capsys.readouterr().err.split("served to Prometheus at ")[1].split("metrics.")[0] + "metrics"
+                address = caplog.text.split("served to Prometheus at ")[1].split("metrics.")[0] + "metrics"
                 pages.append(urlopen(address, timeout=10).read().decode())
 
     train_by_trainer(tmp_path, make_callback(prometheus_port=0), Scrape())
