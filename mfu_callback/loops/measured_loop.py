@@ -79,7 +79,9 @@ class MeasuredLoop:
         self._device = loop.device or device_of(self._module)
         self._is_first = ranks.index == 0
         self._blocks_of_step = 0
-        self._fetched: list[Any] = []
+        self._fetched: list[Any] = []  # the loaders of the latest loop, so that those of earlier epochs can go
+        self._fetching = 0
+        self._messages = messages
         timer = timer_for(self._device)
         one = self._measurement = Measurement(
             self._module, self._device, timer, arguments, ranks, messages, loop=loop.kind
@@ -119,10 +121,21 @@ class MeasuredLoop:
         return self._clock.during(phase)
 
     def fetch(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
-        """Yield the batches of a loader, and time the wait for each of them."""
+        """Yield the batches of a loader, and time the wait for each of them; in a pause it is the pause's."""
+        if self._clock.phase in (Phase.VALIDATION, Phase.CHECKPOINT):
+            yield from loader
+            return
         self._measurement.counting.forget_state()  # of frozen parameters: a new epoch may have thawed some
-        if not any(loader is one for one in self._fetched):
-            self._fetched.append(loader)
+        if not self._fetching:
+            self._fetched.clear()
+        self._fetched.append(loader)
+        self._fetching += 1
+        try:
+            yield from self._timed(loader)
+        finally:
+            self._fetching -= 1
+
+    def _timed(self, loader: Iterable[_Batch]) -> Iterator[_Batch]:
         with self._clock.during(Phase.DATA):
             batches = iter(loader)
         while True:
@@ -144,6 +157,8 @@ class MeasuredLoop:
 
     def end_step(self) -> None:
         """End the step of the latest blocks."""
+        if not self.steps:
+            self._say_if_only_forward()
         measurement = self._measurement
         measurement.end_step()
         self._prometheus.end_step()
@@ -196,6 +211,16 @@ class MeasuredLoop:
             yield
         finally:
             waits.suspend()
+
+    def _say_if_only_forward(self) -> None:
+        count, factor = self._meter.flops.first, self._arguments.backward_factor
+        is_forward = count is not None and count.forward > 0 and not count.backward
+        if is_forward and not self._blocks.phases.has_run_backward and factor not in ("measured", 0):
+            self._messages.warn_once(
+                "only forward",
+                "No backward pass ran in the first step, but the FLOPs of one are counted with those of forward, so"
+                " model FLOPs and MFU are too high. Pass backward_factor=0 for a loop that runs forward alone.",
+            )
 
     def _show(self, summary: Summary | None) -> None:
         style = self._arguments.summary

@@ -54,7 +54,7 @@ class MFUMeter:
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
-        TypeError: If an argument is not known.
+        TypeError: If an argument is not known, or the model is no module.
 
     Example:
         >>> model = nn.Linear(8, 8)
@@ -81,6 +81,11 @@ class MFUMeter:
         **arguments: Any,
     ) -> None:
         self.summary: Summary | None = None
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model is a {type(model).__name__}, not a torch.nn.Module. Pass the model as the loop calls it, or"
+                " several as torch.nn.ModuleList([...])."
+            )
         if fabric is not None:
             device, dtype = device or fabric.device, dtype or matmul_dtype_of(fabric.strategy.precision)
             loggers = loggers or fabric.loggers
@@ -182,9 +187,13 @@ class MFUMeter:
         Returns:
             The figures of the whole run; without a step if nothing was measured.
         """
+        if self.summary is None and self._is_closed:  # an exception has ended it, before anything could be summed up
+            self.summary = Summary(steps=0)
         if self.summary is None:
             measured = self._begun()
             self._is_closed = True
+            if not measured.steps and self._without_step:
+                self._warn_without_step("no step was measured")
             self.summary = measured.finish()
         return self.summary
 
@@ -218,10 +227,12 @@ class MFUMeter:
         self._without_step += 1
         if self._without_step < _MOST_WITHOUT_STEP:
             return False
+        self._warn_without_step("each block is taken for a step from now on")
+        return True
+
+    def _warn_without_step(self, consequence: str) -> None:
         self._messages.warn_once(
             "no step",
-            f"No optimizer of torch's has stepped in {_MOST_WITHOUT_STEP} blocks of MFUMeter.step(), so each block is"
-            " taken for a step from now on. Call optimizer.step() inside of the block, or pass is_last=True to step()"
-            " where a step ends.",
+            f"No optimizer of torch's has stepped in {self._without_step} blocks of MFUMeter.step(), so {consequence}."
+            " Call optimizer.step() inside of the block, or pass is_last=True to step() where a step ends.",
         )
-        return True

@@ -34,6 +34,7 @@ class LoopPhases:
 
     Attributes:
         has_stepped: Whether an optimizer has stepped in the block.
+        has_run_backward: Whether a backward pass has run in any block.
         optimizers: The optimizers that have stepped so far.
     """
 
@@ -43,11 +44,14 @@ class LoopPhases:
         self._clock = clock
         self._called = _called_modules(module)
         self._begin_backward = begin_backward
-        self._runs_compiled = is_compiled(module)
+        # TorchScript takes no such hooks.
+        scripted = any(isinstance(one, torch.jit.ScriptModule) for one in self._called)
+        self._runs_compiled = scripted or is_compiled(module)
         self._is_first = True
         self._thread = 0
         self._in_optimizer = False
         self.has_stepped = False
+        self.has_run_backward = False
         self.optimizers: list[torch.optim.Optimizer] = []
 
     @contextmanager
@@ -73,12 +77,13 @@ class LoopPhases:
 
     def _watch_calls(self, stack: ExitStack) -> None:
         for module in self._called:
-            stack.callback(module.register_forward_pre_hook(self._before_forward, prepend=True).remove)
+            hook = _UncopiedHook(self._before_forward)
+            stack.callback(module.register_forward_pre_hook(hook, prepend=True).remove)
 
     def _note_compiled(self, *_: Any) -> None:
         self._runs_compiled = True
 
-    def _before_forward(self, *_: Any) -> None:
+    def _before_forward(self) -> None:
         # Inside a backward pass a checkpoint runs it again.
         if self._is_this_loop() and self._clock.phase is not Phase.BACKWARD:
             self._clock.enter(Phase.FORWARD)
@@ -88,10 +93,12 @@ class LoopPhases:
         def call(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not self._is_this_loop() or self._clock.phase is Phase.BACKWARD:
                 return backward(tensors, *args, **kwargs)
+            tensors = readable_twice(tensors)
             if self._clock.phase is Phase.OTHER:  # the model was not called by its name: a method of it was, or a part
                 self._clock.rename(Phase.FORWARD)
             self._clock.enter(Phase.BACKWARD)
-            self._begin_backward([tensors] if isinstance(tensors, torch.Tensor) else list(tensors))
+            self.has_run_backward = True
+            self._begin_backward(_tensors_of(tensors))
             try:
                 return backward(tensors, *args, **kwargs)
             finally:
@@ -118,6 +125,43 @@ class LoopPhases:
 
     def _is_this_loop(self) -> bool:
         return get_ident() == self._thread
+
+
+class _UncopiedHook:
+    """A hook whose copies do nothing: those of a model that is copied or pickled in the block.
+
+    Args:
+        call: Called without the module and its inputs; None for a copy.
+    """
+
+    def __init__(self, call: Callable[[], None] | None = None) -> None:
+        self._call = call
+
+    def __call__(self, *_: Any) -> None:
+        if self._call is not None:
+            self._call()
+
+    def __reduce__(self) -> tuple[type[_UncopiedHook], tuple[()]]:
+        return _UncopiedHook, ()
+
+
+def readable_twice(tensors: Any) -> Any:
+    """What a backward pass begins from, as it is, or as a tuple where reading it uses it up.
+
+    Args:
+        tensors: The first argument of ``torch.autograd.backward``.
+    """
+    return tuple(tensors) if isinstance(tensors, Iterator) else tensors
+
+
+def _tensors_of(roots: Any) -> list[torch.Tensor]:
+    """The tensors that a backward pass begins from; edges of the graph are none.
+
+    Args:
+        roots: The first argument of ``torch.autograd.backward``, `readable_twice`.
+    """
+    found = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+    return [one for one in found if isinstance(one, torch.Tensor)]
 
 
 def _called_modules(module: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mfu_callback.loops.phases import readable_twice
 from mfu_callback.meter.chosen_batches import MODULES_TIMED, OPERATORS_PROFILED, ChosenBatches
 from mfu_callback.meter.clock import Timer
 from mfu_callback.meter.messages import Messages
@@ -51,6 +52,7 @@ class ModuleSampling:
     def _around_backward(self, backward: Function) -> Function:
         @functools.wraps(backward)
         def call(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            tensors = readable_twice(tensors)
             self._times.end_forward(tensors)
             return backward(tensors, *args, **kwargs)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.loops.blocks import Blocks
 from mfu_callback.loops.process_group import ProcessGroup
@@ -69,6 +70,8 @@ class TrainerRun:
         self._blocks = Blocks(one, self._model, self._inner, device, timer, messages)
         is_first = self._ranks.index == 0
         self._board = board_of(trainer, self._inner, messages, is_first_rank=is_first, in_tensorboard=arguments.board)
+        # A Trainer's run has no logger with a name.
+        self._prometheus = prometheus_of((), arguments, messages, is_first=is_first)
         self._brackets = Brackets()
 
     def start(self) -> None:
@@ -81,6 +84,8 @@ class TrainerRun:
             tensor_parallel=shared,
         )
         self._put_brackets()
+        self._prometheus.start()
+        self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
         self._meter.ledger.assign_rest("setup")
 
@@ -106,6 +111,7 @@ class TrainerRun:
         if not self._in_step:
             return
         self._measurement.end_step()
+        self._prometheus.end_step()
         self._in_step = False
         if not self._board.is_shown:
             with self._clock.during(Phase.REPORT):
@@ -213,6 +219,7 @@ class TrainerRun:
 
     def _values(self) -> dict[str, float]:
         values = self._measurement.take_values()
+        self._prometheus.show(values)
         if values and not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):
                 self._board.show_dashboard(values)

@@ -51,10 +51,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def _inner(model: nn.Module) -> nn.Module | None:
-    is_wrapper = isinstance(model, DistributedDataParallel) or type(model).__name__ in (
-        "OptimizedModule",
-        "_FabricModule",
-    )
+    is_wrapper = isinstance(model, DistributedDataParallel) or type(model).__name__ in _WRAPPERS
     if not is_wrapper:
         return None
     return next((model._modules[name] for name in _INNER if model._modules.get(name) is not None), None)

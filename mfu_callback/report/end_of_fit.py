@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
+from mfu_callback.meter.loop_settings import LOOP_SETTINGS
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.devices import late_text
 from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
@@ -37,7 +38,8 @@ def line_of(summary: Summary, *, warmup_steps: int) -> str:
     """
     if summary.steps == 0:
         why = f"the first {max(warmup_steps, 1)} are warm-up. Train longer, or lower warmup_steps."
-        return f"MFUCallback measured no step: {why}"
+        loop = "trainer" if summary.circumstances is None else summary.circumstances.loop
+        return f"{LOOP_SETTINGS[loop].measured_by} measured no step: {why}"
     figures = summary.as_dict()
     steps = f"{summary.steps:,} step{'' if summary.steps == 1 else 's'}"
     parts = (

@@ -97,7 +97,7 @@ def _fit(python: Path, directory: Path) -> str:
 
 def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> dict[str, Any]:
     """Returns what a run of the tests has come to, as fields of an `Outcome`."""
-    for name in ("tests", "gpt", "scripts"):
+    for name in ("tests", "gpt", "scripts", "docs"):
         shutil.copytree(place.root / name, directory / name, dirs_exist_ok=True)
     for name in ("pyproject.toml", "README.md", "constraints.txt"):
         shutil.copy(place.root / name, directory)
