@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mfu_callback.flops.rules.operators import has_rule, operator_name
+from mfu_callback.tools.higher_order import accept_higher_order_operators
 
 # Higher-order operators that run functions: what runs is seen operator by operator. In a replay of compiled code it is
 # not known which branch runs, or how often a loop does; they are named there.
@@ -36,6 +37,7 @@ class OperatorMode(TorchDispatchMode):
 
     def __init__(self, see: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        accept_higher_order_operators(OperatorMode)
         self._see = see
         self._running = 0
 

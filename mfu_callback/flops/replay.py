@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from mfu_callback.tools.dynamo import uncompiled
+from mfu_callback.tools.higher_order import accept_higher_order_operators
 from mfu_callback.tools.nested import tensors_in
 from mfu_callback.tools.shards import SHARDED_MODULES, SHARDED_TENSORS
 
@@ -95,6 +96,7 @@ class _StrayTensors(TorchDispatchMode):
 
     def __init__(self, fakes: _Fakes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        accept_higher_order_operators(_StrayTensors)
         self._fakes = fakes
         self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 

@@ -13,7 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from mfu_callback import FlopCounter
 from mfu_callback.flops.operator_mode import mode_off
 from mfu_callback.flops.replay import Replay
-from tests.flops.test_compiled import ROWS, WIDTH, Network, pytestmark, train  # noqa: F401 - the marks hold here too
+from tests.flops.test_compiled import (
+    ROWS,
+    WIDTH,
+    Network,
+    hooks_rest_while_tracing,
+    pytestmark,  # noqa: F401 - the marks hold here too
+    train,
+)
 
 
 def test_a_replay_holds_no_memory_and_leaves_the_module_alone():
@@ -73,12 +80,19 @@ def test_a_large_state_outside_of_the_parameters_is_not_copied():
 
 
 def test_a_module_that_cannot_be_copied_is_named():
-    class Uncopyable(nn.Linear):
+    class Uncopyable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x)
+
         def __deepcopy__(self, memo):
             raise NotImplementedError("sharded modules cannot be copied")
 
     torch._dynamo.reset()
-    module = Uncopyable(4, 4)
+    module = Uncopyable()
     with FlopCounter(module) as counter:
         torch.compile(module, backend="eager")(torch.ones(3, 4))
     (name,) = counter.result().uncounted
@@ -158,6 +172,7 @@ def test_what_compiled_code_does_to_the_users_objects_it_does_once(remembers):
     assert counted[2].forward > 0
 
 
+@hooks_rest_while_tracing
 def test_a_users_hooks_for_saved_tensors_never_see_a_fake():
     packed = []
     torch._dynamo.reset()
