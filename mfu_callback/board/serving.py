@@ -37,6 +37,6 @@ def prometheus_of(
 
 
 def _labels(loggers: Sequence[Any]) -> dict[str, str]:
-    named = [logger for logger in loggers if hasattr(logger, "version")]
+    named = [logger for logger in loggers if hasattr(logger, "name") and hasattr(logger, "version")]
     run = "/".join(filter(None, name_and_version(named[0]))) if named else ""
     return {"run": run} if run else {}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 Function = Callable[..., Any]
+
+# What undoes brackets that were to be removed while another bracket was on top of them, as two threads may have it.
+_covered: WeakKeyDictionary[Function, Callable[[], None]] = WeakKeyDictionary()
 
 
 class Brackets:
@@ -29,13 +33,19 @@ class Brackets:
         was_own, original = method in namespace, getattr(owner, method)
         wrapper = namespace[method] = wrap(original)
 
-        def undo() -> None:
-            if namespace.get(method) is not wrapper:  # removed already, or wrapped again by other code
-                return
+        def restore() -> None:
             if was_own:
                 namespace[method] = original
             else:
                 del namespace[method]
+
+        def undo() -> None:
+            if namespace.get(method) is not wrapper:  # removed already, or wrapped again by other code
+                _covered[wrapper] = restore
+                return
+            restore()
+            while (covered := namespace.get(method)) is not None and covered in _covered:
+                _covered.pop(covered)()
 
         self._undo.append(undo)
         return undo

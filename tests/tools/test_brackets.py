@@ -52,3 +52,13 @@ def test_other_things_are_undone_with_the_brackets_the_last_first():
     brackets.remove()
     brackets.remove()
     assert undone == ["second", "first"]
+
+
+def test_brackets_that_come_off_in_the_order_in_which_they_were_put_on_leave_nothing():
+    loop, first, second = Loop(), Brackets(), Brackets()
+    first.put(loop, "run", shouting)
+    second.put(loop, "run", shouting)
+    first.remove()
+    assert "run" in vars(loop)
+    second.remove()
+    assert vars(loop) == {}
