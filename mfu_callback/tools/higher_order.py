@@ -19,7 +19,8 @@ def accept_higher_order_operators(kind: type[TorchDispatchMode]) -> None:
     """
     if hasattr(TorchDispatchMode, "supports_higher_order_operators"):
         return
-    for operator in torch._ops._higher_order_ops.values():
+    operators: dict[str, Any] = torch._ops._higher_order_ops
+    for operator in operators.values():
         operator.python_key_mode_table.setdefault(kind, _handler(operator))
 
 
