@@ -234,6 +234,6 @@ class MFUMeter:
         self._messages.warn_once(
             "no step",
             f"No optimizer of torch's has stepped in {self._without_step} blocks of MFUMeter.step(), so {consequence}."
-            " Call optimizer.step() inside of the block, or pass is_last=True to step() where a step ends and is_last=False"
-            " elsewhere.",
+            " Call optimizer.step() inside of the block, or pass is_last=True to step() where a step ends, and"
+            " is_last=False elsewhere.",
         )
