@@ -9,7 +9,7 @@ from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.clock import HostTimer, Phase, StepClock
 from mfu_callback.meter.conventions import Conventions
 from mfu_callback.meter.evaluation import Evaluation, evaluation_values
-from mfu_callback.meter.meter import MFUMeter
+from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.tags import EVALUATION_TAGS
 from mfu_callback.meter.totals import Totals
@@ -22,6 +22,7 @@ RANK = Totals(
     steps=4,
     samples=16,
     tokens=128,
+    real_tokens=math.nan,
     flops=1e6,
     data_sec=0.5,
     forward_sec=1.25,
@@ -94,7 +95,7 @@ def test_a_count_stands_for_the_passes_that_ran(factor):
 @pytest.mark.parametrize("sync", ["step", "events", "window"])
 def test_the_last_window_has_all_steps_and_the_next_one_begins_anew(sync):
     now = FakeNow()
-    meter = MFUMeter(
+    meter = RunMeter(
         clock=StepClock(HostTimer(now)),
         device=torch.device("cpu"),
         flops=1000.0,
