@@ -69,17 +69,7 @@ class MeasuredEvaluation:
         self._brackets = Brackets()
         device = trainer.strategy.root_device
         self._clock = StepClock(timer_for(device))
-        self._meter = RunMeter(
-            clock=self._clock,
-            device=device,
-            flops=arguments.flops,
-            backward_factor=arguments.backward_factor,
-            attention=arguments.attention,
-            tokens=arguments.tokens,
-            sync=arguments.sync,
-            warmup_steps=arguments.warmup_steps,
-            forward_only=True,
-        )
+        self._meter = RunMeter.of(arguments, self._clock, device, forward_only=True)
         self._meter.share_batches(
             ranks_per_batch(trainer, arguments.ranks_per_batch, self._messages.warn_once),
             tensor_parallel=group_size(pl_module),

@@ -10,8 +10,8 @@ import os
 from typing import Any
 
 VARIABLE = "MFU_CALLBACK"
-_OFF = ("", "0", "false", "off")
-_ON = ("1", "true", "on")
+_OFF = ("", "0", "false", "no", "off")
+_ON = ("1", "true", "yes", "on")
 
 
 def callbacks_from_environment() -> list[Any]:

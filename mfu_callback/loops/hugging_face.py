@@ -45,7 +45,7 @@ class MFUTrainerCallback(TrainerCallback):
 
     def __init__(self, *, trainer: Trainer | None = None, **arguments: Any) -> None:
         self.summary: Summary | None = None
-        self._arguments = Arguments(**arguments)
+        self._arguments = Arguments.of("MFUTrainerCallback", arguments)
         self._trainer = trainer
         self._run: TrainerRun | None = None
 

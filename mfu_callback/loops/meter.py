@@ -98,7 +98,7 @@ class MFUMeter:
             package=None if fabric is None else "lightning",
             kind="own" if fabric is None else "fabric",
         )
-        self._arguments = Arguments(**arguments)
+        self._arguments = Arguments.of("MFUMeter", arguments)
         self._made_at = perf_counter()
         self._ranks = ProcessGroup()
         self._messages = messages_of(self._ranks, "MFUMeter")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
 from mfu_callback.meter.batches import TokensArgument
@@ -40,6 +41,26 @@ class Arguments:
     summary: SummaryStyle = "auto"
     prometheus_port: int | None = None
     prometheus_host: str = "127.0.0.1"
+
+    @classmethod
+    def of(cls, owner: str, given: Mapping[str, Any]) -> Arguments:
+        """The arguments from the keywords of something else than `MFUCallback`.
+
+        Args:
+            owner: What was given them, which an error names.
+            given: The keywords.
+
+        Raises:
+            TypeError: If one is not known.
+            ValueError: As above.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{owner} has no argument {name!r}. Of those of MFUCallback it takes {', '.join(known)}."
+                )
+        return cls(**given)
 
     def __post_init__(self) -> None:
         self._check_counting()

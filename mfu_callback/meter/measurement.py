@@ -65,16 +65,7 @@ class Measurement:
         self.arguments = arguments
         self.is_measuring = False
         self.clock = StepClock(timer)
-        self.meter = RunMeter(
-            clock=self.clock,
-            device=device,
-            flops=arguments.flops,
-            backward_factor=arguments.backward_factor,
-            attention=arguments.attention,
-            tokens=arguments.tokens,
-            sync=arguments.sync,
-            warmup_steps=arguments.warmup_steps,
-        )
+        self.meter = RunMeter.of(arguments, self.clock, device)
         self.peak = PeakOfRun(self.meter, arguments.peak, device, messages, loop=loop)
         self.counting = Counting(self.meter, module, messages, self._warn_of_count, self.peak.take_count)
         self.waits: CollectiveWaits | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.batch_flops import BatchFlops
 from mfu_callback.meter.batches import Batches, TokensArgument
 from mfu_callback.meter.circumstances import Circumstances
@@ -94,6 +95,30 @@ class RunMeter:
         self._left_out_as: str | None = None
         self._together: Together | None = None
         self._wall_time_sec: dict[str, float] | None = None
+
+    @classmethod
+    def of(
+        cls, arguments: Arguments, clock: StepClock, device: torch.device, *, forward_only: bool = False
+    ) -> RunMeter:
+        """The meter that the arguments of `MFUCallback` ask for; its peak is still to be found.
+
+        Args:
+            arguments: The arguments.
+            clock: As above.
+            device: As above.
+            forward_only: As above.
+        """
+        return cls(
+            clock=clock,
+            device=device,
+            flops=arguments.flops,
+            backward_factor=arguments.backward_factor,
+            attention=arguments.attention,
+            tokens=arguments.tokens,
+            sync=arguments.sync,
+            warmup_steps=arguments.warmup_steps,
+            forward_only=forward_only,
+        )
 
     def share_batches(self, ranks: int, *, tensor_parallel: int = 1) -> None:
         """Say, before the first step, that several ranks are handed the same batch and work on it together.
