@@ -159,7 +159,7 @@ NOISY = replace(MEASURED, is_noisy=True)
 
 def settled(peaks, asked=None):
     of_run, _ = make(asked)
-    of_run._dtype = torch.bfloat16
+    of_run.dtype = torch.bfloat16
     of_run._meter.peaks = peaks
     of_run.settle()
     return of_run._meter.peaks
