@@ -17,7 +17,8 @@ import mfu_callback
 
 ROOT = Path(__file__).parents[1]
 # Of libraries, not of Python's own.
-IMPORTED = "print(*sorted({name.split('.')[0] for name in set(sys.modules)} - sys.stdlib_module_names - {'__main__'}))"
+LEFT_OUT = "sys.stdlib_module_names - {'__main__', '_distutils_hack'}"  # the hack: setuptools', at Python's start
+IMPORTED = f"print(*sorted({{name.split('.')[0] for name in set(sys.modules)}} - {LEFT_OUT}))"
 OWN_FIT = """
 import torch
 from lightning.pytorch import Trainer
