@@ -1,11 +1,13 @@
 import csv
 import json
+import sys
 import zipfile
 from collections import defaultdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from lightning.pytorch.loggers import CometLogger, CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
@@ -41,7 +43,14 @@ def offline(tmp_path_factory):
         for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
             patch.setenv(name, str(tmp_path_factory.mktemp("wandb")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        before = psutil.Process().children(recursive=True)
         yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+    # The processes that the loggers have started would be taken for those of later tests.
+    started = [child for child in psutil.Process().children(recursive=True) if child not in before]
+    _, running = psutil.wait_procs(started, timeout=60)
+    assert running == []
 
 
 def wandb_logger(directory, **options):
