@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from mfu_callback.board.run_facts import facts_of
 from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.loops.blocks import Blocks
+from mfu_callback.loops.ending import show_summary
 from mfu_callback.loops.loggers import event_writers, log_values
 from mfu_callback.loops.unwrapped import ddp_of, device_of, dtype_of, unwrapped
 from mfu_callback.meter.arguments import Arguments
@@ -30,7 +31,6 @@ from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.ranks import Ranks
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks.peak import dtype_name
-from mfu_callback.report.end_of_fit import print_summary
 
 _Batch = TypeVar("_Batch")
 
@@ -223,12 +223,8 @@ class MeasuredLoop:
             )
 
     def _show(self, summary: Summary | None) -> None:
-        style = self._arguments.summary
         if self._is_first and summary is not None:
-            if style is not None:
-                with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding
-                    print_summary(summary, warmup_steps=self._arguments.warmup_steps, style=style)
-            self._board.end(summary)
+            show_summary(summary, self._arguments, self._board)
         self._board.close()
 
     def _made_board(self, messages: Messages) -> Board:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.loops.blocks import Blocks
+from mfu_callback.loops.ending import show_summary
 from mfu_callback.loops.process_group import ProcessGroup
 from mfu_callback.loops.rank_messages import messages_of
 from mfu_callback.loops.trainer_board import board_of
@@ -20,7 +21,6 @@ from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, timer_for
 from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.summary import Summary
-from mfu_callback.report.end_of_fit import print_summary
 from mfu_callback.tools.brackets import Brackets, Function
 
 # The methods of a Trainer that have a bracket while it trains. `_run_epoch` came with transformers 5.3.
@@ -236,10 +236,5 @@ class TrainerRun:
 
     def _show(self, summary: Summary) -> None:
         self._take_summary(summary)
-        if self._ranks.index != 0:
-            return
-        style = self._arguments.summary
-        if style is not None:
-            with suppress(OSError, ValueError):  # a closed pipe or stream, a console of another encoding
-                print_summary(summary, warmup_steps=self._arguments.warmup_steps, style=style)
-        self._board.end(summary)
+        if self._ranks.index == 0:
+            show_summary(summary, self._arguments, self._board)

@@ -1,14 +1,10 @@
 """A loop of one's own, measured: the figures, and that nothing of it is changed."""
 
-import copy
-import sys
-import threading
 import warnings
 
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.data import DataLoader
 
 from mfu_callback import MFUMeter, count_flops
@@ -17,7 +13,6 @@ from mfu_callback.meter.clock import HostTimer
 from tests.helpers.loop_runs import loss_of, make_meter, tiny_batches, tiny_gpt, train
 from tests.helpers.runs import ABSENT_TAGS, PEAK, TINY_FLOPS, FakeNow
 
-OPTIMIZERS = sys.modules["torch.optim.optimizer"]  # torch.optim hides it
 pytestmark = pytest.mark.filterwarnings("ignore:The backward pass of this model takes")
 
 
@@ -32,22 +27,6 @@ def now(monkeypatch):
     clock = MovedNow()
     monkeypatch.setattr("mfu_callback.loops.measured_loop.timer_for", lambda device: HostTimer(clock))
     return clock
-
-
-def own_traces(model):
-    """What a meter could leave behind."""
-    return (
-        torch.autograd.backward.__module__,
-        _get_current_dispatch_mode(),
-        len(OPTIMIZERS._global_optimizer_pre_hooks),
-        len(OPTIMIZERS._global_optimizer_post_hooks),
-        [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules()],
-        sorted(vars(model)),
-    )
-
-
-class RaisedError(Exception):
-    pass
 
 
 def test_a_loop_has_the_figures_of_its_steps():
@@ -78,22 +57,6 @@ def test_the_values_are_those_of_the_trainers_tags():
 
     assert set(seen[0][1]) == {tag.name for tag in TAGS} - ABSENT_TAGS
     meter.close()
-
-
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("extra", [{}, {"modules": True, "operators": True}, {"peak": "measured"}])
-def test_a_loop_ends_in_the_same_weights_and_the_same_random_state(accumulate, extra):
-    one, two = tiny_gpt(), tiny_gpt()
-    torch.manual_seed(3)
-    train(one, tiny_batches(60), None, accumulate=accumulate)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(3)
-    with make_meter(two, **extra) as meter:
-        train(two, tiny_batches(60), meter, accumulate=accumulate)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert list(one.state_dict()) == list(two.state_dict())
-    assert all(torch.equal(one.state_dict()[name], value) for name, value in two.state_dict().items())
-    assert meter.summary.steps > 0
 
 
 def test_micro_batches_are_parts_of_the_step_that_follows():
@@ -229,60 +192,6 @@ def test_a_step_that_a_gradient_scaler_skips_joins_the_next():
     )
 
 
-@pytest.mark.parametrize("where", ["before", "forward", "backward", "optimizer"])
-@pytest.mark.parametrize("extra", [{}, {"modules": True, "operators": True}])
-@pytest.mark.parametrize("number", [0, 2, 4])
-def test_an_exception_leaves_nothing_behind_and_the_loop_may_go_on(where, extra, number):
-    model = tiny_gpt()
-    before = own_traces(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def raises(*_):
-        raise RaisedError
-
-    meter = make_meter(model, **extra)
-    for index, batch in enumerate(meter.fetch(tiny_batches(9))):
-        is_it = index == number
-        try:
-            with meter.step(batch):
-                if where == "before" and is_it:
-                    raises()
-                hook = model.head.register_forward_hook(raises) if where == "forward" and is_it else None
-                try:
-                    loss = loss_of(model, batch)
-                finally:
-                    if hook is not None:
-                        hook.remove()
-                if where == "backward" and is_it:
-                    loss.register_hook(raises)
-                loss.backward()
-                if where == "optimizer" and is_it:
-                    raises()
-                optimizer.step()
-                optimizer.zero_grad()
-        except RaisedError:
-            assert is_it
-        assert own_traces(model) == before
-    assert meter.close().flops.forward == TINY_FLOPS
-    assert meter.summary.steps >= (1 if extra else 6)
-    assert own_traces(model) == before
-
-
-def test_an_exception_through_the_meter_leaves_the_figures_so_far():
-    model = tiny_gpt()
-
-    def stop(number):
-        if number == 6:
-            raise RaisedError
-
-    meter = make_meter(model)
-    with pytest.raises(RaisedError), meter:
-        train(model, tiny_batches(12), meter, after_step=stop)
-    assert meter.summary.steps == 6
-    with pytest.raises(RuntimeError, match="was closed"):
-        meter.values()
-
-
 def test_no_step_of_a_torch_optimizer_is_said_and_each_block_is_a_step():
     model = nn.Linear(4, 4)
     meter = make_meter(model)
@@ -357,38 +266,6 @@ def test_frozen_parameters_are_counted_anew_in_the_next_epoch():
     meter.close()
 
 
-@pytest.mark.parametrize("how", ["module", "in place", "function"])
-def test_compiled_code_is_counted_and_compiled_as_without_the_meter(how):
-    from torch._dynamo.utils import counters
-
-    def run(measured):
-        torch._dynamo.reset()
-        counters.clear()
-        model = tiny_gpt().train()
-        called = model
-        if how == "in place":
-            model.compile(backend="aot_eager")
-        else:
-            called = torch.compile(model if how == "module" else lambda tokens: model(tokens), backend="aot_eager")
-        meter = make_meter(called if how == "module" else model) if measured else None
-        train_called(called, model, meter)
-        return model, copy.deepcopy(dict(counters["stats"])), meter
-
-    def train_called(called, model, meter):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for batch in tiny_batches(8):
-            with meter.step(batch) if meter else torch.enable_grad():
-                loss_of(called, batch).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-
-    one, compiled, _ = run(measured=False)
-    two, again, meter = run(measured=True)
-    assert again == compiled
-    assert all(torch.equal(one.state_dict()[name], value) for name, value in two.state_dict().items())
-    assert meter.close().flops.forward == TINY_FLOPS
-
-
 def test_modules_and_operators_are_timed():
     model = tiny_gpt()
     with make_meter(model, modules=True, operators=True) as meter:
@@ -398,21 +275,6 @@ def test_modules_and_operators_are_timed():
     operators = {(one.name, one.phase) for one in meter.summary.operators}
     assert {("aten::addmm", "forward"), ("aten::mm", "backward")} & operators
     assert sum(meter.summary.kernels.values()) == pytest.approx(meter.summary.waterfall["kernels"])
-
-
-def test_a_backward_in_another_thread_is_not_this_loops():
-    model, other = tiny_gpt(), nn.Linear(4, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with make_meter(model) as meter:
-        for batch in tiny_batches(6):
-            with meter.step(batch):
-                loss = loss_of(model, batch)
-                thread = threading.Thread(target=lambda: other(torch.ones(1, 4)).sum().backward())
-                thread.start()
-                thread.join()
-                loss.backward()
-                optimizer.step()
-    assert meter.summary.steps == 5
 
 
 def test_the_wait_for_a_loader_with_workers_is_measured():
