@@ -22,7 +22,7 @@ def read_csv_file(name: str, file: Path) -> RunLog:
     points, problems = Points(), []
     try:
         with file.open(newline="", encoding="utf-8", errors="replace") as opened:
-            rows = csv.DictReader(opened)
+            rows = csv.DictReader(line.replace("\0", "") for line in opened)  # csv of Python 3.10 refuses them
             if "step" not in (rows.fieldnames or ()):
                 problems.append(f"{file.name} has no column named step")
             for row in rows:

@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ COMPILED = "compiled code"
 _PREFIX = "mfu_callback: "
 _COMPILED = "## Call CompiledFxGraph"  # what Inductor has made of one graph
 _LOG_LEVEL = "KINETO_LOG_LEVEL"
+# What keeps the events of a finished profile; an older torch always keeps them.
+_KEPT: dict[str, Any] = {"acc_events": True} if "acc_events" in signature(profile.__init__).parameters else {}
 
 
 class Operator(NamedTuple):
@@ -86,7 +89,7 @@ class OperatorTimes:
             raise RuntimeError("another profiler is active")
         if _is_another_prepared():  # it would crash the process when it starts
             raise RuntimeError("another profiler is about to start")
-        with _quiet_kineto(), profile(activities=self._activities, record_shapes=True, acc_events=True) as one:
+        with _quiet_kineto(), profile(activities=self._activities, record_shapes=True, **_KEPT) as one:
             yield
         self._profiles.append(one)
 

@@ -30,8 +30,8 @@ from mfu_callback.report.page.assets import STATIC, plotly_file
 from mfu_callback.report.page.views import waterfall_view
 from mfu_callback.report.parts import as_plain_data
 from tests.helpers.event_files import cut_off, damage, event_files
+from tests.helpers.records import record_of_several, write_record
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
-from tests.helpers.tab_runs import record_of_several, write_record
 
 
 def plugin_on(directory: Path) -> MFUPlugin:

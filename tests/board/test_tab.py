@@ -17,25 +17,22 @@ from torch.utils.tensorboard import SummaryWriter
 from scripts.pictures import browser
 from scripts.pictures.browser import Browser, chromium, tensorboard, wait_for_runs
 from tests.helpers.event_files import damage, event_files, layouts
+from tests.helpers.records import HOSTILE, record_of_several, write_hostile_record, write_record
 from tests.helpers.tab_runs import (
     CHARTS,
     CHARTS_OF_ONE_DEVICE,
-    HOSTILE,
     click_run,
     custom_scalars,
     is_drawn,
     names,
     operators,
     our_errors,
-    record_of_several,
     reload,
     sorted_by,
     tokens,
     traces,
     train,
     train_found,
-    write_hostile_record,
-    write_record,
 )
 
 pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")

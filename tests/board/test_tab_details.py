@@ -10,7 +10,8 @@ from selenium.webdriver.common.keys import Keys
 
 from scripts.pictures import browser
 from scripts.pictures.browser import Browser, chromium, tensorboard, wait_for_runs
-from tests.helpers.tab_runs import is_drawn, operators, our_errors, record_of_several, sorted_by, traces, write_record
+from tests.helpers.records import record_of_several, write_record
+from tests.helpers.tab_runs import is_drawn, operators, our_errors, sorted_by, traces
 
 pytestmark = pytest.mark.skipif(not browser.IS_INSTALLED, reason="needs chromium and chromium-driver")
 

@@ -56,6 +56,7 @@ def main(directory: Path, how: str) -> None:
         name: getattr(value, "full_tensor", lambda value=value: value)() for name, value in model.state_dict().items()
     }
     torch.save({"weights": weights, "values": values, "summary": summary}, directory / f"{how}-{rank}.pt")
+    dist.barrier()  # so that all have saved if gloo aborts one of them as it ends
     dist.destroy_process_group()
 
 

@@ -20,6 +20,11 @@ def needs(path, since):
     return pytest.mark.skipif(found(path) is None, reason=f"torch {since} or later has {path}")
 
 
+def global_hooks():
+    """The hooks on all modules, of every kind."""
+    return [hook for name, hooks in vars(torch.nn.modules.module).items() if name.endswith("hooks") for hook in hooks]
+
+
 def aten(name, *arguments):
     """An operator of torch; None if this torch has none of that name, or not with these arguments."""
     packet = getattr(torch.ops.aten, name, None)

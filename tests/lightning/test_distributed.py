@@ -10,6 +10,7 @@ import torch
 from mfu_callback import MFUCallback
 from tests.helpers import distributed_run
 from tests.helpers.distributed_run import LOG_EVERY, SLEEP_SEC, STEPS, TensorParallel
+from tests.helpers.launched import is_aborted_by_gloo
 from tests.helpers.runs import TINY_FLOPS, train_tiny
 
 SCRIPT = Path(distributed_run.__file__)
@@ -166,9 +167,8 @@ def test_a_count_that_fails_on_one_rank_leaves_mfu_out_on_both_and_hangs_none(en
 
 
 def exit_code(done):
-    """Of a process; with or without us, gloo's threads now and then abort one that ends without leaving its group."""
-    aborted = done.returncode == -6 and "terminate called without an active exception" in done.stderr
-    return 1 if aborted else done.returncode
+    """Of a process."""
+    return 1 if is_aborted_by_gloo(done) else done.returncode
 
 
 @pytest.mark.parametrize("how", ["raising", "interrupted"])

@@ -13,6 +13,7 @@ from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.tools.dynamo import SWITCH
 from tests.helpers.runs import PEAK, SMALL_MODEL, TINY, TINY_FLOPS, Manual, fit, make_trainer, tiny_data
+from tests.helpers.torch_features import global_hooks
 
 
 def marks(trainer, module):
@@ -25,7 +26,7 @@ def marks(trainer, module):
         [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()],
         [len(optimizer._optimizer_step_post_hooks) for optimizer in trainer.optimizers],
         torch.utils._python_dispatch._get_current_dispatch_mode(),
-        torch.nn.modules.module._has_any_global_hook(),
+        len(global_hooks()),
         [len(hooks) for hooks in (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)],
         getattr(torch._dynamo.eval_frame, SWITCH).__module__,
         list(warnings.filters),

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mfu_callback.logs.record_json import record_from
-from tests.helpers.tab_runs import record_of_several
+from tests.helpers.records import record_of_several
 
 
 @pytest.mark.parametrize(

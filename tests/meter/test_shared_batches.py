@@ -8,6 +8,7 @@ from mfu_callback.meter.conventions import Conventions
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.pipelines import PipelineTrial
 from mfu_callback.meter.totals import Totals
+from tests.helpers.torch_features import needs
 
 TOTALS = Totals(
     steps=2, samples=8, tokens=64, real_tokens=32, flops=120, recomputed_flops=12, flops_of_dtypes={"x": 120}
@@ -73,6 +74,7 @@ def test_a_rank_that_computes_nothing_twice_has_no_flops_and_one_without_others_
         assert (found if found == found else None) == flops
 
 
+@needs("torch.distributed.pipelining.stage.PipelineStage._forward_metadata_inference", "2.14")
 def test_a_trial_of_a_pipeline_is_noticed_and_nothing_is_left_on_its_class():
     before = PipelineStage._forward_metadata_inference
     with PipelineTrial() as trial:

@@ -18,8 +18,8 @@ from mfu_callback.logs.run_log import RunLog
 from mfu_callback.report.compare import compare
 from mfu_callback.report.page.html_file import write_page
 from tests.helpers.event_files import cut_off, event_files
+from tests.helpers.records import record_of_several, write_record
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
-from tests.helpers.tab_runs import record_of_several, write_record
 
 HOSTILE = "<img src=x onerror=alert(1)>[red]&{{name}}"
 

@@ -10,7 +10,7 @@ import pytest
 from mfu_callback.logs.run_log import RunLog, Series
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL, STEP_TIME_SEC, WATERFALL
 from mfu_callback.report.page.views import details_view, run_view, waterfall_view
-from tests.helpers.tab_runs import operator_row, record_of_several, several_devices
+from tests.helpers.records import operator_row, record_of_several, several_devices
 
 
 def details_of(**record: Any) -> dict[str, Any]:
