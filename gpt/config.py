@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: torch.compile of torch 2.4 refers to it weakly
 class GPTConfig:
     """The shape of a GPT.
 

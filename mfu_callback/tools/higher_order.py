@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+# The names of the operators that call a kind of mode by now.
+_ACCEPTING: dict[type[TorchDispatchMode], set[str]] = defaultdict(set)
 
 
 def accept_higher_order_operators(kind: type[TorchDispatchMode]) -> None:
@@ -20,8 +24,9 @@ def accept_higher_order_operators(kind: type[TorchDispatchMode]) -> None:
     if hasattr(TorchDispatchMode, "supports_higher_order_operators"):
         return
     operators: dict[str, Any] = torch._ops._higher_order_ops
-    for operator in operators.values():
-        operator.python_key_mode_table.setdefault(kind, _handler(operator))
+    for name in operators.keys() - _ACCEPTING[kind]:
+        operators[name].py_impl(kind)(_handler(operators[name]))
+        _ACCEPTING[kind].add(name)
 
 
 def _handler(operator: Any) -> Any:

@@ -24,7 +24,6 @@ import torch.distributed._functional_collectives as functional_collectives
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import mfu_callback.flops.compiled_regions
@@ -33,6 +32,7 @@ from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.peaks import DtypeRate, Peak
 from tests.helpers.runs import TINY, make_trainer, tiny_data
+from tests.helpers.torch_features import fully_shard
 
 STEPS = {2: 200, 4: 30}  # by the number of processes; four processes wait for one another a lot
 SLOW_STEPS, SLEEP_SEC = 23, 0.1

@@ -18,11 +18,11 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from mfu_callback import BatchSizeFinder
 from tests.helpers.finder_models import MIB, TinyGPT, fitted
+from tests.helpers.torch_features import fully_shard
 
 RANK = int(os.environ.get("LOCAL_RANK", 0))
 BUDGET = 200 * MIB

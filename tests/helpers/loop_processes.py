@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.helpers.loop_runs import loss_of, make_meter, tiny_batches, tiny_gpt
+from tests.helpers.torch_features import fully_shard
 
 STEPS, LOG_EVERY, SLEEP_SEC = 41, 10, 0.1
 

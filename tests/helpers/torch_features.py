@@ -15,6 +15,9 @@ def found(path):
         return getattr(found(home), name, None) if home else None
 
 
+fully_shard = found("torch.distributed.fsdp.fully_shard") or found("torch.distributed._composable.fsdp.fully_shard")
+
+
 def needs(path, since):
     """A mark for tests of something that came with a version of torch."""
     return pytest.mark.skipif(found(path) is None, reason=f"torch {since} or later has {path}")
