@@ -10,7 +10,7 @@ from typing import Any
 from mfu_callback.tools.brackets import Brackets
 
 _MODULE = "torch.distributed.pipelining.stage"
-_TRIAL = "_forward_metadata_inference"
+_TRIALS = ("_forward_metadata_inference", "_shape_inference")  # the second in an older torch
 
 
 class PipelineTrial:
@@ -30,8 +30,9 @@ class PipelineTrial:
     def __enter__(self) -> PipelineTrial:
         module = sys.modules.get(_MODULE)  # a model without a pipeline need not import it
         stage: Any = getattr(module, "PipelineStage", None)
-        if hasattr(stage, _TRIAL):
-            self._brackets.put_on_class(stage, _TRIAL, self._noticed)
+        for trial in _TRIALS:
+            if hasattr(stage, trial):
+                self._brackets.put_on_class(stage, trial, self._noticed)
         return self
 
     def __exit__(self, *exception: object) -> None:

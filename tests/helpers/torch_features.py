@@ -1,4 +1,4 @@
-"""Skips tests of what the installed torch lacks, by asking it for the feature."""
+"""Skips tests of what the installed torch, or another library, lacks, by asking it for the feature."""
 
 from importlib import import_module
 
@@ -8,19 +8,22 @@ import torch
 
 def found(path):
     """What a dotted name leads to; None if there is no such module or attribute."""
+    home, _, name = path.rpartition(".")
+    owner = found(home) if home else None
+    if hasattr(owner, name):
+        return getattr(owner, name)
     try:
         return import_module(path)
     except ImportError:
-        home, _, name = path.rpartition(".")
-        return getattr(found(home), name, None) if home else None
+        return None
 
 
 fully_shard = found("torch.distributed.fsdp.fully_shard") or found("torch.distributed._composable.fsdp.fully_shard")
 
 
-def needs(path, since):
-    """A mark for tests of something that came with a version of torch."""
-    return pytest.mark.skipif(found(path) is None, reason=f"torch {since} or later has {path}")
+def needs(path, since, of="torch"):
+    """A mark for tests of something that came with a version of torch, or of another library."""
+    return pytest.mark.skipif(found(path) is None, reason=f"{of} {since} or later has {path}")
 
 
 def global_hooks():

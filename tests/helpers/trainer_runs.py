@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -24,6 +25,9 @@ from transformers import (
 
 from mfu_callback.loops import MFUTrainerCallback
 from tests.helpers.runs import PEAK
+
+if not hasattr(Trainer, "_run_epoch"):  # the newest transformers wants torch 2.6 or later
+    pytest.skip("transformers 5.3 or later has Trainers that are measured", allow_module_level=True)
 
 LENGTH, VOCABULARY, SAMPLES = 8, 64, 2
 TOKENS = SAMPLES * LENGTH  # of a micro-batch

@@ -1,12 +1,14 @@
 """The Trainer of transformers, measured: the figures, where they go, and what is said of what is not measured."""
 
 import json
+import logging
 import math
 import pickle
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -342,3 +344,18 @@ def test_bf16_is_counted_and_measured_in_bfloat16(tmp_path):
     assert max(flops, key=flops.get) == "bfloat16"
     assert callback.summary.peak.dtype is torch.bfloat16
     assert json.loads((tmp_path / "mfu_summary.json").read_text())["run"]["precision"] == "bf16-mixed"
+
+
+def test_its_values_are_served_to_prometheus(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mfu_callback")
+    pages = []
+
+    class Scrape(TrainerCallback):
+        def on_log(self, args, state, control, **kwargs):
+            if not pages:
+                address = caplog.text.split("served to Prometheus at ")[1].split("metrics.")[0] + "metrics"
+                pages.append(urlopen(address, timeout=10).read().decode())
+
+    train(tmp_path, make_callback(prometheus_port=0), Scrape())
+    assert "mfu_last_step_timestamp_seconds" in pages[0]
+    assert "mfu_throughput_mfu_ratio" in pages[0]

@@ -1,21 +1,16 @@
 """Habits of loops that are not those of the page."""
 
 import copy
-import logging
 import pickle
 import time
 import warnings
-from urllib.request import urlopen
 
 import pytest
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from mfu_callback import MFUMeter
 from tests.helpers.loop_runs import make_meter
-from tests.helpers.trainer_runs import make_callback
-from tests.helpers.trainer_runs import train as train_by_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The backward pass of this model takes")
 
@@ -128,18 +123,3 @@ def test_a_meter_that_an_exception_has_ended_can_be_closed():
 def test_several_models_in_a_list_are_refused_with_the_remedy():
     with pytest.raises(TypeError, match=r"model is a list.*torch\.nn\.ModuleList"):
         MFUMeter([nn.Linear(4, 4), nn.Linear(4, 4)])
-
-
-def test_a_hugging_face_trainer_serves_its_values_to_prometheus(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "mfu_callback")
-    pages = []
-
-    class Scrape(TrainerCallback):
-        def on_log(self, args, state, control, **kwargs):
-            if not pages:
-                address = caplog.text.split("served to Prometheus at ")[1].split("metrics.")[0] + "metrics"
-                pages.append(urlopen(address, timeout=10).read().decode())
-
-    train_by_trainer(tmp_path, make_callback(prometheus_port=0), Scrape())
-    assert "mfu_last_step_timestamp_seconds" in pages[0]
-    assert "mfu_throughput_mfu_ratio" in pages[0]
