@@ -159,12 +159,15 @@ def _fused_attention(
     enable_gqa: bool = False,
 ) -> Any:
     if attn_mask is not None or query.dim() != 4 or query.device.type != "meta":
-        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
-        return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        options: dict[str, Any] = {"enable_gqa": True} if enable_gqa else {}  # torch 2.4 has no such option
+        return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
     if enable_gqa:
         key, value = (shared.repeat_interleave(query.shape[1] // shared.shape[1], 1) for shared in (key, value))
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
-    return kernel(query, key, value, None, True, dropout_p, is_causal, scale=scale)[0]
+    if torch._C._dispatch_has_kernel_for_dispatch_key("aten::_scaled_dot_product_efficient_attention", "Meta"):
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(query, key, value, None, True, dropout_p, is_causal, scale=scale)[0]
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one that torch 2.4 has
+    return kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
 
 
 def _run_backward(outputs: Any) -> None:

@@ -17,7 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mfu_callback.flops.rules.operators import has_rule, operator_name
-from mfu_callback.tools.higher_order import accept_higher_order_operators
+from mfu_callback.tools.dispatch_modes import (
+    accept_higher_order_operators,
+    has_higher_order_operators,
+    uncompiled_dispatch,
+)
+from mfu_callback.tools.torch_features import say_missing
 
 # Higher-order operators that run functions: what runs is seen operator by operator. In a replay of compiled code it is
 # not known which branch runs, or how often a loop does; they are named there.
@@ -51,6 +56,7 @@ class OperatorMode(TorchDispatchMode):
         """True, so that Dynamo compiles a function first called under this mode instead of skipping it for good."""
         return True
 
+    @uncompiled_dispatch
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -64,7 +70,9 @@ class OperatorMode(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         if isinstance(func, HigherOrderOperator) and operator_name(func) in CONTROL_FLOW and not has_fake(args):
-            return func(*tree_map_only(_BODY, self._watched, args), **tree_map_only(_BODY, self._watched, kwargs))
+            if has_higher_order_operators():
+                return func(*tree_map_only(_BODY, self._watched, args), **tree_map_only(_BODY, self._watched, kwargs))
+            say_missing("TorchDispatchMode.supports_higher_order_operators")
         self._running += 1
         try:
             out = func(*args, **kwargs)

@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from mfu_callback.tools.dispatch_modes import accept_higher_order_operators, uncompiled_dispatch
 from mfu_callback.tools.dynamo import uncompiled
-from mfu_callback.tools.higher_order import accept_higher_order_operators
 from mfu_callback.tools.nested import tensors_in
 from mfu_callback.tools.shards import SHARDED_MODULES, SHARDED_TENSORS
 
@@ -100,6 +100,7 @@ class _StrayTensors(TorchDispatchMode):
         self._fakes = fakes
         self._gradients: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
+    @uncompiled_dispatch
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -1,24 +1,27 @@
-"""Lets tensor subclasses be constructed while a dispatch mode is on."""
+"""Lets tensor subclasses be made while a dispatch mode is on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 _TENSOR: Any = torch.Tensor
 
 
 class SubclassConstructors:
-    """Calls the constructor of a subclass of `torch.Tensor` without any dispatch mode, while it is watching.
+    """Makes tensors of a subclass of `torch.Tensor` without any dispatch mode, while it is watching.
 
     Under a mode, ``Subclass(tensor)`` and ``Subclass()`` raise in torch ("the raw Tensor object is already associated
-    to a python object"): `torch.nn.attention.bias.causal_lower_right` is one that models call in their forward.
+    to a python object"): `torch.nn.attention.bias.causal_lower_right` is one that models call in their forward. In an
+    older torch so does `torch.Tensor.as_subclass`, with which every function of torch ends that is given a subclass.
     """
 
     def __init__(self) -> None:
-        self._is_watching = False
+        self._replaced: tuple[str, ...] = ()
 
     def resume(self) -> None:
         """Begin to watch."""
@@ -33,10 +36,36 @@ class SubclassConstructors:
                 return original(cls, *args, **kwargs)
 
         _TENSOR.__new__ = new
-        self._is_watching = True
+        self._replaced = ("__new__",)
+        if not _can_be_views_under_modes():
+            _TENSOR.as_subclass = _without_modes(_TENSOR.as_subclass)
+            self._replaced += ("as_subclass",)
 
     def suspend(self) -> None:
         """Stop watching."""
-        if self._is_watching:
-            del _TENSOR.__new__
-            self._is_watching = False
+        for name in self._replaced:
+            delattr(_TENSOR, name)
+        self._replaced = ()
+
+
+@cache
+def _can_be_views_under_modes() -> bool:
+    class Plain(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    try:
+        with Plain():  # type: ignore[no-untyped-call]
+            torch.empty(0).as_subclass(torch.nn.Parameter)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _without_modes(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def without_modes(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return method(*args, **kwargs)
+
+    return without_modes

@@ -33,7 +33,7 @@ class TritonLaunches:
         """Begin to report."""
         for module, name in _LAUNCHERS:
             kind = getattr(sys.modules.get(module), name, None)
-            if hasattr(kind, "run"):  # the interpreter of an older Triton has it on each kernel alone
+            if kind is not None and hasattr(kind, "run"):  # an older interpreter has it on each kernel
                 self._brackets.put_on_class(kind, "run", self._around)
 
     def suspend(self) -> None:

@@ -27,6 +27,11 @@ class Feature(NamedTuple):
 
 FEATURES = (
     Feature(
+        "TorchDispatchMode.supports_higher_order_operators",
+        "control flow of torch (cond, while_loop, scan, map) is named as not counted",
+        "2.9",
+    ),
+    Feature(
         "torch.cuda.get_per_process_memory_fraction",
         "after a search of BatchSizeFinder this process may use the whole GPU, also if you had set a smaller share",
         "2.6",

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mfu_callback import FlopCounter
+from tests.helpers.torch_features import needs
 
 ROWS, WIDTH, RANK = 6, 8, 2
 PRODUCT = 2 * ROWS * WIDTH**2  # of a square Linear
@@ -130,6 +131,7 @@ def test_fused_attention_takes_twice_its_forward_and_its_scores_again():
     assert (count.forward, count.backward, count.recomputed) == (2 * scores, 4 * scores, scores)
 
 
+@needs("torch.nn.LinearCrossEntropyOptions", "2.13")
 def test_a_fused_loss_makes_its_gradient_in_the_forward_and_it_is_backward_all_the_same():
     class Loss(nn.Module):
         def __init__(self):

@@ -18,6 +18,7 @@ from tests.helpers.torch_features import needs
 
 WIDTH, ROWS = 32, 64
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist:UserWarning"),
     # Dynamo's, of the inputs that it is given, and inductor's, of what it imports.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning"),
@@ -133,12 +134,12 @@ def test_compiled_flex_attention():
     from torch.nn.attention.flex_attention import flex_attention
 
     torch._dynamo.reset()
-    q = torch.randn(1, 2, 128, 16)
+    q, k, v = torch.randn(3, 1, 2, 128, 16)
     with FlopCounter(nn.Identity()) as counter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # inductor's of this processor
-        out = torch.compile(flex_attention)(q, q, q)
+        out = torch.compile(flex_attention)(q, k, v)
     assert counter.result().forward == 4 * 2 * 128 * 128 * 16
-    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, q, q))
+    torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v))
 
 
 @pytest.mark.parametrize("use_reentrant", [True, pytest.param(False, marks=hooks_rest_while_tracing)])

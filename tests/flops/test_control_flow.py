@@ -10,10 +10,16 @@ from mfu_callback import FlopCounter
 from tests.helpers.torch_features import found, needs
 
 scan = found("torch._higher_order_ops.scan.scan")
+associative_scan = found("torch._higher_order_ops.associative_scan.associative_scan")
+counts_control_flow = needs("torch.utils._python_dispatch.TorchDispatchMode.supports_higher_order_operators", "2.9")
 
 N = 16
 PRODUCT = 2 * N**3
 A = torch.randn(N, N)
+
+
+def loop(times):
+    return while_loop(lambda i, y: i < times, lambda i, y: (i + 1, y @ y), (torch.tensor(0), A))
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +33,7 @@ def counted(run):
     return counter.result()
 
 
+@counts_control_flow
 @pytest.mark.parametrize(("sign", "products"), [(1, 1), (-1, 2)])
 def test_the_branch_that_is_taken(sign, products):
     x = (sign * torch.ones(N, N)).requires_grad_()
@@ -40,13 +47,14 @@ def test_the_branch_that_is_taken(sign, products):
     assert count.backward == (2 + 1) * products * PRODUCT
 
 
+@counts_control_flow
 @pytest.mark.parametrize("times", [0, 1, 5])
 def test_a_loop_as_often_as_it_runs(times):
-    count = counted(lambda: while_loop(lambda i, y: i < times, lambda i, y: (i + 1, y @ y), (torch.tensor(0), A)))
+    count = counted(lambda: loop(times))
     assert (count.forward, count.complete) == (times * PRODUCT, True)
 
 
-@needs("torch._higher_order_ops.scan.scan", "2.6")
+@counts_control_flow
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_scan_for_every_step(device):
     first, steps = torch.eye(N, device=device), torch.randn(5, N, N, device=device)
@@ -54,14 +62,13 @@ def test_a_scan_for_every_step(device):
     assert (count.forward, count.complete) == (5 * PRODUCT, True)
 
 
-@needs("torch._higher_order_ops.associative_scan", "2.6")
+@counts_control_flow
 def test_a_scan_of_pairs_for_every_pair_that_is_combined():
-    from torch._higher_order_ops import associative_scan
-
     count = counted(lambda: associative_scan(lambda a, b: a @ b, torch.randn(4, N, N), 0, combine_mode="generic"))
     assert (count.forward, count.complete) == (4 * PRODUCT, True)  # 2 pairs, 1 pair of pairs, and 1 to fill the gap
 
 
+@counts_control_flow
 def test_a_map_for_every_item_with_its_gradients():
     weight = A.clone().requires_grad_()
     count = counted(lambda: map_over(lambda x, w: x @ w, torch.randn(5, 4, N), weight).sum().backward())
@@ -82,3 +89,11 @@ def test_in_compiled_code_it_is_named(name):
     count = counted(lambda: compiled(torch.randn(5, N, N)))
     assert (count.forward, count.complete) == (0, False)
     assert name in " ".join(count.uncounted)
+
+
+@pytest.mark.skipif(not counts_control_flow.args[0], reason="this torch counts control flow")
+@pytest.mark.parametrize("run", [lambda: torch.cond(A.sum() > 0, torch.sin, torch.cos, (A,)), lambda: loop(3)])
+def test_an_older_torch_names_it(run):
+    count = counted(run)
+    assert not count.complete
+    assert {name.split()[0] for name in count.uncounted} <= {"aten::cond", "cond", "while_loop"}

@@ -222,16 +222,23 @@ class Subclass(torch.Tensor):
     """A tensor with a name of its own."""
 
 
+SUBCLASS = torch.ones(2).as_subclass(Subclass)
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: Subclass(A), lambda: Subclass(), lambda: Subclass([1.0]), lambda: causal_lower_right(3, 4)]
+    "make",
+    [
+        *(lambda: Subclass(A), lambda: Subclass(), lambda: Subclass([1.0]), lambda: causal_lower_right(3, 4)),
+        *(lambda: A.as_subclass(Subclass), lambda: torch.relu(SUBCLASS)),
+    ],
 )
-def test_tensor_subclasses_can_be_constructed_under_the_counter(make):
+def test_tensor_subclasses_can_be_made_under_the_counter(make):
     before = torch.Tensor.__new__
     with FlopCounter(nn.Identity()):
         assert type(make()) is not torch.Tensor
         assert torch.Tensor([1, 2]).shape == (2,)
     assert torch.Tensor.__new__ is before
-    assert "__new__" not in vars(torch.Tensor)
+    assert not {"__new__", "as_subclass"} & vars(torch.Tensor).keys()
 
 
 def test_a_causal_bias_that_is_made_in_the_forward_counts_its_pairs():

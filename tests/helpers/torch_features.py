@@ -1,5 +1,6 @@
 """Skips tests of what the installed torch, or another library, lacks, by asking it for the feature."""
 
+import sys
 from importlib import import_module
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 def found(path):
     """What a dotted name leads to; None if there is no such module or attribute."""
     home, _, name = path.rpartition(".")
-    owner = found(home) if home else None
-    if hasattr(owner, name):
-        return getattr(owner, name)
+    # A function may have the name of its module, which it hides in their package.
+    for owner in (found(home), sys.modules.get(home)) if home else ():
+        if hasattr(owner, name):
+            return getattr(owner, name)
     try:
         return import_module(path)
     except ImportError:
@@ -24,6 +26,11 @@ fully_shard = found("torch.distributed.fsdp.fully_shard") or found("torch.distri
 def needs(path, since, of="torch"):
     """A mark for tests of something that came with a version of torch, or of another library."""
     return pytest.mark.skipif(found(path) is None, reason=f"{of} {since} or later has {path}")
+
+
+def has_kernel(operator, device="CPU"):
+    """Whether torch computes an operator on a device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator, device)
 
 
 def global_hooks():

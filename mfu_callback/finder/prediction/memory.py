@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mfu_callback.tools.dispatch_modes import uncompiled_dispatch
+
 
 class Part(Enum):
     """What memory is used for."""
@@ -68,6 +70,7 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._peak: Counter[Part] = Counter()
         self._held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
 
+    @uncompiled_dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):

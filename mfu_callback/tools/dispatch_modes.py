@@ -1,15 +1,34 @@
-"""Lets a dispatch mode run under higher-order operators where torch itself does not ask modes for it."""
+"""What the dispatch modes of an older torch lack."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+Dispatch = TypeVar("Dispatch", bound=Callable[..., Any])
+
 # The names of the operators that call a kind of mode by now.
 _ACCEPTING: dict[type[TorchDispatchMode], set[str]] = defaultdict(set)
+
+
+def uncompiled_dispatch(dispatch: Dispatch) -> Dispatch:
+    """Have Dynamo pass by a mode's ``__torch_dispatch__``, as a newer torch does for every mode.
+
+    Else it compiles what the mode does with an operator at which compiled code breaks off.
+    """
+    if hasattr(TorchDispatchMode, "_should_skip_dynamo"):
+        return dispatch
+    skipped: Dispatch = torch._disable_dynamo(dispatch)  # type: ignore[attr-defined, assignment]
+    return skipped
+
+
+def has_higher_order_operators() -> bool:
+    """Whether torch asks modes for higher-order operators before it traces what these run."""
+    return hasattr(TorchDispatchMode, "supports_higher_order_operators")
 
 
 def accept_higher_order_operators(kind: type[TorchDispatchMode]) -> None:
@@ -21,7 +40,7 @@ def accept_higher_order_operators(kind: type[TorchDispatchMode]) -> None:
     Args:
         kind: The class of the mode.
     """
-    if hasattr(TorchDispatchMode, "supports_higher_order_operators"):
+    if has_higher_order_operators():
         return
     operators: dict[str, Any] = torch._ops._higher_order_ops
     for name in operators.keys() - _ACCEPTING[kind]:
