@@ -13,6 +13,13 @@ import torch
 
 from mfu_callback.flops.__main__ import main
 from tests.helpers.closed_forms import attention, convolution, linear, mlp, transformer_block
+from tests.helpers.torch_features import needs
+
+of_transformers_5 = needs("transformers.integrations.moe", "5", of="transformers")
+groups_heads = pytest.mark.skipif(
+    "enable_gqa" not in (torch.nn.functional.scaled_dot_product_attention.__doc__ or ""),
+    reason="torch 2.5 or later has enable_gqa",
+)
 
 MODELS = """
 import torch
@@ -32,6 +39,11 @@ class Net(nn.Module):
 
     def forward(self, x, mask=None):
         return self.up(x) if mask is None else self.up(x) * mask
+
+
+class Identity(nn.Module):
+    def forward(self, x):
+        return x
 
 
 class Attends(nn.Module):
@@ -217,6 +229,7 @@ def test_the_backward_and_the_modes(file, capsys):
     assert (found["backward"], found["recomputed"], found["mode"]) == (None, None, "train")
 
 
+@groups_heads
 @pytest.mark.parametrize(("option", "share"), [("full", 1.0), ("causal", 0.5)])
 def test_attention_on_the_meta_device_is_that_of_a_fused_kernel(option, share, file, capsys):
     batch = ("--batch", "2x4x16x8", "--batch", "2x2x16x8", "--batch", "2x2x16x8")
@@ -268,6 +281,7 @@ def test_what_has_no_rule_is_named_with_the_remedy(by, file, capsys):
     assert "Give its formula with mfu_callback.register_flop_formula, in the file that MODEL names" in out
 
 
+@of_transformers_5
 def test_a_llama_from_its_config(tmp_path, capsys):
     path = config(tmp_path, **LLAMA)
     block = 2 * linear(64, 48, 48) + 2 * linear(64, 48, 24) + 3 * linear(64, 48, 80)
@@ -282,6 +296,7 @@ def test_a_llama_from_its_config(tmp_path, capsys):
     assert (longer["tokens"], longer["complete"]) == (64, True)
 
 
+@of_transformers_5
 def test_a_bert_from_its_config(tmp_path, capsys):
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 80}
     path = config(tmp_path, model_type="bert", architectures=["BertForMaskedLM"], vocab_size=97, **sizes)
@@ -337,7 +352,7 @@ def test_a_model_that_is_not_there_is_refused_with_the_remedy(model, message, ca
         (["Routes", "--batch", "3x8"], "It reads values, which the meta device does not have: use --device cpu."),
         (["Seed", "--batch", "3x8"], "It reads values, which the meta device does not have: use --device cpu."),
         (["Bare", "--batch", "3x8"], "Bare defines no forward, which is what this command calls."),
-        (["Attends", *(3 * ["--batch", "1x1x4x8"]), "--backward"], "--backward: no floating-point output of the model"),
+        (["Identity", "--batch", "3x8", "--backward"], "--backward: no floating-point output of the model"),
     ],
 )
 def test_what_cannot_be_counted_is_refused_with_the_remedy(arguments, message, file, capsys):

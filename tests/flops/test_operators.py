@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+import torch.backends.opt_einsum
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
