@@ -129,7 +129,7 @@ class _Fakes:
     """Makes deep copies in which every tensor is fake; the same original always gives the same copy."""
 
     def __init__(self, root: nn.Module) -> None:
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self.leaves: list[torch.Tensor] = []  # the leaves of the backward pass
         self._memo: dict[int, Any] = {}
         self._kept: list[torch.Tensor] = []  # kept alive, so that no id in the memo is reused

@@ -55,7 +55,8 @@ class FakeStep:
         trainer: Trainer | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        # An operator without a fake implementation would else run on real tensors of the same sizes.
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=False)
         self._context = context
         self._batch = batch
         self.own_size = batch_length(batch)

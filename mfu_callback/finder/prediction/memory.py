@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -57,6 +59,10 @@ class _Held:
     size: int
 
 
+# Where a kernel may be that runs on tensors without data.
+_FAKE_KERNELS = ("Meta", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+
+
 class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A dispatch mode that tracks every storage that operators create, from its first tensor to its last.
 
@@ -72,6 +78,8 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @uncompiled_dispatch
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _is_without_trace(func):
+            return None
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -107,3 +115,12 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _forget(self, held: _Held) -> None:
         self._bytes[held.part] -= held.size
+
+
+def _is_without_trace(func: Any) -> bool:
+    """Whether an operator returns nothing and has no fake implementation, as the fused optimizers of an older torch."""
+    if not isinstance(func, OpOverload) or func._schema.returns:
+        return False
+    has_kernel, name = torch._C._dispatch_has_kernel_for_dispatch_key, func._schema.name
+    overload = f"{name}.{func._schema.overload_name}" if func._schema.overload_name else name
+    return not any(has_kernel(overload, key) for key in _FAKE_KERNELS)
