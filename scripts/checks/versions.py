@@ -1,7 +1,7 @@
 """Tries the built wheel with old and new versions of torch, Lightning and Python, and prints the table for the docs.
 
-    python scripts/checks/versions.py                                      # every row, one after another
-    python scripts/checks/versions.py --torch 2.4 newest --lightning newest --python 3.10 3.13
+    python scripts/checks/versions.py        # every torch with every Lightning, one after another; Pythons take turns
+    python scripts/checks/versions.py --torch 2.4 newest --lightning newest --python 3.10 3.13         # all of these
 
 Each row is an environment of its own: the wheel and what it asks for, the fast tests (of a copy of tests/, so that they
 find the installed package), and a real fit with MFUCallback, BatchSizeFinder and TensorBoard. It is deleted afterwards:
@@ -60,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, versions in (("torch", TORCHES), ("lightning", LIGHTNINGS), ("python", PYTHONS)):
-        choices = PYTHONS if name == "python" else None
+    for name, versions in (("torch", TORCHES), ("lightning", LIGHTNINGS)):
         text = f"versions of {name.capitalize()} (default: {' '.join(versions)})"
-        parser.add_argument(f"--{name}", nargs="+", default=versions, choices=choices, metavar="VERSION", help=text)
+        parser.add_argument(f"--{name}", nargs="+", default=versions, metavar="VERSION", help=text)
+    text = f"versions of Python, each with all of these (default: {' '.join(PYTHONS)} take turns)"
+    parser.add_argument("--python", nargs="+", choices=PYTHONS, metavar="VERSION", help=text)
     parser.add_argument(
         "--tests", nargs="*", default=FOLDERS, help="what to test (default: %(default)s); none: the fit alone"
     )

@@ -2,13 +2,17 @@
 
 import io
 import sys
+from itertools import product
 
 import pytest
 from rich.console import Console
 
 from scripts.checks.version_parts.rows import (
     FOLDERS,
+    LIGHTNINGS,
     NEWEST,
+    PYTHONS,
+    TORCHES,
     Outcome,
     Row,
     all_rows,
@@ -23,15 +27,27 @@ OLD = Row(torch="2.4", lightning="2.4.0", python="3.12")
 NO_BUILD = Row(torch="2.4", lightning=NEWEST, python="3.13")
 
 
-def test_every_combination_is_a_row():
+def test_every_torch_meets_every_lightning_and_the_pythons_take_turns():
     options = make_parser().parse_args([])
     rows = all_rows(options.torch, options.lightning, options.python)
-    assert (len(rows), len(set(rows))) == (32, 32)
-    assert rows[0] == Row(torch="2.4", lightning="2.4.0", python="3.10")
+    assert [(row.torch, row.lightning) for row in rows] == list(product(TORCHES, LIGHTNINGS))
+    assert [row.python for row in rows] == [*PYTHONS, *PYTHONS]
+    assert [row.reason_to_leave_out for row in rows] == [None] * 8
 
 
-def test_the_fast_tests_are_folders_of_the_checkout():
-    assert [folder for folder in FOLDERS if not (ROOT / folder).is_dir()] == []
+def test_every_combination_is_a_row_where_pythons_are_named():
+    options = make_parser().parse_args(["--torch", "2.8", "newest", "--python", "3.11", "3.13"])
+    rows = all_rows(options.torch, options.lightning, options.python)
+    assert (len(rows), len(set(rows))) == (8, 8)
+
+
+def test_the_fast_tests_are_in_the_checkout():
+    assert [path for path in FOLDERS if not (ROOT / path).exists()] == []
+
+
+def test_an_old_torch_is_tried_with_a_transformers_that_uses_it():
+    assert OLD.transformers == "transformers<5"
+    assert Row(torch="2.6", lightning=NEWEST, python="3.13").transformers == "transformers>=5"
 
 
 def test_pip_is_asked_for_the_last_release_of_an_old_line_or_for_the_newest():

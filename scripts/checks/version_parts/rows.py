@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 
 from rich.table import Table
 
@@ -15,8 +15,14 @@ LIGHTNINGS = ("2.4.0", NEWEST)
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The first torch that is built for a Python.
 _FIRST_TORCH = {"3.10": (1, 11), "3.11": (2, 0), "3.12": (2, 2), "3.13": (2, 5)}
+# The newest transformers uses no older torch.
+_FIRST_TORCH_OF_TRANSFORMERS_5 = (2, 6)
 # What lies under the tests' folders beside the fast ones needs a browser, several processes or minutes.
-FOLDERS = ("tests/tools", "tests/logs", "tests/meter", "tests/peaks", "tests/flops")
+FOLDERS = (
+    *("tests/tools", "tests/logs", "tests/meter", "tests/peaks", "tests/flops", "tests/gpt"),
+    *("tests/loops/test_meter.py", "tests/loops/test_meter_unchanged.py", "tests/loops/test_odd_habits.py"),
+    *("tests/lightning/test_callback.py", "tests/finder/test_predict.py"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,12 @@ class Row:
         """What pip is asked for."""
         torch = "torch" if self.torch == NEWEST else f"torch=={self.torch}.*"
         return torch, "lightning" if self.lightning == NEWEST else f"lightning=={self.lightning}"
+
+    @property
+    def transformers(self) -> str:
+        """What pip is asked for beside it, for the tests of models of transformers."""
+        is_old = self.torch != NEWEST and _numbers(self.torch) < _FIRST_TORCH_OF_TRANSFORMERS_5
+        return "transformers<5" if is_old else "transformers>=5"
 
     @property
     def reason_to_leave_out(self) -> str | None:
@@ -82,8 +94,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def all_rows(torches: Iterable[str], lightnings: Iterable[str], pythons: Iterable[str]) -> list[Row]:
-    """Every combination."""
+def all_rows(torches: Iterable[str], lightnings: Iterable[str], pythons: Iterable[str] | None = None) -> list[Row]:
+    """Every combination; without Pythons every one of the others, for which the Pythons that there are take turns."""
+    if pythons is None:
+        turns = zip(product(torches, lightnings), cycle(PYTHONS))
+        return [Row(torch=t, lightning=li, python=p) for (t, li), p in turns]
     return [Row(torch=t, lightning=li, python=p) for t, li, p in product(torches, lightnings, pythons)]
 
 

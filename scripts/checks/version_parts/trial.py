@@ -15,8 +15,8 @@ from scripts.checks.version_parts.rows import Outcome, Row, read_failures, read_
 _FIT = Path(__file__).with_name("real_fit.py")
 # Builds of torch for a GPU, with its libraries, unpacked and on the way there.
 NEEDED_BYTES = 14 * 2**30
-# What the tests of FOLDERS and the fit ask for beside the wheel's own dependencies.
-_TOOLS = ("tensorboard", "google-crc32c", "plotly", "matplotlib", "pytest", "hypothesis", "transformers>=5", "timm")
+# What the tests of FOLDERS and the fit ask for beside the wheel's own dependencies, transformers and timm.
+_TOOLS = ("tensorboard", "google-crc32c", "plotly", "matplotlib", "pytest", "hypothesis", "prometheus-client")
 _HOURS_2, _LAST_LINES = 7200, 1
 
 
@@ -78,12 +78,12 @@ def _install(row: Row, python: str, place: Place, directory: Path) -> str | None
     """Make the environment; returns why it failed, or None."""
     _run([python, "-m", "venv", directory], place.directory)
     pip = [directory / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--no-cache-dir"]
-    done = _run([*pip, place.wheel, *row.requirements, *_TOOLS[:-2]], directory)
+    done = _run([*pip, place.wheel, *row.requirements, *_TOOLS], directory)
     if done.returncode:
         return f"pip: {_last_error(done.stderr)}"
-    _run([*pip, _TOOLS[-2]], directory)  # some of the tests need it, and are not run where it cannot be had
+    _run([*pip, row.transformers], directory)  # some of the tests need it, and are not run where it cannot be had
     # It asks for torchvision, which CPU builds of torch do not go with.
-    _run([*pip, "--no-deps", _TOOLS[-1]], directory)
+    _run([*pip, "--no-deps", "timm"], directory)
     return None
 
 
