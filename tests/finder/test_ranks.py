@@ -14,6 +14,7 @@ import torch
 from mfu_callback.finder.trials.ranks import Ranks
 from tests.helpers import finder_run
 from tests.helpers.finder_run import GIVEN
+from tests.helpers.torch_features import skip_what_cannot_be_sharded
 
 SCRIPT = Path(finder_run.__file__)
 TIMEOUT_SEC = 120
@@ -26,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def run(how: str) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
+        skip_what_cannot_be_sharded(how)
         command = [sys.executable, "-W", "ignore", str(SCRIPT), str(directory), how]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SEC)
         return done, [torch.load(path) for path in sorted(directory.glob(f"{how}-[0-9].pt"))]

@@ -23,6 +23,16 @@ def found(path):
 fully_shard = found("torch.distributed.fsdp.fully_shard") or found("torch.distributed._composable.fsdp.fully_shard")
 
 
+def skip_what_cannot_be_sharded(how):
+    """Skip a run with FSDP2 on the CPU of a torch that has no streams there.
+
+    Args:
+        how: The run in words joined by hyphens.
+    """
+    if "fsdp2" in how.split("-") and not hasattr(torch.cpu.Stream, "record_event"):
+        pytest.skip("this torch cannot shard on a CPU (FSDP2)")
+
+
 def needs(path, since, of="torch"):
     """A mark for tests of something that came with a version of torch, or of another library."""
     return pytest.mark.skipif(found(path) is None, reason=f"{of} {since} or later has {path}")

@@ -8,6 +8,7 @@ from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from transformers import TrainerCallback
 
+from tests.helpers.torch_features import needs
 from tests.helpers.trainer_runs import TOKENS, Texts, losses_of, make_callback, make_trainer, train
 
 OPTIMIZERS = sys.modules["torch.optim.optimizer"]  # torch.optim hides it
@@ -54,6 +55,7 @@ def compiled(directory, *callbacks):
 
 # Dynamo asks every tensor for its gradient, which torch warns of.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@needs("torch.compiler.is_exporting", "2.7")  # transformers 5 asks for it
 def test_a_compiled_model_is_counted_and_its_graphs_are_the_same(tmp_path):
     callback, plain = make_callback(), make_callback()
     (end, graphs), (other_end, other_graphs) = compiled(tmp_path, callback), compiled(tmp_path)

@@ -10,6 +10,7 @@ from tests.helpers import loop_processes
 from tests.helpers.launched import is_aborted_by_gloo, run_on_two_processes
 from tests.helpers.loop_processes import LOG_EVERY, STEPS
 from tests.helpers.runs import TINY_FLOPS
+from tests.helpers.torch_features import skip_what_cannot_be_sharded
 
 SCRIPT = Path(loop_processes.__file__)
 
@@ -21,6 +22,7 @@ def run(tmp_path_factory):
 
     @cache
     def run(how):
+        skip_what_cannot_be_sharded(how)
         done = run_on_two_processes(SCRIPT, directory, how)
         return done, [torch.load(path, weights_only=False) for path in sorted(directory.glob(f"{how}-[0-9].pt"))]
 
