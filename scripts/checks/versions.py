@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,15 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     rows = all_rows(options.torch, options.lightning, options.python)
     console = Console(width=None if sys.stdout.isatty() else 150)
-    with TemporaryDirectory(dir=options.directory) as temporary:
-        wheel = options.wheel or build_wheel(Path(temporary))
-        place = Place(root=ROOT, wheel=wheel.resolve(), directory=Path(temporary), is_kept=options.keep)
+    with ExitStack() as stack:
+        directory = options.keep or Path(stack.enter_context(TemporaryDirectory()))
+        directory.mkdir(parents=True, exist_ok=True)
+        wheel = options.wheel or build_wheel(directory)
+        place = Place(root=ROOT, wheel=wheel.resolve(), directory=directory.resolve(), is_kept=bool(options.keep))
         with ThreadPoolExecutor(options.at_once) as pool:
             outcomes = list(pool.map(lambda row: said(console, try_row(row, place, options.tests)), rows))
-        if options.keep:
-            kept = Path(options.directory or ".") / "version-environments"
-            shutil.copytree(temporary, kept, symlinks=True, dirs_exist_ok=True)
-            console.print(f"kept in {kept}")
     console.print(table_of(outcomes))
     return 0 if all(one.is_right for one in outcomes) else 1
 
@@ -69,9 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--tests", nargs="*", default=FOLDERS, help="what to test (default: %(default)s); none: the fit alone"
     )
     parser.add_argument("--at-once", type=int, default=1, help="environments at a time (default: %(default)s)")
-    parser.add_argument("--keep", action="store_true", help="keep the environments, with what pip and pytest printed")
+    text = "where to make and keep the environments, with a pytest.txt in each (default: each is deleted after its row)"
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help=text)
     parser.add_argument("--wheel", type=Path, help="a wheel to try (default: it is built)")
-    parser.add_argument("--directory", type=Path, help="where environments are made (default: the temporary directory)")
     return parser
 
 

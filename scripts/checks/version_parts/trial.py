@@ -103,6 +103,7 @@ def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> dict
         shutil.copy(place.root / name, directory)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *tests]
     done = _run(command, directory)
+    (directory / "pytest.txt").write_text(done.stdout)
     counts = read_tests(done.stdout)
     left_out = None if counts else f"pytest: {_last_error(done.stdout + done.stderr)}"
     return {"tests": counts, "failures": read_failures(done.stdout), "left_out": left_out}
