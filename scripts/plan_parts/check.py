@@ -113,8 +113,8 @@ CASES: dict[str, Case] = {
 
 def check(name: str) -> dict[str, Any]:
     """Predict and measure one case, in its own process."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__)), name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-W", "ignore", "-m", "scripts.plan_parts.check", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 

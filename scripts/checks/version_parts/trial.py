@@ -99,7 +99,7 @@ def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> dict
     """Returns what a run of the tests has come to, as fields of an `Outcome`."""
     for name in ("tests", "gpt", "scripts", "docs"):
         shutil.copytree(place.root / name, directory / name, dirs_exist_ok=True)
-    for name in ("pyproject.toml", "README.md", "constraints.txt"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(place.root / name, directory)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *tests]
     done = _run(command, directory)
