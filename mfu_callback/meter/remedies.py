@@ -120,7 +120,7 @@ def for_matmuls(facts: Facts) -> str:
 
 def for_no_matmuls(facts: Facts) -> str:
     """Find out what it is."""
-    return "look at what else training_step does; MFUCallback(operators=True) names the operators"
+    return f"look at what else the step does; {_naming_of_operators(facts)}"
 
 
 def for_unfilled(facts: Facts) -> str:
@@ -131,8 +131,7 @@ def for_unfilled(facts: Facts) -> str:
 def for_kernels(facts: Facts) -> str:
     """All that makes kernels faster and is not in use."""
     if facts.circumstances.is_compiled:
-        measured_by = _settings(facts).measured_by
-        return f"larger batches, or fused attention; {measured_by}(operators=True) names the operators"
+        return f"larger batches, or fused attention; {_naming_of_operators(facts)}"
     return "larger batches, torch.compile, or fused attention"
 
 
@@ -150,6 +149,10 @@ def for_unreachable(facts: Facts) -> str:
     reasons = (facts.gpu or {}).get("throttle_reasons") or {}
     most = max(reasons, key=lambda reason: reasons[reason], default="")
     return next((remedy for words, remedy in _OF_REASONS if words in most), "check its power limit, clocks and cooling")
+
+
+def _naming_of_operators(facts: Facts) -> str:
+    return f"{_settings(facts).measured_by}(operators=True) names the operators"
 
 
 def _settings(facts: Facts) -> LoopSettings:

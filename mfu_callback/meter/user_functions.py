@@ -19,7 +19,7 @@ class UserFunctions:
         Args:
             name: The argument that it was given as, such as "tokens=".
             function: The function.
-            batch: The batch that `training_step` gets.
+            batch: The batch of a step.
         """
         try:
             value = function(batch)
@@ -28,7 +28,7 @@ class UserFunctions:
             self.warn_once(
                 name,
                 f"Calling {name} failed ({type(error).__name__}: {error}). Figures that need its value are left out."
-                f" Training goes on. Correct the function: {name} is called with the batch that training_step gets.",
+                f" Training goes on. Correct the function: {name} is called with the batch of each step.",
             )
             return None
 

@@ -151,7 +151,7 @@ CASES = {
     "no matmuls": (
         compute(0.9, 1e-5, circumstances=Circumstances(modules=4)),
         f"90 ms of 100 ms a step {LOST}; its matmuls would take less than 0.01 ms, so something else takes the time:"
-        " look at what else training_step does; MFUCallback(operators=True) names the operators.",
+        " look at what else the step does; MFUCallback(operators=True) names the operators.",
         compute(0.9, 0.1, circumstances=Circumstances(modules=4)),
     ),
     "small batch": (
