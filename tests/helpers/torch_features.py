@@ -45,7 +45,8 @@ def has_kernel(operator, device="CPU"):
 
 def global_hooks():
     """The hooks on all modules, of every kind."""
-    return [hook for name, hooks in vars(torch.nn.modules.module).items() if name.endswith("hooks") for hook in hooks]
+    found = (hooks for name, hooks in vars(torch.nn.modules.module).items() if name.endswith("hooks"))
+    return [hook for hooks in found if isinstance(hooks, dict) for hook in hooks]
 
 
 def aten(name, *arguments):
