@@ -247,8 +247,8 @@ def uneven(sleep_sec: Callable[[int, int], float]) -> Model:
 
 
 def of_two(model: Model) -> str | None:
-    """Train on two processes."""
-    return fit(model, devices=2, strategy="ddp", max_steps=24)
+    """Train on two processes, in one dtype: each would find the fastest by itself, and they might disagree."""
+    return fit(model, devices=2, strategy="ddp", max_steps=24, precision="32-true")
 
 
 def no_cause(is_there: bool) -> str | None:
