@@ -32,7 +32,7 @@ def main() -> None:
     """Compare, print, and exit with 1 if a loop is off."""
     arguments = parse_arguments()
     logging.getLogger("mfu_callback").addHandler(logging.NullHandler())  # what a run says of itself is not shown
-    logging.getLogger("lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     seen: dict[str, list[Summary]] = {name: [] for name in LOOPS}
     for turn in track(range(arguments.rounds), description="rounds", console=Console(stderr=True)):
