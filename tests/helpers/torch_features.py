@@ -40,7 +40,8 @@ def needs(path, since, of="torch"):
 
 def has_kernel(operator, device="CPU"):
     """Whether torch computes an operator on a device."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(operator, device)
+    keys = (device, "CompositeExplicitAutograd")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key) for key in keys)
 
 
 def global_hooks():

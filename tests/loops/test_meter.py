@@ -157,6 +157,7 @@ def test_two_models_in_one_block():
     assert meter.summary.flops.forward == 3 * 2 * 2 * 4 * 8
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning")
 def test_a_closure_runs_inside_of_the_optimizers_step():
     model = nn.Linear(4, 4)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
