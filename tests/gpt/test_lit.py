@@ -117,6 +117,7 @@ def test_an_unknown_size_is_answered_with_the_known_ones() -> None:
         GPTModule("gpt-huge")
 
 
+@pytest.mark.filterwarnings("ignore:You are using `torch.load` with `weights_only=False`:FutureWarning")
 def test_a_checkpoint_brings_the_module_back(tmp_path: Path) -> None:
     module = GPTModule(TINY, learning_rate=0.01, weight_decay=0.2, betas=(0.8, 0.9))
     trainer = make_trainer(max_steps=1, limit_val_batches=0)
