@@ -37,7 +37,7 @@ class Launched:
 
     def _run(self, how: str) -> str:
         done = run_on_two_processes(self._script, self.directory, how)
-        assert done.returncode == 0 or is_aborted_by_gloo(done), done.stderr
+        assert has_ended(done), done.stderr
         return done.stdout
 
 
@@ -52,6 +52,11 @@ def run_on_two_processes(script: Path | str, *arguments: object) -> subprocess.C
         timeout=300,
         env=os.environ | environment,
     )
+
+
+def has_ended(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a run came to its end, after which gloo may have aborted it."""
+    return done.returncode == 0 or is_aborted_by_gloo(done)
 
 
 def is_aborted_by_gloo(done: subprocess.CompletedProcess[str]) -> bool:

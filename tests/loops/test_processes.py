@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import loop_processes
-from tests.helpers.launched import is_aborted_by_gloo, run_on_two_processes
+from tests.helpers.launched import has_ended, run_on_two_processes
 from tests.helpers.loop_processes import LOG_EVERY, STEPS
 from tests.helpers.runs import TINY_FLOPS
 from tests.helpers.torch_features import skip_what_cannot_be_sharded
@@ -35,7 +35,7 @@ def ends(run):
 
     def ends(how):
         done, ranks = run(how)
-        assert done.returncode == 0 or is_aborted_by_gloo(done), done.stderr
+        assert has_ended(done), done.stderr
         assert len(ranks) == 2, done.stderr
         return ranks
 

@@ -121,6 +121,5 @@ def _is_without_trace(func: Any) -> bool:
     """Whether an operator returns nothing and has no fake implementation, as the fused optimizers of an older torch."""
     if not isinstance(func, OpOverload) or func._schema.returns:
         return False
-    has_kernel, name = torch._C._dispatch_has_kernel_for_dispatch_key, func._schema.name
-    overload = f"{name}.{func._schema.overload_name}" if func._schema.overload_name else name
-    return not any(has_kernel(overload, key) for key in _FAKE_KERNELS)
+    name: str = func.name()  # type: ignore[no-untyped-call]
+    return not any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in _FAKE_KERNELS)

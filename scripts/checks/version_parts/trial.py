@@ -17,7 +17,7 @@ _FIT = Path(__file__).with_name("real_fit.py")
 NEEDED_BYTES = 14 * 2**30
 # What the tests of FOLDERS and the fit ask for beside the wheel's own dependencies, transformers and timm.
 _TOOLS = ("tensorboard", "google-crc32c", "plotly", "matplotlib", "pytest", "hypothesis", "prometheus-client")
-_HOURS_2, _LAST_LINES = 7200, 1
+_TIMEOUT_SEC = 7200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ def _test(python: Path, place: Place, directory: Path, tests: list[str]) -> dict
 def _run(command: list[object], directory: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [str(word) for word in command]
-    return subprocess.run(words, cwd=directory, env=environment, capture_output=True, text=True, timeout=_HOURS_2)
+    return subprocess.run(words, cwd=directory, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SEC)
 
 
 def _last_error(printed: str) -> str:
