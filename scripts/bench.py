@@ -29,6 +29,7 @@ from scripts.bench_parts.arguments import check, make_parser
 from scripts.bench_parts.needs import parameters_of
 from scripts.bench_parts.plan import share_of
 from scripts.bench_parts.plot import draw
+from scripts.bench_parts.process import SIGNALS_TO_END
 from scripts.bench_parts.progress import Bar, Expected
 from scripts.bench_parts.row import Row, losses_of, notes_of, rate_text, table_of
 from scripts.bench_parts.run import choice_of, expected_sec, request_of, run_size, survey
@@ -58,7 +59,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)  # a file or a pipe has no width
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS_TO_END:
         signal.signal(number, interrupt)
     rows: list[Row] = []
     status = 0
@@ -79,7 +80,7 @@ def main() -> None:
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Raise `Interrupted`; a second signal does not disturb the end of the first."""
-    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for one in SIGNALS_TO_END:
         signal.signal(one, signal.SIG_IGN)
     raise Interrupted(number)
 

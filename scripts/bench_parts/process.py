@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+SIGNALS_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_END = 1.0  # after a request to end, before it is ended by force
 
 
@@ -46,18 +47,36 @@ def run_script(name: str, argument: str, listen: Callable[[dict[str, Any]], None
     command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), argument]
     log.parent.mkdir(parents=True, exist_ok=True)
     pipe = subprocess.PIPE
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True)
+    process = None
     try:
+        with log.open("w") as errors, signals_held():
+            process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=errors, text=True, start_new_session=True
+            )
         for line in _lines(process, end_at):
             listen(json.loads(line))
         process.wait(max(0.0, end_at - time.time()))
     except (queue.Empty, subprocess.TimeoutExpired):
         raise OutOfTimeError from None
     finally:
-        _end(process)
+        if process is not None:
+            _end(process)
     if process.returncode:
         raise EndedError(f"{how_it_ended(process.returncode)}; see {log}")
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Let signals that ask for an end wait until the block is left: what it starts is then known and can be ended."""
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in SIGNALS_TO_END}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def events_to_stdout() -> TextIO:

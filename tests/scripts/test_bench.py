@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gpt import GPT, SIZES
 from mfu_callback import count_flops, model_flops_utilization
 from scripts import bench
+from scripts.bench_parts.process import SIGNALS_TO_END, run_script
 from scripts.bench_parts.progress import Expected
 from scripts.bench_parts.replaced import RESULTS, vector_peak
 from scripts.bench_parts.row import Request, Row, losses_of, notes_of, table_of
@@ -262,12 +263,11 @@ def test_what_a_library_prints_does_not_disturb_the_events(tmp_path, monkeypatch
 
 @contextmanager
 def signals_kept():
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
+    before = {number: signal.getsignal(number) for number in SIGNALS_TO_END}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -294,6 +294,25 @@ def test_a_signal_ends_it_and_its_worker_and_the_rows_so_far_are_shown(tmp_path,
     assert "gpt-small" in shown
     assert "Traceback" not in shown
     assert [row["size"] for row in json.loads((tmp_path / "out" / "bench.json").read_text())] == ["gpt-small"]
+
+
+def test_a_signal_that_arrives_while_a_process_is_started_ends_that_process(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is not handler  # it waits until the process is known
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_script("survey", "cpu", print, log=tmp_path / "log", end_at=time.time() + 60)
+    started[0].stdout.close()  # nothing read it
+    assert started[0].returncode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_worker_does_not_outlive_a_benchmark_that_is_killed(tmp_path):
