@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt import SIZES, GPTModule
+from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.prediction.predict import fake_step, largest_within, reserve_of
 from mfu_callback.peaks.tables.device import Device
 from mfu_callback.peaks.tables.devices import DEVICES
@@ -110,9 +111,8 @@ def devices_table(steps: dict[str, Any], devices: list[Device], arguments: argpa
 def batch_of(peak: Any, memory_bytes: int) -> str:
     """Returns the largest batch that fits in a memory less the reserve, as text; a dash if none does."""
     usable = memory_bytes - reserve_of(memory_bytes)
-    per_sample = (peak(64).total - peak(32).total) / 32
-    guess = max(1, int((usable - peak(32).total) / per_sample) + 32)
-    size = largest_within(lambda size: peak(size).total, usable, max_size=MOST, guess=guess)
+    lines = MemoryLines.through(32, [peak(32).total], 64, [peak(64).total])
+    size = largest_within(lambda size: peak(size).total, usable, max_size=MOST, lines=lines)
     return str(size) if size else "-"
 
 

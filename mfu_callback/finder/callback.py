@@ -46,7 +46,8 @@ class BatchSizeFinder(FindsBatchSize):
         budget: Bytes that model, gradients, optimizer state, activations and batch may use together, on top of what the
             process used before them. By default the free memory (on a CPU 80 % of it, shared by the processes of the
             machine).
-        init_size: The first size to try.
+        init_size: The first size to try. By default one that two small steps foresee to use a fifth of the memory, or
+            2 where they cannot be watched.
         multiple_of: Only multiples of this number are tried.
         max_seconds: The search ends after this many seconds with the largest size that has run by then.
         worst_case: A batch that needs as much memory as any batch of its size; it is repeated or cut to the size of
@@ -72,7 +73,7 @@ class BatchSizeFinder(FindsBatchSize):
         resolution: float = 0.01,
         objective: Objective = "memory",
         budget: int | None = None,
-        init_size: int = 2,
+        init_size: int | None = None,
         multiple_of: int = 1,
         max_seconds: float | None = None,
         worst_case: Any = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from mfu_callback.finder.data.samples import MOST_SAMPLES
 from mfu_callback.finder.data.stage_data import StageData
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
-from mfu_callback.finder.prediction.predict import guess_batch_size
+from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.progress import SearchProgress
 from mfu_callback.finder.rate import Rates
 from mfu_callback.finder.result import BatchSizeResult
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 _STEPS_PER_TURN = 3  # timed steps of a size in each round of a sweep
-_WORTH_A_GUESS = 64  # a guess saves trials only if larger sizes than this are allowed
-_GUESSED_FROM = 16  # samples: with fewer, memory that does not depend on the size hides memory that does
+_WORTH_FORESEEING = 8  # times the smallest size to watch: where no larger one is allowed, trials are as quick
+_BACK = 0.98  # of a size that does not fit everywhere, though each process has run a larger one
 
 
 class Search:
@@ -51,6 +52,7 @@ class Search:
         self._options = options
         self._must_set = must_set
         self._ranks = Ranks(trainer, pl_module)
+        self._own_largest: tuple[int, ...] = ()
         self._progress = SearchProgress(_console(trainer))
         self.limit: MemoryLimit = limit_for(
             trainer.strategy.root_device,
@@ -76,9 +78,9 @@ class Search:
             MisconfigurationException: If not even the smallest size fits, or there is no batch size to set.
         """
         with self._progress.shown(), self._trials.prepared() as data:
-            most = self._most(data)
-            self._tell_start(data, most)
-            largest = self._largest(data, most)
+            sizes = self._sizes(data)
+            self._tell_start(sizes[-1])
+            largest = self._largest(sizes)
             sweep = self._sweep(largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
@@ -98,59 +100,73 @@ class Search:
             must_set=self._must_set,
         )
 
-    def _most(self, data: StageData) -> int:
+    def _sizes(self, data: StageData) -> Sequence[int]:
+        """The sizes that may be tried."""
         length = data.length
         most_in_data = None
         if data.drops_last and length is not None:  # the loader would drop a larger batch
             most_in_data = max(1, length // self._trainer.world_size)
         # The smallest of all processes: each has its own part of the data.
-        return -int(self._ranks.most_of(-self._options.largest(most_in_data)))
+        most = -int(self._ranks.most_of(-self._options.largest(most_in_data)))
+        return range(self._options.multiple_of, most + 1, self._options.multiple_of)
 
-    def _largest(self, data: StageData, most: int) -> int:
-        options = self._options
-        largest = find_largest(
+    def _largest(self, sizes: Sequence[int]) -> int:
+        """The largest size that has run on every process."""
+        if largest := self._search_of(sizes, None) if self._ranks.step_together else self._largest_of_all(sizes):
+            return largest
+        raise MisconfigurationException(
+            f"Not even a batch of {sizes[0]} fits into {self.limit.describe()}. Give BatchSizeFinder a larger"
+            " budget or a smaller margin, or train a smaller model."
+        )
+
+    def _largest_of_all(self, sizes: Sequence[int]) -> int:
+        """Each process finds its own largest; the smallest of these is then tried where it was not."""
+        with self._ranks.all_or_none("failed in its search"), self._ranks.alone():
+            mine = self._search_of(sizes, self._foreseen(sizes))
+        self._own_largest = self._ranks.of_each(mine)
+        largest = min(self._own_largest)
+        while largest and not self._trials.fits_everywhere(largest):
+            smaller = sizes[: bisect_left(sizes, largest)]
+            largest = smaller[bisect_right(smaller, _BACK * largest) - 1] if smaller else 0
+        return largest
+
+    def _search_of(self, sizes: Sequence[int], foreseen: MemoryLines | None) -> int:
+        """The largest size that fits, 0 if none does."""
+        found = find_largest(
             self._trials.attempt,
-            init_size=options.init_size,
-            guess=self._guess(data, most),
-            max_size=most,
-            multiple_of=options.multiple_of,
-            resolution=options.resolution,
+            sizes=sizes,
+            init_size=self._options.init_size,
+            foreseen=foreseen,
+            resolution=self._options.resolution,
             predicted_only=not self.limit.is_enforced,
             used_at_zero=self._trials.used_at_zero,
             is_over=self._is_over,
         )
-        if largest is None:
-            smallest = min(trial.size for trial in self._trials.done)
-            raise MisconfigurationException(
-                f"Not even a batch of {smallest} fits into {self.limit.describe()}. Give BatchSizeFinder a larger"
-                " budget or a smaller margin, or train a smaller model."
-            )
-        return largest
+        return found or 0
 
-    def _guess(self, data: StageData, most: int) -> int | None:
-        limit_bytes, guess = self.limit.limit_bytes(), None
-        if self._stage == "fit" and limit_bytes and most > _WORTH_A_GUESS and not self._ranks.step_together:
-            batch = data.batches(_GUESSED_FROM)[0]
-            with self._trials.undisturbed():
-                guess = guess_batch_size(self._trainer, self._pl_module, batch, limit_bytes=limit_bytes, max_size=most)
-            self._trials.calibrate()  # modules that the guess imported do not count as the trials' memory
-        return -int(self._ranks.most_of(-(guess or 0))) or None  # the smallest guess of all processes
+    def _foreseen(self, sizes: Sequence[int]) -> MemoryLines | None:
+        """What sizes are foreseen to use; None if a few small ones are all, or only sizes known to fit may be tried."""
+        small = next((size for size in sizes if size > 1), sizes[-1])
+        if not self.limit.is_enforced or _WORTH_FORESEEING * small > sizes[-1]:
+            return None
+        return self._trials.foresee(small, 2 * small)
 
     def _is_over(self) -> bool:
-        return self._options.max_seconds is not None and self._trials.seconds >= self._options.max_seconds
+        if self._options.max_seconds is None:
+            return False
+        return self._ranks.most_of(self._trials.seconds) >= self._options.max_seconds
 
     def _sweep(self, largest: int) -> tuple[SweepPoint, ...]:
         self._progress.doing("timing the sizes that fit")
         timer = timer_for(self._trainer.strategy.root_device)
         smallest = min(trial.size for trial in self._trials.done if trial.fits)  # models may reject smaller ones
-        sizes = sizes_between(smallest, largest)
+        sizes = sizes_between(int(self._ranks.most_of(smallest)), largest)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
         self._trials.calibrate()  # memory left over from measuring the peak is not the trials'
-        for size in sizes:  # a size is timed only after a trial, which also gives its peak memory
-            if size not in {trial.size for trial in self._trials.done}:
-                self._trials.attempt(size)
-        peaks = {trial.size: trial.peak_bytes for trial in self._trials.done if trial.fits}
-        times = step_times(self._time_steps(timer), [s for s in sizes if s in peaks], is_over=self._is_over)
+        # A size is timed only after a trial, which also gives its peak memory.
+        sizes = [size for size in sizes if self._trials.fits_everywhere(size)]
+        peaks = {trial.size: trial.peak_bytes for trial in self._trials.done}
+        times = step_times(self._time_steps(timer), sizes, is_over=self._is_over)
         return tuple(self._point(rates, size, seconds, peaks[size]) for size, seconds in times.items())
 
     def _time_steps(self, timer: Any) -> Callable[[int], list[float]]:
@@ -162,7 +178,7 @@ class Search:
         flops = counter.result().forward
         return rates.point(size, batch=batch, step_time_sec=seconds, forward_flops=flops, peak_bytes=peak_bytes)
 
-    def _tell_start(self, data: StageData, most: int) -> None:
+    def _tell_start(self, most: int) -> None:
         rank_zero_info(
             f"BatchSizeFinder: searching batch sizes up to {most:,} within {self.limit.describe()}. A margin of"
             f" {self._options.margin:.0%} is already taken off."

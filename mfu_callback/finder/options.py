@@ -23,7 +23,7 @@ class Options:
     resolution: float = 0.01
     objective: Objective = "memory"
     budget: int | None = None
-    init_size: int = 2
+    init_size: int | None = None
     multiple_of: int = 1
     max_seconds: float | None = None
     worst_case: Any = None

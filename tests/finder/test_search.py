@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,6 +12,11 @@ from mfu_callback.finder.search import Outcome, find_largest
 
 sizes = st.integers(1, 3000)
 shares = st.floats(0, 0.9)
+resolutions = st.one_of(st.just(0.0), st.floats(0.005, 0.2))  # peaks of one size differ by 0.2 %
+
+
+def up_to(most: int | None) -> range:
+    return range(1, (most or 10**9) + 1)
 
 
 @dataclass
@@ -54,7 +60,7 @@ def test_every_limit_is_found_exactly_without_a_resolution(
 ) -> None:
     for limit in range(1, 301):
         asked = Asked(limit, base)
-        found = find_largest(asked, init_size=init_size, max_size=max_size, resolution=0)
+        found = find_largest(asked, init_size=init_size, sizes=up_to(max_size), resolution=0)
         assert_found(asked, found, max_size=max_size)
         assert found == max_size or (found or 0) + 1 in asked.sizes
 
@@ -68,14 +74,14 @@ def test_the_default_resolution_is_one_percent_and_exact_below_a_hundred(limit: 
     assert found == limit or limit >= 100
 
 
-@given(sizes, sizes, st.one_of(st.none(), sizes), st.floats(0, 0.2), st.lists(st.floats(0.2, 5), max_size=7), shares)
+@given(sizes, sizes, st.one_of(st.none(), sizes), resolutions, st.lists(st.floats(0.2, 5), max_size=7), shares)
 @example(limit=2555, init_size=1, max_size=None, resolution=0.0, lies=[3.0, 0.203125], base=0.75)
 @settings(max_examples=500, deadline=None)
 def test_whatever_the_peaks_say_the_result_ran_and_the_next_failed(
     limit: int, init_size: int, max_size: int | None, resolution: float, lies: list[float], base: float
 ) -> None:
     asked = Asked(limit, base, lies)
-    found = find_largest(asked, init_size=init_size, max_size=max_size, resolution=resolution)
+    found = find_largest(asked, init_size=init_size, sizes=up_to(max_size), resolution=resolution)
     assert_found(asked, found, max_size=max_size, resolution=resolution)
     assert found == max_size or any((found or 0) < size <= (found or 0) * (1 + resolution) + 1 for size in asked.sizes)
     assert len(asked.sizes) <= 4 * math.log2(max(limit, init_size) + 1) + 8
@@ -93,7 +99,7 @@ def test_where_memory_is_linear_a_few_attempts_are_enough(limit: int, base: floa
 @settings(max_examples=200, deadline=None)
 def test_only_multiples_are_asked_for(limit: int, multiple: int) -> None:
     asked = Asked(limit, 0.2)
-    found = find_largest(asked, multiple_of=multiple, resolution=0)
+    found = find_largest(asked, sizes=range(multiple, 10_000, multiple), resolution=0)
     assert all(size % multiple == 0 for size in asked.sizes)
     assert (found or 0) == limit // multiple * multiple
 
@@ -128,18 +134,83 @@ def test_without_peaks_it_doubles_and_bisects(resolution: float) -> None:
         assert len(asked.sizes) <= 2 * math.log2(limit) + 2
 
 
-def test_a_guess_saves_attempts_and_a_wrong_one_does_no_harm() -> None:
-    without, right, wrong = Asked(44_481, 0.05), Asked(44_481, 0.05), Asked(44_481, 0.05)
-    found = [find_largest(without), find_largest(right, guess=46_000), find_largest(wrong, guess=5)]
-    assert len(right.sizes) < len(without.sizes)
-    assert len(right.sizes) <= 4
-    assert len(wrong.sizes) <= 8
-    assert all(size is not None and size <= 44_481 < size * 1.01 for size in found)
+@given(st.lists(st.integers(1, 3000), min_size=1, unique=True), sizes, st.one_of(st.none(), shares))
+@settings(max_examples=300, deadline=None)
+def test_only_the_sizes_given_are_asked_for(given_sizes: list[int], limit: int, base: float | None) -> None:
+    asked, some = Asked(limit, base), sorted(given_sizes)
+    found = find_largest(asked, sizes=some, resolution=0)
+    assert set(asked.sizes) <= set(some)
+    assert found == max((size for size in some if size <= limit), default=None)
+
+
+@dataclass
+class Lines:
+    """What sizes are foreseen to use: the larger of two lines."""
+
+    fixed: tuple[float, float]
+    per_size: tuple[float, float]
+
+    def peak(self, size: float) -> float:
+        return max(f + p * size for f, p in zip(self.fixed, self.per_size, strict=True))
+
+    def largest_within(self, peak: float) -> float:
+        if self.peak(0) > peak:
+            return 0.0
+        return min((peak - f) / p if p else math.inf for f, p in zip(self.fixed, self.per_size, strict=True))
+
+
+def attempts_with(
+    foreseen: Lines, real: Callable[[int], float], *, resolution: float = 0.01, most: int = 10**6
+) -> tuple[int | None, list[int]]:
+    tried: list[int] = []
+
+    def attempt(size: int) -> Outcome:
+        tried.append(size)
+        return Outcome(fits=real(size) <= 1, used=min(real(size), 1.0))
+
+    return find_largest(attempt, sizes=up_to(most), foreseen=foreseen, resolution=resolution), tried
+
+
+@pytest.mark.parametrize("resolution", [0, 0.01])
+@pytest.mark.parametrize("limit", [3, 30, 300, 3000, 48_774])
+@pytest.mark.parametrize("base", [0.0, 0.3, 0.9])
+def test_what_is_foreseen_ends_after_three_attempts(base: float, limit: int, resolution: float) -> None:
+    # At small sizes the optimizer's line is the higher one: those alone foresee nothing.
+    lines = Lines((base + 0.05, base), (0.0, (1 - base) / (limit + 0.5)))
+    found, tried = attempts_with(lines, lambda size: lines.peak(size) + 0.02 / (1 + limit), resolution=resolution)
+    assert found is not None
+    assert found <= limit <= found * (1 + resolution * (2 if base == 0.9 else 1)) + 1
+    assert len(tried) <= 3
+
+
+@given(st.integers(1, 10**6), st.floats(0, 0.95), st.floats(0.8, 1.2), st.floats(0, 0.04), st.floats(0.0, 0.2))
+@settings(max_examples=500, deadline=None)
+def test_what_is_foreseen_wrongly_does_no_harm(
+    limit: int, base: float, factor: float, left_out: float, step: float
+) -> None:
+    per_size = (1 - base) / (limit + 0.5)
+    lines = Lines((base * (1 - left_out), base + step), (factor * per_size, 0.0))
+    found, tried = attempts_with(lines, lambda size: base + per_size * size, most=2 * 10**6)
+    assert found is not None
+    assert found <= limit < found * (1.01 if base < 0.7 else 1.05) + 1
+    assert len(tried) <= 2 * math.log2(limit + 1) + 8
+
+
+def test_an_attempt_that_ran_over_the_limit_tells_where_the_limit_is() -> None:
+    tried: list[int] = []
+
+    def attempt(size: int) -> Outcome:
+        tried.append(size)
+        used = 0.1 + size / 1000
+        return Outcome(fits=used <= 1, used=used)
+
+    assert find_largest(attempt, foreseen=Lines((0.1, 0.1), (0.0005, 0.0)), resolution=0) == 900
+    assert len(tried) <= 4
 
 
 def test_nothing_above_the_largest_size_allowed_is_asked_for() -> None:
     asked = Asked(10**9)
-    assert find_largest(asked, init_size=2, max_size=100) == 100
+    assert find_largest(asked, init_size=2, sizes=up_to(100)) == 100
     assert asked.sizes == [2, 4, 8, 16, 32, 64, 100]
 
 

@@ -35,9 +35,8 @@ class ProcessLimit:
         self._margin = margin
         self._processes = processes
         self._held_bytes = 0
-        self._data_limit = 0
         self._resident_before = 0
-        self._slack_before = 0
+        self._slack_before = 0  # at the start of a trial: what earlier ones left reserved is not its own
         self._peak_bytes: int | None = None
         _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
 
@@ -65,9 +64,7 @@ class ProcessLimit:
                 f" {(own_bytes + held_bytes) / 2**20:,.1f} MiB. Not even a batch of 1 fits. Give BatchSizeFinder a"
                 " larger budget."
             )
-        self._data_limit = status_bytes("VmData") - own_bytes + self.limit_bytes()
         self._resident_before = status_bytes("RssAnon") - own_bytes
-        self._slack_before = _slack_bytes()
 
     @contextmanager
     def enforced(self) -> Iterator[None]:
@@ -81,9 +78,11 @@ class ProcessLimit:
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         can_tell, swapped = _reset_high_water_mark(), status_bytes("VmSwap")
+        self._slack_before = _slack_bytes()
+        data_limit = self._resident_before + self.limit_bytes() + self._slack_before
         try:
             if self.is_enforced:
-                resource.setrlimit(resource.RLIMIT_DATA, (_lower(self._data_limit, soft), hard))
+                resource.setrlimit(resource.RLIMIT_DATA, (_lower(data_limit, soft), hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

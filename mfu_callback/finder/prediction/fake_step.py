@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from mfu_callback.lightning.namespaces import is_lightning_module
 from mfu_callback.tools.dynamo import uncompiled
 from mfu_callback.tools.nested import tensors_in
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
 MakeOptimizer = Callable[[Any], Optimizer]
 
 
@@ -40,8 +37,6 @@ class FakeStep:
         batch: A batch. Of its tensors only shapes and dtypes are used.
         make_optimizer: A function from parameters to their optimizer. None for those of the LightningModule, or AdamW
             for any other module.
-        optimizers: The module's optimizers, if they exist already. Copies of them are stepped.
-        trainer: The Trainer that the copy of the module refers to.
         context: Returns the context of the forward pass, such as autocast.
     """
 
@@ -51,8 +46,6 @@ class FakeStep:
         batch: Any,
         *,
         make_optimizer: MakeOptimizer | None = None,
-        optimizers: Sequence[Optimizer] = (),
-        trainer: Trainer | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         # An operator without a fake implementation would else run on real tensors of the same sizes.
@@ -62,13 +55,12 @@ class FakeStep:
         self.own_size = batch_length(batch)
         self._mode = MemoryMode()
         with self._faked():
-            self._module, self._optimizers = _fake_copy(module, optimizers, trainer, self._fake)
+            self._module = _fake_copy(module, self._fake)
             self._mode.hold((*self._module.parameters(), *self._module.buffers()), Part.PARAMETERS)
             for parameter in self._module.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(self._hold_gradient)  # type: ignore[no-untyped-call]
-            if not self._optimizers:
-                self._optimizers = _optimizers(self._module, make_optimizer)
+            self._optimizers = _optimizers(self._module, make_optimizer)
         self.peak(max(1, self.own_size))  # the first step, which creates the optimizers' state
 
     def peak(self, size: int) -> MemoryPrediction:
@@ -123,22 +115,20 @@ class FakeStep:
         return with_tensors(self._batch, fake, repeated)
 
 
-def _fake_copy(
-    module: nn.Module, optimizers: Sequence[Optimizer], trainer: Trainer | None, fake: FakeTensorMode
-) -> tuple[nn.Module, list[Optimizer]]:
-    """Copies with fake tensors on the CPU. Data sets, loaders and arrays are shared with the module, not copied."""
+def _fake_copy(module: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    """A copy with fake tensors on the CPU. Data sets, loaders and arrays are shared with the module, not copied."""
     shared = [part for part in vars(module).values() if isinstance(part, Dataset | DataLoader | np.ndarray)]
     memo: dict[int, Any] = {id(part): part for part in shared}
-    memo |= {id(own): trainer for own in (vars(module).get("_trainer"),) if own is not None}
+    memo |= {id(trainer): None for trainer in (vars(module).get("_trainer"),) if trainer is not None}
     with FakeCopyMode(fake):
-        copied, its_optimizers = copy.deepcopy((module, list(optimizers)), memo)
+        copied = copy.deepcopy(module, memo)
     for tensor in (*copied.parameters(), *copied.buffers()):
         # A torch build without support for the module's device has no operators for it.
         tensor.fake_device = torch.device("cpu")  # type: ignore[attr-defined]
     if is_lightning_module(copied):
         for name in ("log", "log_dict"):
             setattr(copied, name, _do_nothing)
-    return copied.train(), its_optimizers
+    return copied.train()
 
 
 def _optimizers(module: Any, make_optimizer: MakeOptimizer | None) -> list[Optimizer]:

@@ -72,6 +72,7 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.making = Part.TEMPORARY  # the part that new storages count for
+        self.totals: list[int] = []  # bytes in use after each allocation since the last `begin`
         self._bytes: Counter[Part] = Counter()
         self._peak: Counter[Part] = Counter()
         self._held: weakref.WeakKeyDictionary[Any, _Held] = weakref.WeakKeyDictionary()
@@ -97,6 +98,7 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def begin(self) -> None:
         """Start a new measurement of the peak."""
         self._peak = self._bytes.copy()
+        self.totals = [self._bytes.total()]
 
     def peak(self) -> MemoryPrediction:
         """The memory in use at the peak since :meth:`begin`."""
@@ -109,7 +111,8 @@ class MemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             held = self._held[storage] = _Held(part, storage.nbytes())
             self._bytes[part] += held.size
             weakref.finalize(storage, self._forget, held)
-            if self._bytes.total() > self._peak.total():
+            self.totals.append(self._bytes.total())
+            if self.totals[-1] > self._peak.total():
                 self._peak = self._bytes.copy()
         return held
 

@@ -6,18 +6,16 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from mfu_callback.finder.options import DEFAULT_MAX_SIZE
 from mfu_callback.finder.prediction.fake_step import FakeStep, MakeOptimizer
 from mfu_callback.finder.prediction.memory import MemoryPrediction
+from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome, find_largest
 from mfu_callback.lightning.namespaces import is_lightning_module
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
 
 # Memory of a device that is assumed to be used besides the step's tensors: its context and the libraries' workspaces,
 # and what the allocator loses by rounding. Assumptions, not measurements.
@@ -133,7 +131,7 @@ def reserve_of(memory_bytes: int) -> int:
 
 
 def largest_within(
-    peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, guess: int | None = None
+    peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, lines: MemoryLines | None = None
 ) -> int:
     """The largest size whose peak is at most ``usable_bytes``; 0 if not even one sample fits.
 
@@ -141,43 +139,15 @@ def largest_within(
         peak_bytes: Returns the peak of a size.
         usable_bytes: The limit of the peak.
         max_size: The largest size to consider.
-        guess: An estimate of the result; None if there is none.
+        lines: About what sizes use, in bytes, which saves calls; None if unknown.
     """
 
     def attempt(size: int) -> Outcome:
         total = peak_bytes(size)
         return Outcome(fits=total <= usable_bytes, used=total / usable_bytes)
 
-    return find_largest(attempt, guess=guess, max_size=max_size, resolution=0) or 0
-
-
-def guess_batch_size(
-    trainer: Any, pl_module: LightningModule, batch: Any, *, limit_bytes: int, max_size: int
-) -> int | None:
-    """Estimates the largest batch whose training step stays within a limit, from three fake steps; None on failure.
-
-    Args:
-        trainer: A Trainer about to fit.
-        pl_module: The model.
-        batch: A batch of at least two samples.
-        limit_bytes: Bytes that the step may use, including the model.
-        max_size: The largest size to consider.
-    """
-    plugin = trainer.precision_plugin
-    try:
-        step = fake_step(
-            pl_module,
-            plugin.convert_input(batch),
-            optimizers=trainer.optimizers,
-            trainer=trainer,
-            context=plugin.train_step_context,
-        )
-        size, peak = step.own_size, _peak(step, step.own_size).total
-        other = min(max_size, max(size + 1, size * limit_bytes // peak))
-        per_sample = (_peak(step, other).total - peak) / (other - size)
-    except (PredictionError, ZeroDivisionError):
-        return None
-    return min(max_size, int(size + (limit_bytes - peak) / per_sample)) if per_sample > 0 else None
+    foreseen = None if lines is None else lines.shares_of(usable_bytes)
+    return find_largest(attempt, sizes=range(1, max_size + 1), foreseen=foreseen, resolution=0) or 0
 
 
 def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:

@@ -58,6 +58,7 @@ class Ranks:
         self._strategy: Any = trainer.strategy
         self._pl_module = pl_module
         self.count = trainer.world_size
+        self._is_alone = False
         if not _is_one_of(self._strategy, "SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"):
             raise MisconfigurationException(
                 f"BatchSizeFinder works with one device, DDP and ModelParallelStrategy (FSDP2), but this run uses"
@@ -94,6 +95,15 @@ class Ranks:
             self._strategy.model = wrapped
             attributes.pop("all_gather", None)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A context in which this process waits for no other: its verdicts are its own."""
+        self._is_alone = True
+        try:
+            yield
+        finally:
+            self._is_alone = False
+
     def agree(self, *, fits: bool, used: float | None, seconds: float) -> Verdict:
         """The common verdict of all processes from what each of them saw. Every process must call this."""
         unfit, most_used, unknown, longest = self._worst(not fits, used or 0.0, used is None, seconds)
@@ -102,6 +112,12 @@ class Ranks:
     def most_of(self, value: float) -> float:
         """The largest value of any process."""
         return self._worst(value)[0]
+
+    def of_each(self, value: int) -> tuple[int, ...]:
+        """The value of each process, by rank."""
+        mine = [float("-inf")] * self.count
+        mine[distributed.get_rank() if self.count > 1 else 0] = value
+        return tuple(int(one) for one in self._worst(*mine))
 
     @contextmanager
     def all_or_none(self, what: str) -> Iterator[None]:
@@ -124,7 +140,7 @@ class Ranks:
             raise RuntimeError(f"BatchSizeFinder: another process {what}. Its own error says why.")
 
     def _worst(self, *values: float) -> list[float]:
-        if self.count == 1:
+        if self.count == 1 or self._is_alone:
             return list(values)
         row = torch.tensor(values, dtype=self._dtype(), device=self._strategy.root_device)
         distributed.all_reduce(row, op=distributed.ReduceOp.MAX)

@@ -14,6 +14,8 @@ import torch
 from mfu_callback.finder.data.stage_data import StageData
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.limits.out_of_memory import is_out_of_memory
+from mfu_callback.finder.prediction.memory import MemoryMode, Part
+from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome
 from mfu_callback.finder.trials.isolation import quick_collections, random_state_kept, unseen
 from mfu_callback.finder.trials.ranks import Ranks, Verdict
@@ -21,9 +23,15 @@ from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, sta
 from mfu_callback.finder.trials.steps import steps_of
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
+from mfu_callback.tools.dynamo import uncompiled
+from mfu_callback.tools.nested import tensors_in
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+
+
+# From the batches of a trial, the context in which its steps run.
+Limited = Callable[[Any], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +40,9 @@ class Trial:
 
     Attributes:
         size: Samples in the batch of one process.
-        fits: Whether its steps ran within the limit, on every process.
-        seconds: Seconds that the trial took, on the slowest process.
+        fits: Whether its steps ran within the limit: on this process, or, where the processes wait for each other in
+            every step, on all of them.
+        seconds: Seconds that the trial took there.
         peak_bytes: Peak memory of the steps on this process, including the model; None if unknown.
         why: "ran", or the reason why it does not fit.
     """
@@ -69,7 +78,7 @@ class Trials:
         report: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
-        self.seconds = 0.0  # the same on every process
+        self.seconds = 0.0
         self._trainer: Any = trainer
         self._pl_module = pl_module
         self._limit = limit
@@ -116,19 +125,47 @@ class Trials:
         own = sum(tensor.nbytes * (2 if tensor.requires_grad else 1) for tensor in tensors)
         return self._ranks.most_of(min(1.0, own / limit_bytes) if limit_bytes else 0.0)
 
+    def foresee(self, small: int, large: int) -> MemoryLines | None:
+        """What sizes are foreseen to use, as shares of the limit, from watching the steps of two small ones.
+
+        Returns:
+            None if the limit is unknown, a size does not fit, or the steps cannot be watched.
+        """
+        limit_bytes = self._limit.limit_bytes()
+        if not limit_bytes:
+            return None
+        try:
+            seen = [self._bytes_of_allocations(size) for size in (small, large)]
+        except Exception:  # the same steps ran before, unwatched: it is the watching that failed
+            self._clean_up()
+            return None
+        self.calibrate()  # modules that were imported meanwhile do not count as the trials' memory
+        if seen[0] is None or seen[1] is None:
+            return None
+        return MemoryLines.through(small, seen[0], large, seen[1]).shares_of(limit_bytes)
+
     def attempt(self, size: int) -> Outcome:
         """Run one trial, record it and return its outcome.
 
         Raises:
             RuntimeError: If it failed in another process. An error in this process is raised unchanged.
         """
-        why, verdict = self._run(size, self._limit.enforced)
+        why, verdict = self._run(size, lambda batches: self._limit.enforced())
         self.seconds += verdict.seconds
         peak_bytes = self._limit.peak_bytes()
         trial = Trial(size=size, fits=verdict.fits, seconds=verdict.seconds, peak_bytes=peak_bytes, why=why)
         self.done.append(trial)
         self._report(trial)
+        if not verdict.fits:
+            # What an operator was given when memory ran out may stay in use until steps run again.
+            self._run(min(size, self._warmup_size), nullcontext)
         return Outcome(fits=verdict.fits, used=verdict.used)
+
+    def fits_everywhere(self, size: int) -> bool:
+        """Whether a size fits on every process; it is tried where it was not. Every process must call this."""
+        with self._ranks.all_or_none(f"failed in the trial of batch size {size}"), self._ranks.alone():
+            fits = [trial.fits for trial in self.done if trial.size == size] or [self.attempt(size).fits]
+        return self._ranks.agree(fits=fits[-1], used=None, seconds=0.0).fits
 
     def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
         """Time ``count`` steps at a size that is known to fit; return the seconds of each on the slowest process."""
@@ -182,7 +219,7 @@ class Trials:
         self.calibrate()
         return data
 
-    def _run(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> tuple[str, Verdict]:
+    def _run(self, size: int, limited: Limited) -> tuple[str, Verdict]:
         """Run a trial; return the reason why the size fits or not, and the verdict of all processes."""
         start = perf_counter()
         why: str | None = None
@@ -192,7 +229,7 @@ class Trials:
         verdict = self._ranks.agree(fits=why is None, used=self._used(), seconds=perf_counter() - start)
         return why or ("ran" if verdict.fits else "did not fit in another process"), verdict
 
-    def _why_not(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> str | None:
+    def _why_not(self, size: int, limited: Limited) -> str | None:
         try:
             with self._ranks.failing_together(size):
                 self._run_steps(size, limited)
@@ -203,11 +240,28 @@ class Trials:
             return _first_line(error)
         return None
 
-    def _run_steps(self, size: int, limited: Callable[[], AbstractContextManager[None]]) -> None:
+    def _run_steps(self, size: int, limited: Limited) -> None:
         self._data.put(size)
         batches, validation = self._data.batches(size), self._data.validation_batches(size)
-        with self.undisturbed(), limited():
+        with self.undisturbed(), limited((batches, validation)):
             self._steps.run(batches, validation)
+
+    def _bytes_of_allocations(self, size: int) -> list[int] | None:
+        """The bytes in use after each allocation of a size's steps, including model and batch; None if out of memory.
+
+        Compiled parts run eagerly: their allocations could not be seen.
+        """
+        mode = MemoryMode()
+
+        @contextmanager
+        def watched(batches: Any) -> Iterator[None]:
+            mode.hold((*self._pl_module.parameters(), *self._pl_module.buffers()), Part.PARAMETERS)
+            mode.hold(tensors_in(batches), Part.TEMPORARY)
+            mode.begin()
+            with self._limit.enforced(), uncompiled(), mode:
+                yield
+
+        return mode.totals if self._run(size, watched)[1].fits else None
 
     def _used(self) -> float | None:
         limit_bytes, peak_bytes = self._limit.limit_bytes(), self._limit.peak_bytes()

@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,12 +15,14 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpt import GPTConfig, GPTModule, RandomTokens
 
 _SAMPLES = 20_000  # in each dataset; a batch of every tried size must come from it
 _FEATURES, _WIDTH = 64, 16_384
+_CLASSES, _WORDS, _WORDS_IN_A_TEXT = 16, 1000, 32
 
 
 @dataclass
@@ -106,18 +110,71 @@ class LoggedNetwork(Logged, WideNetwork):
     """The wide network, logged."""
 
 
-class Rows(LightningDataModule):
-    """A data module of random rows."""
+class Classifier(LightningModule):
+    """A model whose output is compared with classes.
+
+    Args:
+        model: The model, from inputs (B, ...) to (B, 16).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross entropy of a batch of inputs (B, ...), perhaps their lengths (B,), and classes (B,)."""
+        *inputs, classes = batch
+        return F.cross_entropy(self.model(*inputs), classes)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+class LoggedClassifier(Logged, Classifier):
+    """The classifier, logged."""
+
+
+class Recurrent(nn.Module):
+    """An LSTM over embedded words, which skips the padding of each sequence."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.embedding = nn.Embedding(_WORDS, 128)
+        self.lstm = nn.LSTM(128, 128, batch_first=True)
+        self.head = nn.Linear(128, _CLASSES)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """The classes' logits (B, 16) of words (B, T) with lengths (B,)."""
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(words), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        return self.head(self.lstm(packed)[1][0][-1])
+
+
+class CheckpointedGPT(TrainedGPT):
+    """The GPT with activation checkpointing: the backward pass runs each block's forward pass again."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        for block in self.model.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+class TensorData(LightningDataModule):
+    """A data module of tensors.
+
+    Args:
+        tensors: Each with a row for every sample.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        super().__init__()
         self.batch_size = 2
-        generator = torch.Generator().manual_seed(0)
-        rows, targets = torch.randn(_SAMPLES, _FEATURES + 1, generator=generator).split((_FEATURES, 1), dim=1)
-        self.dataset = TensorDataset(rows, targets)
+        self.dataset = TensorDataset(*tensors)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of rows (B, features) and targets (B, 1)."""
+        """Batches of as many tensors."""
         return DataLoader(self.dataset, self.batch_size, drop_last=True, generator=torch.Generator())
 
 
@@ -144,6 +201,35 @@ def _wide_block() -> tuple[nn.Module, ...]:
 _GPT = GPTConfig(n_layer=2, n_head=4, n_embd=128, vocab_size=4096, context_length=64, dropout=0.1)
 
 
+def _rows() -> LightningDataModule:
+    rows = torch.randn(_SAMPLES, _FEATURES + 1, generator=torch.Generator().manual_seed(0))
+    return TensorData(*rows.split((_FEATURES, 1), dim=1))
+
+
+def _inputs(*shape: int, samples: int = _SAMPLES) -> Callable[[], LightningDataModule]:
+    return lambda: TensorData(torch.zeros(1).expand(samples, *shape), torch.zeros(samples, dtype=torch.long))
+
+
+def _texts() -> LightningDataModule:
+    words = torch.randint(_WORDS, (_SAMPLES, _WORDS_IN_A_TEXT), generator=torch.Generator().manual_seed(0))
+    lengths = torch.arange(_SAMPLES) % _WORDS_IN_A_TEXT + 1
+    return TensorData(words, lengths, words[:, 0] % _CLASSES)
+
+
+def _perceptron(*widths: int) -> nn.Module:
+    layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], _CLASSES))
+
+
+def _convolutions() -> nn.Module:
+    layers = [_convolution(a, b) for a, b in pairwise((3, 32, 64, 128))]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, _CLASSES))
+
+
+def _convolution(channels: int, out: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2))
+
+
 def _tokens() -> LightningDataModule:
     return RandomTokens(batch_size=2, context_length=_GPT.context_length, vocab_size=_GPT.vocab_size, length=_SAMPLES)
 
@@ -151,5 +237,15 @@ def _tokens() -> LightningDataModule:
 SUBJECTS = {
     "gpt": Subject(module=lambda: TrainedGPT(_GPT), data=_tokens, budget_mib=512),
     "gpt-without-val-data": Subject(module=lambda: LoggedGPT(_GPT), data=_tokens, budget_mib=512),
-    "mlp": Subject(module=LoggedNetwork, data=Rows, budget_mib=1024),
+    "mlp": Subject(module=LoggedNetwork, data=_rows, budget_mib=1024),
+    "gpt-checkpointed": Subject(module=lambda: CheckpointedGPT(_GPT), data=_tokens, budget_mib=512),
+    "cnn": Subject(module=lambda: LoggedClassifier(_convolutions()), data=_inputs(3, 64, 64), budget_mib=512),
+    "rnn": Subject(module=lambda: LoggedClassifier(Recurrent()), data=_texts, budget_mib=256),
+    # At small batches the optimizer's step takes the most memory, at large ones the backward pass.
+    "perceptron": Subject(
+        module=lambda: LoggedClassifier(_perceptron(256, 1024, 1024)), data=_inputs(256, samples=10**6), budget_mib=1024
+    ),
+    "optimizer": Subject(
+        module=lambda: LoggedClassifier(_perceptron(4096, 4096, 64)), data=_inputs(4096, samples=10**6), budget_mib=460
+    ),
 }
