@@ -12,6 +12,7 @@ from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.finder.show import show_in_loggers
+from mfu_callback.finder.state import result_of, state_of
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import FindsBatchSize
@@ -136,12 +137,16 @@ class BatchSizeFinder(FindsBatchSize):
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run resumed from a checkpoint keeps its batch size."""
-        return {} if self.result is None else self.result.as_dict()
+        return {} if self.result is None else state_of(self.result)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result of the run that wrote the checkpoint."""
+        """Restore the result of the run that wrote the checkpoint, in this or an earlier version of the package.
+
+        Raises:
+            MisconfigurationException: If a later version wrote it, or it is no state of a BatchSizeFinder.
+        """
         if state_dict:
-            self.result = BatchSizeResult.from_state(state_dict)
+            self.result = result_of(state_dict)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the brackets and undo the allocator's settings."""
