@@ -11,7 +11,7 @@ from mfu_callback.finder.find import Search
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
-from mfu_callback.finder.show import show_in_loggers
+from mfu_callback.finder.show import show_in_loggers, write_record
 from mfu_callback.finder.state import result_of, state_of
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
@@ -144,6 +144,8 @@ class BatchSizeFinder(FindsBatchSize):
             self._hand_over(trainer)
         else:
             self._search(trainer, pl_module, "fit")
+        if self.result is not None:
+            write_record(trainer, self.result)
         with random_state_kept():  # creating a loader's iterator draws a seed, as the first creation did
             private_names.rebuild_loaders_and_optimizers(trainer)
 

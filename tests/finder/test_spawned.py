@@ -63,6 +63,12 @@ def test_no_file_is_left_in_the_temporary_directory(sights: Any, strategy: str) 
     assert sights(strategy)[0]["left"] == []
 
 
+def test_the_spawned_process_writes_the_record(sights: Any) -> None:
+    _, directory = sights("ddp_spawn")
+    found = json.loads((directory / "mfu_summary.json").read_text())["run"]["finder"]
+    assert (found["batch_size"], [trial["size"] for trial in found["trials"]]) == (12, [2, 8, 12])
+
+
 def handed_over(finder: BatchSizeFinder, size: int) -> None:
     """Leave a result as a spawned process would."""
     finder._mailbox.put(state_of(BatchSizeResult(batch_size=size, trials=(TRIAL,))))
