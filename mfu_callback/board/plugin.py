@@ -49,7 +49,7 @@ class MFUPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return files | {name: self._json(view) for name, view in data.items()} | {"/plotly.js": _serve_plotly}
 
     def is_active(self) -> bool:
-        """Whether any run has logged our tags."""
+        """Whether any run has logged our tags or a record."""
         return ProvidedLogs(self._data_provider, plugin_util.context({}), "").has_any()
 
     def frontend_metadata(self) -> Any:

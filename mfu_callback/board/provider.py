@@ -32,11 +32,11 @@ class ProvidedLogs:
         self._of_request = {"ctx": context, "experiment_id": experiment_id}
 
     def has_any(self) -> bool:
-        """Whether any run has logged one of our tags."""
-        return bool(self._tags)
+        """Whether any run has logged one of our tags, or a record."""
+        return bool(self._tags) or bool(self._provider.list_tensors(plugin_name=PLUGIN_NAME, **self._of_request))
 
     def runs(self) -> list[RunLog]:
-        """All runs that have logged our tags, sorted by name: with the record, or with points if it has no figures."""
+        """All runs that have logged our tags or a record, sorted by name; with points if the record has no figures."""
         tags, records = self._tags, self._records()
         unfinished = [run for run in tags if not (records.get(run) or {}).get("steps")]
         scalars = self._read(unfinished, [tag.name for tag in TAGS], points=_POINTS_OF_FIGURES)

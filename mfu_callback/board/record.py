@@ -21,13 +21,19 @@ def record_of(facts: RunFacts | None, summary: Summary, found: FoundBatchSize | 
         found: The result of a BatchSizeFinder that ran before it.
 
     Returns:
-        The summary's fields (`Summary.as_dict`), and under ``run`` the facts, the FLOPs by module and the finder's
-        trials. NaN and infinity are None.
+        The summary's fields (`Summary.as_dict`), and under ``run`` the facts, the FLOPs by module (``modules``) and the
+        result of the search (``finder``: `FoundBatchSize.as_dict`, or None). NaN and infinity are None.
     """
     modules = [] if summary.flops is None else _modules(summary.flops)
     known = {} if facts is None else asdict(facts)
     run = known | {"modules": modules, "finder": None if found is None else found.as_dict()}
     record: dict[str, Any] = _finite(summary.as_dict() | {"run": run})
+    return record
+
+
+def record_of_search(found: FoundBatchSize) -> dict[str, Any]:
+    """The record of a run of which nothing is known but the result of the search: ``run`` has ``finder`` alone."""
+    record: dict[str, Any] = _finite({"run": {"finder": found.as_dict()}})
     return record
 
 

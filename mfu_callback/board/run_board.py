@@ -9,6 +9,7 @@ from typing import Any
 
 from mfu_callback.board.card import card
 from mfu_callback.board.card_html import card_html
+from mfu_callback.board.event_writers import is_of_tensorboard
 from mfu_callback.board.facts import FoundBatchSize, RunFacts
 from mfu_callback.board.logger_cards import card_writers
 from mfu_callback.board.record import record_of
@@ -104,18 +105,11 @@ class Board:
         self._writers = []
 
     def _open(self) -> None:
-        """Watch the writers of event files, if TensorBoard is installed; tensorboardX is not enough."""
-        writers = list(self._event_writers())
-        if not writers:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        from mfu_callback.board.run_writer import RunWriter
+        """Watch the writers of event files, if TensorBoard is installed."""
+        for writer, prefix in self._event_writers():
+            if is_of_tensorboard(writer):
+                from mfu_callback.board.run_writer import RunWriter
 
-        for writer, prefix in writers:
-            if isinstance(writer, SummaryWriter):
                 self._writers.append(RunWriter(writer, prefix, self._brackets))
 
     def _show(self, meter: RunMeter) -> None:

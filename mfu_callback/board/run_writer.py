@@ -60,7 +60,7 @@ class RunWriter:
         """
         if card is not None:
             self._writer.add_text(CARD_TAG, card, step)
-        self._writer._get_file_writer().add_summary(_tensor(record), step)
+        write_record(self._writer, record, step)
         self._writer.flush()
 
     def end(self) -> None:
@@ -92,8 +92,19 @@ class RunWriter:
         return summary if self._facts is None else with_facts(summary, self._facts, self._prefix)
 
 
+def write_record(writer: Any, record: dict[str, Any], step: int) -> None:
+    """Write the record, which TensorBoard keeps for the tab alone.
+
+    Args:
+        writer: A `SummaryWriter`.
+        record: The record as plain data.
+        step: The Trainer's global step.
+    """
+    writer._get_file_writer().add_summary(_tensor(record), step)
+
+
 def _tensor(record: dict[str, Any]) -> Any:
-    """The record as a summary that TensorBoard keeps for the tab alone."""
+    """The record as a summary of the tab's plugin."""
     text = json.dumps(record, default=str).encode()
     plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
     value = Summary.Value(

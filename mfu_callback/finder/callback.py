@@ -11,11 +11,13 @@ from mfu_callback.finder.find import Search
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
-from mfu_callback.finder.show import show_in_loggers
+from mfu_callback.finder.show import show_in_loggers, write_record
+from mfu_callback.finder.state import result_of, state_of
 from mfu_callback.finder.trials.isolation import random_state_kept
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.found_batch_size import FindsBatchSize
-from mfu_callback.lightning.namespaces import MisconfigurationException, rank_zero_info
+from mfu_callback.lightning.mailbox import Mailbox
+from mfu_callback.lightning.namespaces import MisconfigurationException, rank_zero_info, rank_zero_warn
 from mfu_callback.tools.brackets import Brackets
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ class BatchSizeFinder(FindsBatchSize):
         batch_arg_name: str | None = None,
     ) -> None:
         super().__init__()
-        self.result: BatchSizeResult | None = None
+        self._result: BatchSizeResult | None = None
+        self._mailbox = Mailbox()
         self._options = Options(
             max_size=max_size,
             margin=margin,
@@ -95,6 +98,26 @@ class BatchSizeFinder(FindsBatchSize):
         )
         self._brackets = Brackets()
         self._limit: MemoryLimit | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for copies: their mailbox is empty, so they get the result itself."""
+        return {**vars(self), "_result": self.result}
+
+    @property
+    def result(self) -> BatchSizeResult | None:
+        """The result of the latest search; None if there was none, or if it failed.
+
+        Where a strategy spawns processes (ddp_spawn, ddp_fork, ddp_notebook), it is that of process 0 of this machine.
+        """
+        state = self._mailbox.take()
+        if state is not None:
+            self._result = result_of(state) if state else None
+        return self._result
+
+    @result.setter
+    def result(self, result: BatchSizeResult | None) -> None:
+        self._mailbox.take()  # an older one
+        self._result = result
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """For an evaluation: search when the model is on its device and the loaders are not yet made."""
@@ -119,8 +142,11 @@ class BatchSizeFinder(FindsBatchSize):
                 return
             setting = setting_of(trainer, pl_module, "fit", self._options.batch_arg_name)
             setting.put(self.result.batch_size)
+            self._hand_over(trainer)
         else:
             self._search(trainer, pl_module, "fit")
+        if self.result is not None:
+            write_record(trainer, self.result)
         with random_state_kept():  # creating a loader's iterator draws a seed, as the first creation did
             private_names.rebuild_loaders_and_optimizers(trainer)
 
@@ -137,12 +163,16 @@ class BatchSizeFinder(FindsBatchSize):
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run resumed from a checkpoint keeps its batch size."""
-        return {} if self.result is None else self.result.as_dict()
+        return {} if self.result is None else state_of(self.result)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result of the run that wrote the checkpoint."""
+        """Restore the result of the run that wrote the checkpoint, in this or an earlier version of the package.
+
+        Raises:
+            MisconfigurationException: If a later version wrote it, or it is no state of a BatchSizeFinder.
+        """
         if state_dict:
-            self.result = BatchSizeResult.from_state(state_dict)
+            self.result = result_of(state_dict)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the brackets and undo the allocator's settings."""
@@ -153,11 +183,26 @@ class BatchSizeFinder(FindsBatchSize):
         self._close()
 
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.result = None
+        self._hand_over(trainer)
         search = Search(trainer, pl_module, stage, self._options)
         self._limit = search.limit
-        self.result = None
-        self.result = search.run()
-        show_in_loggers(trainer, self.result)
+        self.result = result = search.run()
+        self._hand_over(trainer)
+        show_in_loggers(trainer, result)
+
+    def _hand_over(self, trainer: Any) -> None:
+        """Have the process that spawned this one know the result, or that there is none yet."""
+        if trainer.local_rank != 0 or not private_names.spawns_processes(trainer):
+            return
+        try:
+            self._mailbox.put(self.state_dict())
+        except OSError as error:
+            rank_zero_warn(
+                f"BatchSizeFinder cannot write to the temporary directory ({error}), so its result will be missing in"
+                " the process that started this one. The batch size is used all the same. Set the environment variable"
+                " TMPDIR to a directory that can be written to."
+            )
 
     def _close(self) -> None:
         self._brackets.remove()

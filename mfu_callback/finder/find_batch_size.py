@@ -53,7 +53,7 @@ def find_batch_size(
     Raises:
         ValueError: If the method is unknown, or an option is out of its range.
         MisconfigurationException: If not even the smallest size fits, the Trainer is a fast_dev_run, or its strategy
-            starts processes whose result this process cannot see (ddp_spawn).
+            spawns processes (ddp_spawn): with it a Trainer fits only once, and this process has other objects.
 
     Example:
         >>> size = find_batch_size(trainer, model, datamodule=data).batch_size  # doctest: +SKIP
@@ -88,8 +88,9 @@ def _check(trainer: Any) -> None:
         raise MisconfigurationException("find_batch_size() cannot search in a fast_dev_run. Leave one of the two out.")
     if private_names.spawns_processes(trainer):
         raise MisconfigurationException(
-            "find_batch_size() cannot see the result in the spawned processes of this strategy. Use strategy='ddp', or"
-            " BatchSizeFinder() as a callback."
+            "find_batch_size() cannot search in the spawned processes of this strategy: with it a Trainer fits only"
+            " once, and what is set there is not set here. Use strategy='ddp', or BatchSizeFinder() as a callback: its"
+            " result is there after the run."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,15 +31,8 @@ class BatchSizeResult:
     limit: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain data, for checkpoints and JSON."""
+        """The result as plain data, for JSON and checkpoints (`mfu_callback.finder.state`)."""
         return asdict(self)
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> BatchSizeResult:
-        """The result from a checkpoint's state (made by :meth:`as_dict`)."""
-        trials = tuple(Trial(**trial) for trial in state["trials"])
-        sweep = tuple(SweepPoint(**point) for point in state.get("sweep", ()))
-        return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, limit=state.get("limit", ""))
 
     def markdown(self) -> str:
         """The trials and the sweep as Markdown, for the text card in TensorBoard."""

@@ -1,13 +1,15 @@
-"""Writes the result to TensorBoard, and a picture of the sweep to the log directory."""
+"""Writes the result to TensorBoard and ``mfu_summary.json``, and a picture of the sweep to the log directory."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mfu_callback.board.search_record import write_search
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.lightning import private_names
-from mfu_callback.lightning.namespaces import rank_zero_info
+from mfu_callback.lightning.callback import MFUCallback
+from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.trainer_board import run_directory
 
 if TYPE_CHECKING:
@@ -37,6 +39,22 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
         with suppress(OSError):  # a full disk, or a directory that cannot be written to
             directory.mkdir(parents=True, exist_ok=True)
             figure.savefig(directory / SWEEP_FILE, dpi=120)
+
+
+def write_record(trainer: Trainer, result: BatchSizeResult) -> None:
+    """Write the result to ``mfu_summary.json`` and for the tab, unless an MFUCallback writes it with all else."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not trainer.is_global_zero or any(isinstance(callback, MFUCallback) for callback in callbacks):
+        return
+    try:
+        writers = [logger.experiment for logger in private_names.tensorboard_loggers(trainer)]
+        write_search(result, run_directory(trainer), writers)
+    except Exception as error:  # a full disk or another version of TensorBoard must not end a run
+        rank_zero_warn(
+            f"BatchSizeFinder: the result was not written to the run's directory ({type(error).__name__}: {error}), so"
+            " the report and the tab do not show it. It is in finder.result and in the log. Give the logger a directory"
+            " that can be written to."
+        )
 
 
 def _draw(result: BatchSizeResult) -> Any:

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
 
 class FindsBatchSize(Callback):
-    """A callback that searches for a batch size before the first step.
+    """A callback that searches for a batch size before the first step."""
 
-    Attributes:
-        result: The result of the search; None before it has ended.
-    """
-
-    result: FoundBatchSize | None = None
+    @property
+    def result(self) -> FoundBatchSize | None:
+        """The result of the search; None before it has ended."""
+        return None
 
 
 def found_batch_size(trainer: Trainer) -> FoundBatchSize | None:

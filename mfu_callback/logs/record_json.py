@@ -125,6 +125,7 @@ _SWEEP_POINT = _fields(
 _FINDER = _fields(
     {"batch_size": _is_number, "trials": _list_of(_fields({"size": _is_number}, peak_bytes=_is_number))},
     sweep=_list_of(_SWEEP_POINT),
+    limit=_is_text,
 )
 _RUN = _fields(
     {},

@@ -46,7 +46,7 @@ class RunLog:
 
     @property
     def has_values(self) -> bool:
-        """Whether MFUCallback has logged anything here."""
+        """Whether MFUCallback or BatchSizeFinder has logged anything here."""
         return bool(self.scalars) or self.record is not None
 
 

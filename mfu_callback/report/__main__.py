@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     run = pick_run(runs, options.run, options.logdir)
     figures = figures_of(run)
     _print_runs(runs, console)
-    _print_run(run.name, figures, console)
+    _print_run(run, figures, console)
     shown, notes = list(runs), list[str]()
     if options.compare is not None:
         others = _read(options.compare)
@@ -104,9 +104,15 @@ def _print_runs(runs: Sequence[RunLog], console: Console) -> None:
         console.print(Text(f"Without a value of MFUCallback: {without}"))
 
 
-def _print_run(name: str, figures: Mapping[str, Any], console: Console) -> None:
-    over = f", {figures['steps']:,} steps" if figures.get("steps") else ", not ended yet or cut short"
-    print_figures(figures, title=f"Run {name}{over}", console=console, details=True)
+def _print_run(run: RunLog, figures: Mapping[str, Any], console: Console) -> None:
+    print_figures(figures, title=f"Run {run.name}, {_how_far(run, figures)}", console=console, details=True)
+
+
+def _how_far(run: RunLog, figures: Mapping[str, Any]) -> str:
+    if figures.get("steps"):
+        return f"{figures['steps']:,} steps"
+    is_measured = run.scalars or "steps" in (run.record or {})
+    return "not ended yet or cut short" if is_measured else "not measured: it had a BatchSizeFinder and no MFUCallback"
 
 
 def _status(name: str, mfu: float | None, least_mfu: float | None) -> int:

@@ -125,6 +125,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("not counted", ", ".join([*flops.get("uncounted", ()), *flops.get("rule_errors", ())]) or None),
         ("memory", memory_text(get("memory"))),
         ("GPU", gpu_text(get("gpu"))),
+        ("batch size", _found(get("run") or {})),
         ("goodput", _goodput(get("goodput"), get("wall_time_sec") or {})),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -155,6 +156,17 @@ def _step(figures: Mapping[str, Any]) -> str | None:
 def _flops(flops: Mapping[str, Any], conventions: str | None) -> str | None:
     forward = _number(flops.get("forward"), ".4e", " a forward pass")
     return "; ".join(part for part in (forward, conventions) if part is not None) or None
+
+
+def _found(run: Mapping[str, Any]) -> str | None:
+    """What a search for the batch size has found, as text; None if there was none."""
+    found = run.get("finder")
+    if found is None:
+        return None
+    trials = len(found["trials"])
+    limit = (found.get("limit") or "").partition(" (")[0]
+    within = f" within {limit}" if limit else ""
+    return f"{found['batch_size']:,} a process, found by {trials} trial{'' if trials == 1 else 's'}{within}"
 
 
 def _goodput(goodput: float | None, wall_time_sec: Mapping[str, float]) -> str | None:

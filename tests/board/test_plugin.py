@@ -10,13 +10,9 @@ import sys
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.plugins.base_plugin import TBContext
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
@@ -32,20 +28,7 @@ from mfu_callback.report.parts import as_plain_data
 from tests.helpers.event_files import cut_off, damage, event_files
 from tests.helpers.records import record_of_several, write_record
 from tests.helpers.runs import PEAK, TINY, make_trainer, tiny_data
-
-
-def plugin_on(directory: Path) -> MFUPlugin:
-    """The plugin in a TensorBoard that has loaded a directory."""
-    runs = EventMultiplexer(tensor_size_guidance={"scalars": 1000}).AddRunsFromDirectory(str(directory))
-    runs.Reload()
-    return MFUPlugin(TBContext(logdir=str(directory), data_provider=MultiplexerDataProvider(runs, str(directory))))
-
-
-def get(plugin: MFUPlugin, route: str, **query: str) -> Any:
-    answer = Client(plugin.get_plugin_apps()[route]).get("/", query_string=query)
-    assert answer.status_code == 200
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    return json.loads(answer.data)
+from tests.helpers.served_tab import get, plugin_on
 
 
 @pytest.fixture(scope="module")

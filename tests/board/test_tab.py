@@ -282,6 +282,25 @@ def test_data_that_cannot_be_fetched_are_said_to_be_missing(window: Browser, ser
     assert status.startswith("The data could not be read: ")
 
 
+def test_a_batch_size_that_was_found_without_an_mfu_callback_is_shown(window: Browser, tmp_path: Path) -> None:
+    logs, page = tmp_path / "logs", tmp_path / "page.html"
+    train_found(logs, "alone", is_measured=False)
+    subprocess.run([sys.executable, "-m", "mfu_callback.report", str(logs), "--html", str(page)], check=True)
+
+    def is_shown() -> bool:
+        window.until(lambda: names(window) == ["alone"])
+        return window.until(lambda: is_drawn(window, "finder"))
+
+    window.errors()
+    window.open(page.as_uri())
+    assert is_shown()
+    with tensorboard(logs) as address:
+        wait_for_runs(address, 1)
+        window.open_tab(address)
+        assert is_shown()
+    assert our_errors(window) == []
+
+
 def test_the_page_of_the_report_needs_no_server(window: Browser, logdir: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "mfu_callback.report", str(logdir), "--run", "found", "--html", str(page)]

@@ -27,11 +27,12 @@ def train(directory: Path, name: str, **options: Any) -> None:
     make_trainer(callback, logger=logger, max_steps=20, **options).fit(GPTModule(TINY), datamodule=tiny_data())
 
 
-def train_found(directory: Path, name: str) -> None:
-    """Train a run whose batch size was found by a sweep."""
+def train_found(directory: Path, name: str, *, is_measured: bool = True) -> None:
+    """Train a run whose batch size was found by a sweep; it has no MFUCallback if it is not measured."""
     finder = BatchSizeFinder(budget=60 * MIB, objective="throughput", max_size=8)
     logger = TensorBoardLogger(directory, name="", version=name)
-    make_trainer(finder, MFUCallback(peak=2 * PEAK, warmup_steps=1), logger=logger).fit(TinyGPT())
+    callbacks = [MFUCallback(peak=2 * PEAK, warmup_steps=1)] if is_measured else []
+    make_trainer(finder, *callbacks, logger=logger).fit(TinyGPT())
 
 
 def names(tab: Browser) -> list[str]:
