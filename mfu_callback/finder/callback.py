@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
 from mfu_callback.finder.data.stage_data import setting_of
 from mfu_callback.finder.find import Search
+from mfu_callback.finder.global_batch import GlobalBatch
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
@@ -57,6 +58,9 @@ class BatchSizeFinder(FindsBatchSize):
             samples.
         batch_arg_name: The name of the attribute to set. By default ``batch_size``, or ``train_batch_size`` for fit,
             ``val_batch_size`` for validate, and so on.
+        global_batch_size: The samples of an optimizer step, of all devices and micro-batches together. Only sizes that
+            divide it evenly are then tried in ``fit``, and the Trainer's ``accumulate_grad_batches`` is set to as many
+            micro-batches as make it up. With ``objective="throughput"`` the fastest such division is chosen.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -80,6 +84,7 @@ class BatchSizeFinder(FindsBatchSize):
         max_seconds: float | None = None,
         worst_case: Any = None,
         batch_arg_name: str | None = None,
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self._result: BatchSizeResult | None = None
@@ -95,6 +100,7 @@ class BatchSizeFinder(FindsBatchSize):
             max_seconds=max_seconds,
             worst_case=worst_case,
             batch_arg_name=batch_arg_name,
+            global_batch_size=global_batch_size,
         )
         self._brackets = Brackets()
         self._limit: MemoryLimit | None = None
@@ -140,8 +146,7 @@ class BatchSizeFinder(FindsBatchSize):
             rank_zero_info(f"BatchSizeFinder: skipped because {reason}.")
             if self.result is None:
                 return
-            setting = setting_of(trainer, pl_module, "fit", self._options.batch_arg_name)
-            setting.put(self.result.batch_size)
+            self._set_again(trainer, pl_module, self.result)
             self._hand_over(trainer)
         else:
             self._search(trainer, pl_module, "fit")
@@ -190,6 +195,13 @@ class BatchSizeFinder(FindsBatchSize):
         self.result = result = search.run()
         self._hand_over(trainer)
         show_in_loggers(trainer, result)
+
+    def _set_again(self, trainer: Trainer, pl_module: LightningModule, result: BatchSizeResult) -> None:
+        """Set what an earlier run has found; other devices share the global batch of that run in another way."""
+        setting_of(trainer, pl_module, "fit", self._options.batch_arg_name).put(result.batch_size)
+        if result.global_batch_size is not None:
+            size = result.batch_size
+            GlobalBatch(trainer, pl_module, result.global_batch_size, multiple_of=size).put(size)
 
     def _hand_over(self, trainer: Any) -> None:
         """Have the process that spawned this one know the result, or that there is none yet."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mfu_callback.finder.data.samples import MOST_SAMPLES
 from mfu_callback.finder.data.stage_data import StageData
+from mfu_callback.finder.global_batch import GlobalBatch
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
 from mfu_callback.finder.prediction.memory_lines import MemoryLines
@@ -67,7 +68,7 @@ class Search:
             self.limit,
             self._ranks,
             self._open_data,
-            warmup_size=min(2, options.largest(None)),
+            warmup_sizes=_warmup_sizes(options),
             report=self._progress.report,
         )
 
@@ -81,11 +82,17 @@ class Search:
             sizes = self._sizes(data)
             self._tell_start(sizes[-1])
             largest = self._largest(sizes)
-            sweep = self._sweep(largest) if self._options.objective == "throughput" else ()
+            sweep = self._sweep(sizes, largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
         result = BatchSizeResult(
-            batch_size=size, trials=tuple(self._trials.done), sweep=sweep, limit=self.limit.describe()
+            batch_size=size,
+            trials=tuple(self._trials.done),
+            sweep=sweep,
+            limit=self.limit.describe(),
+            own_largest=self._own_largest,
+            global_batch_size=None if data.global_batch is None else data.global_batch.size,
+            accumulate_grad_batches=None if data.global_batch is None else self._trainer.accumulate_grad_batches,
         )
         self._tell_end(data, result, largest)
         return result
@@ -97,8 +104,15 @@ class Search:
             self._stage,
             attribute=self._options.batch_arg_name,
             worst_case=self._options.worst_case,
+            global_batch=self._global_batch(),
             must_set=self._must_set,
         )
+
+    def _global_batch(self) -> GlobalBatch | None:
+        size = self._options.global_batch_size
+        if size is None or self._stage != "fit":
+            return None
+        return GlobalBatch(self._trainer, self._pl_module, size, multiple_of=self._options.multiple_of)
 
     def _sizes(self, data: StageData) -> Sequence[int]:
         """The sizes that may be tried."""
@@ -108,6 +122,8 @@ class Search:
             most_in_data = max(1, length // self._trainer.world_size)
         # The smallest of all processes: each has its own part of the data.
         most = -int(self._ranks.most_of(-self._options.largest(most_in_data)))
+        if data.global_batch is not None:
+            return data.global_batch.sizes(most)
         return range(self._options.multiple_of, most + 1, self._options.multiple_of)
 
     def _largest(self, sizes: Sequence[int]) -> int:
@@ -156,17 +172,16 @@ class Search:
             return False
         return self._ranks.most_of(self._trials.seconds) >= self._options.max_seconds
 
-    def _sweep(self, largest: int) -> tuple[SweepPoint, ...]:
+    def _sweep(self, sizes: Sequence[int], largest: int) -> tuple[SweepPoint, ...]:
         self._progress.doing("timing the sizes that fit")
         timer = timer_for(self._trainer.strategy.root_device)
-        smallest = min(trial.size for trial in self._trials.done if trial.fits)  # models may reject smaller ones
-        sizes = sizes_between(int(self._ranks.most_of(smallest)), largest)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
         self._trials.calibrate()  # memory left over from measuring the peak is not the trials'
+        smallest = self._options.init_size or _warmup_sizes(self._options)[0]  # models may reject smaller ones
         # A size is timed only after a trial, which also gives its peak memory.
-        sizes = [size for size in sizes if self._trials.fits_everywhere(size)]
+        swept = [s for s in sizes_between(smallest, largest, sizes) if self._trials.fits_everywhere(s)]
         peaks = {trial.size: trial.peak_bytes for trial in self._trials.done}
-        times = step_times(self._time_steps(timer), sizes, is_over=self._is_over)
+        times = step_times(self._time_steps(timer), swept, is_over=self._is_over)
         return tuple(self._point(rates, size, seconds, peaks[size]) for size, seconds in times.items())
 
     def _time_steps(self, timer: Any) -> Callable[[int], list[float]]:
@@ -197,6 +212,11 @@ class Search:
             f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen} (trials run: {len(result.trials)})."
             + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
+        if data.global_batch is not None:
+            rank_zero_info(f"BatchSizeFinder: {data.global_batch.describe(result.batch_size)}.")
+        if len(set(result.own_largest)) > 1:
+            each = ", ".join(f"{size:,} on process {rank}" for rank, size in enumerate(result.own_largest))
+            rank_zero_info(f"BatchSizeFinder: the largest that fits each process is {each}.")
         length = data.length
         if length is not None and result.batch_size * self._ranks.count > length:
             rank_zero_info(
@@ -205,6 +225,11 @@ class Search:
             )
         if result.sweep and self._trainer.is_global_zero:
             Console().print(result.sweep_table())
+
+
+def _warmup_sizes(options: Options) -> tuple[int, ...]:
+    """The sizes of warm-up steps, falling: small ones that the model takes, two samples if one sample is allowed."""
+    return (options.multiple_of,) if options.multiple_of > 1 or options.max_size == 1 else (2, 1)
 
 
 def _console(trainer: Any) -> Console | None:

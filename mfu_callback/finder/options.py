@@ -27,10 +27,11 @@ class Options:
     multiple_of: int = 1
     max_seconds: float | None = None
     worst_case: Any = None
+    global_batch_size: int | None = None
     batch_arg_name: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_size", "budget", "init_size", "multiple_of"):
+        for name in ("max_size", "budget", "init_size", "multiple_of", "global_batch_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")

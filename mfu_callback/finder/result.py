@@ -23,12 +23,19 @@ class BatchSizeResult:
         trials: All trials, in the order in which they ran.
         sweep: With ``objective="throughput"`` the measurements of each size of the sweep, by rising size; else empty.
         limit: The memory limit of the trials, in words.
+        own_largest: The largest size that each process could run by itself, by rank: where devices differ, those with
+            more memory could take more than ``batch_size``. Empty where processes wait for each other in every step.
+        global_batch_size: The samples of an optimizer step of all processes, if they were given.
+        accumulate_grad_batches: The micro-batches of an optimizer step that then were set on the Trainer.
     """
 
     batch_size: int
     trials: tuple[Trial, ...]
     sweep: tuple[SweepPoint, ...] = ()
     limit: str = ""
+    own_largest: tuple[int, ...] = ()
+    global_batch_size: int | None = None
+    accumulate_grad_batches: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain data, for JSON and checkpoints (`mfu_callback.finder.state`)."""

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Protocol
 
 # The first size is foreseen to use this share of what the limit leaves for batches: enough to tell what the lines do
@@ -24,7 +25,7 @@ _NOISE = 0.002
 _MOST_BLUR = 0.05  # of a size: where memory hardly grows with it, that noise is as much as many samples take
 _MUCH = 0.05  # share of the limit: a peak that differs that much from what was foreseen
 _FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
-# A size that failed though it was foreseen to fit: go this far back, then bisect.
+# A second size that failed though it was foreseen to fit: go this far back, then bisect.
 _BACK = 0.95
 _ANY_SIZE = range(1, 2**62)
 
@@ -203,13 +204,17 @@ class _Search:
 
     def _wanted_below(self) -> float:
         """The same after a failure."""
-        if self._failures > 1 or not self._peaks:
+        is_foreseen = self._foreseen is not None and len(self._peaks) == 1
+        if not self._peaks or self._failures > (2 if is_foreseen else 1):
             return self._middle()
         size, used = self._peaks[-1]
         if self._over and used <= 1 < self._over:  # it ran, so that the limit lies on the line between the two
             return _Line(size, used, self._failed, self._over).size_at(1)
-        if self._foreseen is not None and len(self._peaks) == 1:
-            return _BACK * self._failed
+        if is_foreseen:  # one step back may end the search; if that fails too, it is further
+            step = max(self._resolution, self._blur / self._failed)
+            return min(
+                self._failed - 1, ceil(self._failed / (1 + step)) if self._failures == 1 else _BACK * self._failed
+            )
         line = self._line()
         return self._failed - self._step() if line is not None and line.is_near else self._middle()
 
@@ -222,7 +227,7 @@ class _Search:
         limit = min(size_at(1), self._sizes[-1])
         if self._resolution:
             self._blur = min(int(limit - size_at(1 - _NOISE)), int(_MOST_BLUR * limit))
-        aim = int(limit) - self._step(limit) // 2
+        aim = round(limit) - self._step(limit) // 2
         step_up = self.fitted + (self._step() << self._steps_up)
         self._is_stepping = step_up > aim
         return max(aim, step_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,12 +33,20 @@ class SweepPoint:
     peak_bytes: int | None
 
 
-def sizes_between(smallest: int, largest: int) -> list[int]:
-    """The sizes of a sweep: the smallest, every doubling of it, and the largest."""
-    sizes = [smallest]
-    while sizes[-1] * 2 < largest:
-        sizes.append(sizes[-1] * 2)
-    return sizes if sizes[-1] == largest else [*sizes, largest]
+def sizes_between(smallest: int, largest: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes of a sweep: the smallest, about every doubling of it, and the largest.
+
+    Args:
+        smallest: The smallest size, or the next larger one of ``sizes``.
+        largest: The largest size; one of ``sizes``.
+        sizes: The sizes that are allowed, rising.
+    """
+    index, last = bisect_left(sizes, min(smallest, largest)), bisect_left(sizes, largest)
+    swept = [sizes[index]]
+    while index < last:
+        index = min(last, max(index + 1, bisect_right(sizes, 2 * sizes[index]) - 1))
+        swept.append(sizes[index])
+    return swept
 
 
 def step_times(

@@ -40,6 +40,7 @@ from scripts.comparisons.finder_parts.table import claims, finders_table
 
 FINDERS = (
     "ours",
+    "ours, as it comes",
     "binsearch",
     "binsearch, as it comes",
     "power, as it comes",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gpt import GPTModule
 from mfu_callback import predict_batch_size, predict_memory
 from mfu_callback.finder import PredictionError
-from mfu_callback.finder.prediction.predict import bytes_of, guess_batch_size, reserve_of
+from mfu_callback.finder.prediction.predict import bytes_of, reserve_of
 from scripts.plan_parts.check import CASES, check
-from tests.helpers.finder_models import MIB, Tabular, TinyGPT, trainer
+from tests.helpers.finder_models import MIB, Tabular, TinyGPT
 
 TOKENS = torch.zeros(2, 65, dtype=torch.long)
 
@@ -185,39 +185,3 @@ def test_other_words_are_refused_with_what_to_write(text: Any) -> None:
 def test_a_memory_smaller_than_the_reserve_is_refused() -> None:
     with pytest.raises(ValueError, match="reserve=0"):
         predict_batch_size(nn.Linear(2, 2), torch.zeros(2, 2), "1GiB")
-
-
-class Seen:
-    """The guess that was made at the start of a real fit, where the Trainer's optimizers exist."""
-
-    guess: int | None = None
-
-
-def test_the_guess_is_close_to_the_size_that_is_found_and_steps_copies_of_the_optimizers() -> None:
-    class Model(TinyGPT):
-        def on_fit_start(self) -> None:
-            batch = torch.zeros(16, 65, dtype=torch.long)
-            before = self.head.weight.clone()
-            Seen.guess = guess_batch_size(self.trainer, self, batch, limit_bytes=200 * MIB, max_size=10_000)
-            assert torch.equal(self.head.weight, before)
-            assert self.trainer.optimizers[0].state == {}
-
-    trainer(max_steps=1).fit(Model())
-    exact = predict_batch_size(TinyGPT(), TOKENS, memory=200 * MIB, reserve=0).batch_size
-    assert Seen.guess == pytest.approx(exact, rel=0.02)
-
-
-def test_where_the_step_cannot_be_faked_there_is_no_guess() -> None:
-    class Model(Tabular):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = self.loss(batch)
-            assert loss.item() >= 0
-            return loss
-
-        def on_fit_start(self) -> None:
-            batch = [torch.ones(4, 8), torch.ones(4, 1)]
-            Seen.guess = guess_batch_size(self.trainer, self, batch, limit_bytes=MIB, max_size=100)
-
-    Seen.guess = 7
-    trainer(max_steps=1).fit(Model())
-    assert Seen.guess is None

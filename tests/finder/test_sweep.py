@@ -34,10 +34,13 @@ def point(size: int, samples_per_sec: float, tokens_per_sec: float | None = None
 
 
 def test_a_sweep_doubles_up_to_the_largest() -> None:
-    assert sizes_between(1, 1) == [1]
-    assert sizes_between(2, 8) == [2, 4, 8]
-    assert sizes_between(2, 37) == [2, 4, 8, 16, 32, 37]
-    assert sizes_between(8, 40) == [8, 16, 32, 40]
+    assert sizes_between(1, 1, range(1, 1000)) == [1]
+    assert sizes_between(2, 8, range(1, 1000)) == [2, 4, 8]
+    assert sizes_between(2, 37, range(1, 1000)) == [2, 4, 8, 16, 32, 37]
+    assert sizes_between(8, 40, range(1, 1000)) == [8, 16, 32, 40]
+    assert sizes_between(2, 90, [1, 3, 5, 9, 15, 18, 45, 90]) == [3, 5, 9, 18, 45, 90]
+    assert sizes_between(2, 1, [1, 7]) == [1]
+    assert sizes_between(2, 40, range(8, 1000, 8)) == [8, 16, 32, 40]
 
 
 def test_the_smallest_size_within_two_percent_of_the_fastest_is_taken() -> None:
@@ -62,8 +65,8 @@ def test_sizes_take_turns_and_the_median_step_counts() -> None:
 def swept_sizes(result: Any) -> list[int]:
     """The sizes that a sweep has to time: a size between may not fit, as glibc's heap makes peaks this small uneven."""
     fitting = {trial.size for trial in result.trials if trial.fits}
-    assert {trial.size for trial in result.trials} >= set(sizes_between(2, max(fitting)))
-    return [size for size in sizes_between(2, max(fitting)) if size in fitting]
+    assert {trial.size for trial in result.trials} >= set(sizes_between(2, max(fitting), range(1, 1000)))
+    return [size for size in sizes_between(2, max(fitting), range(1, 1000)) if size in fitting]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mfu_callback.finder.data import loaders as of_loaders
 from mfu_callback.finder.data.loaders import BatchSizeAttribute, LoadersThemselves, Setting, flattened
 from mfu_callback.finder.data.samples import Samples, WorstCase
+from mfu_callback.finder.global_batch import GlobalBatch
 from mfu_callback.lightning import namespaces, private_names
 from mfu_callback.lightning.namespaces import MisconfigurationException
 
@@ -27,6 +28,7 @@ class StageData:
         stage: "fit", "validate", "test" or "predict".
         attribute: The name of the attribute to set; None to find it.
         worst_case: The user's own worst batch, or a function from a size to a batch.
+        global_batch: Of what the batches are micro-batches; None if an optimizer step may have any number of samples.
         must_set: Whether it is an error if the batch size cannot be set, or the loaders do not follow the setting.
 
     Raises:
@@ -41,9 +43,11 @@ class StageData:
         *,
         attribute: str | None,
         worst_case: Any,
+        global_batch: GlobalBatch | None = None,
         must_set: bool,
     ) -> None:
         self.stage = stage
+        self.global_batch = global_batch
         self._must_set = must_set
         self._worst_case = None if worst_case is None else WorstCase(worst_case)
         self._sources: dict[int, Samples] = {}
@@ -82,9 +86,11 @@ class StageData:
             private_names.show_training_loaders(trainer, self._loaders, max(lengths))
 
     def put(self, size: int) -> None:
-        """Set the batch size."""
+        """Set the batch size, and how many of the batches make up an optimizer step if that is fixed."""
         if self.setting is not None:
             self.setting.put(size)
+        if self.global_batch is not None:
+            self.global_batch.put(size)
 
     def draw(self) -> None:
         """Draw the samples that batches are made of."""

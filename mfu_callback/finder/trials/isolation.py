@@ -27,6 +27,16 @@ def unseen(trainer: Any) -> Iterator[None]:
         trainer.callbacks, trainer.loggers, trainer.profiler = callbacks, loggers, profiler
 
 
+@contextmanager
+def accumulation_kept(trainer: Any) -> Iterator[None]:
+    """A context after which a Trainer accumulates as many micro-batches as before."""
+    before = trainer.accumulate_grad_batches
+    try:
+        yield
+    finally:
+        trainer.accumulate_grad_batches = before
+
+
 def dummy_loggers(trainer: Any) -> list[Any]:
     """As many loggers that log nothing as a Trainer has loggers."""
     dummy_logger = namespaces.of(trainer, "loggers.logger", "DummyLogger")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,7 +17,7 @@ from mfu_callback.finder.limits.out_of_memory import is_out_of_memory
 from mfu_callback.finder.prediction.memory import MemoryMode, Part
 from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome
-from mfu_callback.finder.trials.isolation import quick_collections, random_state_kept, unseen
+from mfu_callback.finder.trials.isolation import accumulation_kept, quick_collections, random_state_kept, unseen
 from mfu_callback.finder.trials.ranks import Ranks, Verdict
 from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, state_of
 from mfu_callback.finder.trials.steps import steps_of
@@ -63,7 +63,7 @@ class Trials:
         limit: The memory that a trial may use.
         ranks: The processes that search together.
         open_data: Opens the loaders. Called after everything that this may change is saved.
-        warmup_size: The batch size of the warm-up steps.
+        warmup_sizes: The batch sizes of the warm-up steps, falling: a smaller one if a larger one does not fit.
         report: Called with every trial.
     """
 
@@ -74,7 +74,7 @@ class Trials:
         limit: MemoryLimit,
         ranks: Ranks,
         open_data: Callable[[], StageData],
-        warmup_size: int,
+        warmup_sizes: Sequence[int],
         report: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
@@ -84,7 +84,7 @@ class Trials:
         self._limit = limit
         self._ranks = ranks
         self._open_data = open_data
-        self._warmup_size = warmup_size
+        self._warmup_sizes = warmup_sizes
         self._report = report
 
     @contextmanager
@@ -96,6 +96,7 @@ class Trials:
         """
         with ExitStack() as stack:
             stack.enter_context(unseen(self._trainer))
+            stack.enter_context(accumulation_kept(self._trainer))
             stack.enter_context(random_state_kept())
             stack.enter_context(quick_collections())
             stack.enter_context(private_names.training_loaders_kept(self._trainer))
@@ -158,7 +159,7 @@ class Trials:
         self._report(trial)
         if not verdict.fits:
             # What an operator was given when memory ran out may stay in use until steps run again.
-            self._run(min(size, self._warmup_size), nullcontext)
+            self._run(min(size, *self._warmup_sizes), nullcontext)
         return Outcome(fits=verdict.fits, used=verdict.used)
 
     def fits_everywhere(self, size: int) -> bool:
@@ -213,7 +214,7 @@ class Trials:
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
         data.draw()
         self._steps = steps_of(self._trainer, self._pl_module, data)
-        for size in range(self._warmup_size, 0, -1):
+        for size in self._warmup_sizes:
             if self._run(size, nullcontext)[1].fits:
                 break
         self.calibrate()

@@ -35,6 +35,7 @@ class Row:
         sizes: Number of different batch sizes that were trained.
         attempts: How often training was started.
         steps: Number of training steps that were started.
+        trials: The sizes of the trials that the finder reports, in order; empty if it reports none.
         left: Names of what the search changed and did not restore.
         wrote: Extensions of the files that existed during the search.
         error: The error that ended the search.
@@ -48,6 +49,7 @@ class Row:
     sizes: int = 0
     attempts: int = 0
     steps: int = 0
+    trials: list[int] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     wrote: list[str] = field(default_factory=list)
     error: str | None = None

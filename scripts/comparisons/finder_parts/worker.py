@@ -23,7 +23,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.tuner import Tuner
 
-from mfu_callback.finder import find_batch_size
+from mfu_callback.finder import BatchSizeResult, find_batch_size
 from scripts.comparisons.finder_parts.budget import fix_heap_thresholds, limited_to, used_bytes
 from scripts.comparisons.finder_parts.row import Request, Row, Training
 from scripts.comparisons.finder_parts.subjects import LOG, SUBJECTS, Subject
@@ -98,10 +98,12 @@ def search(case: Case, request: Request) -> Row:
         seed(0)
     before = traces(case.module, case.trainer)
     LOG.clear()
-    found, error = None, None
+    found, error, trials = None, None, []
     start = perf_counter()
     try:
         found = FINDERS[request.finder](case)
+        if isinstance(found, BatchSizeResult):
+            found, trials = found.batch_size, [trial.size for trial in found.trials]
     except Exception as raised:
         error = " ".join(f"{type(raised).__name__}: {raised}".split())
     return Row(
@@ -113,6 +115,7 @@ def search(case: Case, request: Request) -> Row:
         sizes=len(set(LOG.begun)),
         attempts=LOG.attempts,
         steps=len(LOG.begun),
+        trials=trials,
         left=differences(before, traces(case.module, case.trainer)),
         wrote=sorted({os.path.splitext(name)[1] for name in LOG.files}),
         error=error,
@@ -149,10 +152,13 @@ def make_trainer() -> Trainer:
     )
 
 
-def ours(case: Case) -> int:
-    """The finder of this package, which sets its own limit."""
-    options = {"budget": case.budget_bytes, "margin": 0.0, "resolution": 0.0}
-    return find_batch_size(case.trainer, case.module, datamodule=case.data, **options).batch_size
+def ours(**options: Any) -> Callable[[Case], BatchSizeResult]:
+    """Returns the finder of this package, which sets its own limit."""
+
+    def find(case: Case) -> BatchSizeResult:
+        return find_batch_size(case.trainer, case.module, datamodule=case.data, budget=case.budget_bytes, **options)
+
+    return find
 
 
 def lightnings(mode: str, **options: Any) -> Callable[[Case], int | None]:
@@ -197,8 +203,9 @@ def train_plainly(module: Any, data: Any, size: int) -> None:
         module.on_train_batch_end(None, batch, index)
 
 
-FINDERS: dict[str, Callable[[Case], int | None]] = {
-    "ours": ours,
+FINDERS: dict[str, Callable[[Case], BatchSizeResult | int | None]] = {
+    "ours": ours(margin=0.0, resolution=0.0),
+    "ours, as it comes": ours(),
     "binsearch": lightnings("binsearch", margin=0.0, max_val=_NO_MAXIMUM),
     "binsearch, as it comes": lightnings("binsearch"),
     "power, as it comes": lightnings("power"),
