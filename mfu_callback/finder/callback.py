@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
+from mfu_callback.finder.data.loaders import REMEDY, flattened
 from mfu_callback.finder.data.stage_data import setting_of
+from mfu_callback.finder.data.units import Unit, unit
 from mfu_callback.finder.find import Search
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
@@ -39,6 +40,12 @@ class BatchSizeFinder(FindsBatchSize):
     Args:
         max_size: The largest size to try. By default 1,048,576; if the loader drops a batch that it cannot fill, at
             most the samples that the data set has for each process.
+        max_tokens: The largest number of tokens in a batch to try, for loaders that fill their batches by tokens; in
+            place of ``max_size``. Of a given loader, the ``max_tokens``, ``max_tokens_in_batch``, ``tokens_per_batch``
+            or the like of its batch sampler is set (with ``batch_size=None``, of its sampler); else that of the model,
+            its hparams and the datamodule. Sizes, ``init_size`` and ``multiple_of`` are then samples of the longest
+            length: the longest by the ``lengths`` of all samples, if the sampler or the data set has them, else the
+            longest of 64 samples. The limit must count padding: samples times the longest of the batch.
         margin: The share of the memory to keep free. The trials may not use it.
         resolution: How exact the result is: the smallest size that failed is at most this share above it. 0 is exact.
         objective: "memory" chooses the largest size that fits. "throughput" runs a sweep over the sizes that fit and
@@ -50,10 +57,11 @@ class BatchSizeFinder(FindsBatchSize):
         multiple_of: Only multiples of this number are tried.
         max_seconds: The search ends after this many seconds with the largest size that has run by then.
         worst_case: A batch that needs as much memory as any batch of its size; it is repeated or cut to the size of
-            each trial. Or a function from a size to such a batch. By default batches are made of the largest of 64
-            samples.
+            each trial. Or a function from a size (also with ``max_tokens`` the number of samples, each of the longest
+            length) to such a batch. By default batches are made of the largest of 64 samples.
         batch_arg_name: The name of the attribute to set. By default ``batch_size``, or ``train_batch_size`` for fit,
-            ``val_batch_size`` for validate, and so on.
+            ``val_batch_size`` for validate, and so on. With ``max_tokens``, also that of the sampler; it may have dots,
+            as in ``"constraint.max_tokens"``.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -68,6 +76,7 @@ class BatchSizeFinder(FindsBatchSize):
         self,
         *,
         max_size: int | None = None,
+        max_tokens: int | None = None,
         margin: float = 0.05,
         resolution: float = 0.01,
         objective: Objective = "memory",
@@ -82,6 +91,7 @@ class BatchSizeFinder(FindsBatchSize):
         self.result: BatchSizeResult | None = None
         self._options = Options(
             max_size=max_size,
+            max_tokens=max_tokens,
             margin=margin,
             resolution=resolution,
             objective=objective,
@@ -116,8 +126,8 @@ class BatchSizeFinder(FindsBatchSize):
             rank_zero_info(f"BatchSizeFinder: skipped because {reason}.")
             if self.result is None:
                 return
-            setting = setting_of(trainer, pl_module, "fit", self._options.batch_arg_name)
-            setting.put(self.result.batch_size)
+            setting = setting_of(trainer, pl_module, "fit", self._unit(self.result))
+            setting.put(self.result.set_to)
         else:
             self._search(trainer, pl_module, "fit")
         with random_state_kept():  # creating a loader's iterator draws a seed, as the first creation did
@@ -127,11 +137,13 @@ class BatchSizeFinder(FindsBatchSize):
         """Check that the training loaders use the size found."""
         if self.result is None:
             return
-        for used in map(batch_size_of, flattened(trainer.train_dataloader)):
-            if used not in (None, self.result.batch_size):
+        counted_in = self._unit(self.result)
+        for used in map(counted_in.of, flattened(trainer.train_dataloader)):
+            if used not in (None, self.result.set_to):
                 raise MisconfigurationException(
-                    f"BatchSizeFinder set a batch size of {self.result.batch_size}, but the run's loader has a"
-                    f" batch size of {used}. Make the DataLoader in train_dataloader() with that attribute, {REMEDY}."
+                    f"BatchSizeFinder set a {counted_in.name} of {self.result.set_to}, but the run's loader has a"
+                    f" {counted_in.name} of {used}. Make the DataLoader in train_dataloader() with that attribute,"
+                    f" {REMEDY}."
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,6 +169,9 @@ class BatchSizeFinder(FindsBatchSize):
         self.result = None
         self.result = search.run()
         show_in_loggers(trainer, self.result)
+
+    def _unit(self, result: BatchSizeResult) -> Unit:
+        return unit(max_tokens=result.max_tokens, attribute=self._options.batch_arg_name)
 
     def _close(self) -> None:
         self._brackets.remove()

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from mfu_callback.finder.data.loaders import REMEDY, LoadersThemselves
 from mfu_callback.finder.data.samples import MOST_SAMPLES
 from mfu_callback.finder.data.stage_data import StageData
+from mfu_callback.finder.data.tokens import Longest
+from mfu_callback.finder.data.units import unit
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
 from mfu_callback.finder.prediction.predict import guess_batch_size
@@ -65,7 +68,7 @@ class Search:
             self.limit,
             self._ranks,
             self._open_data,
-            warmup_size=min(2, options.largest(None)),
+            warmup_size=lambda data: min(2, options.largest(None, data.per_sample)),
             report=self._progress.report,
         )
 
@@ -76,14 +79,22 @@ class Search:
             MisconfigurationException: If not even the smallest size fits, or there is no batch size to set.
         """
         with self._progress.shown(), self._trials.prepared() as data:
+            if data.longest is not None:
+                self._progress.in_words = data.longest.in_words
             most = self._most(data)
             self._tell_start(data, most)
             largest = self._largest(data, most)
             sweep = self._sweep(largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
+        longest = data.longest
         result = BatchSizeResult(
-            batch_size=size, trials=tuple(self._trials.done), sweep=sweep, limit=self.limit.describe()
+            batch_size=size,
+            trials=tuple(self._trials.done),
+            sweep=sweep,
+            limit=self.limit.describe(),
+            max_tokens=None if longest is None else size * longest.counted,
+            length=None if longest is None else longest.tokens,
         )
         self._tell_end(data, result, largest)
         return result
@@ -93,7 +104,11 @@ class Search:
             self._trainer,
             self._pl_module,
             self._stage,
-            attribute=self._options.batch_arg_name,
+            unit=unit(
+                max_tokens=self._options.max_tokens,
+                attribute=self._options.batch_arg_name,
+                multiple_of=self._options.multiple_of,
+            ),
             worst_case=self._options.worst_case,
             must_set=self._must_set,
         )
@@ -104,7 +119,7 @@ class Search:
         if data.drops_last and length is not None:  # the loader would drop a larger batch
             most_in_data = max(1, length // self._trainer.world_size)
         # The smallest of all processes: each has its own part of the data.
-        return -int(self._ranks.most_of(-self._options.largest(most_in_data)))
+        return -int(self._ranks.most_of(-self._options.largest(most_in_data, data.per_sample)))
 
     def _largest(self, data: StageData, most: int) -> int:
         options = self._options
@@ -163,10 +178,18 @@ class Search:
         return rates.point(size, batch=batch, step_time_sec=seconds, forward_flops=flops, peak_bytes=peak_bytes)
 
     def _tell_start(self, data: StageData, most: int) -> None:
+        longest = data.longest
         rank_zero_info(
             f"BatchSizeFinder: searching batch sizes up to {most:,} within {self.limit.describe()}. A margin of"
             f" {self._options.margin:.0%} is already taken off."
+            + ("" if longest is None else f" Sizes are samples of {longest.tokens:,} tokens ({longest.how}).")
         )
+        if self._is_ignored(data, most):
+            rank_zero_warn(
+                "BatchSizeFinder sets max_tokens on the batch sampler of the given loader, but its number of batches"
+                " stays the same. If it made its batches when it was created, the size found will have no effect."
+                f" Create it in train_dataloader() from a `max_tokens` of the model, {REMEDY}."
+            )
         if self._trials.lost:
             rank_zero_warn(
                 f"BatchSizeFinder took up to {MOST_SAMPLES} samples from {', '.join(self._trials.lost)}, which cannot"
@@ -174,11 +197,20 @@ class Search:
                 " __iter__."
             )
 
+    def _is_ignored(self, data: StageData, most: int) -> bool:
+        """Whether the loaders have as many batches with the smallest limit of tokens as with the largest."""
+        if data.longest is None or not isinstance(data.setting, LoadersThemselves) or most == 1:
+            return False
+        counts = zip(*(self._trials.batches_in_epoch(size) for size in (1, most)), strict=True)
+        return any(small == large and (small or 0) > 1 for small, large in counts)
+
     def _tell_end(self, data: StageData, result: BatchSizeResult, largest: int) -> None:
         chosen = "" if result.batch_size == largest else f"; the largest that fits is {largest:,}"
         what = "the largest that fits" if not result.sweep else "the smallest within 2 % of the best throughput"
         rank_zero_info(
-            f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen} (trials run: {len(result.trials)})."
+            f"BatchSizeFinder: {_set_to(data.longest, result.batch_size)} is {what}{chosen} (trials run:"
+            f" {len(result.trials)})."
+            + ("" if data.longest is None else f" {data.longest.caution()}")
             + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
         length = data.length
@@ -189,6 +221,14 @@ class Search:
             )
         if result.sweep and self._trainer.is_global_zero:
             Console().print(result.sweep_table())
+
+
+def _set_to(longest: Longest | None, size: int) -> str:
+    return (
+        f"batch_size={size}"
+        if longest is None
+        else f"max_tokens={size * longest.counted} ({size} samples of {longest.tokens} tokens)"
+    )
 
 
 def _console(trainer: Any) -> Console | None:

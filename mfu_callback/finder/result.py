@@ -24,12 +24,22 @@ class BatchSizeResult:
         trials: All trials, in the order in which they ran.
         sweep: With ``objective="throughput"`` the measurements of each size of the sweep, by rising size; else empty.
         limit: The memory limit of the trials, in words.
+        max_tokens: The largest number of tokens in a batch that was set, for ``batch_size`` samples of the longest
+            length; None if the batch size was searched in samples.
+        length: Tokens of the longest sample that was tried; None if the batch size was searched in samples.
     """
 
     batch_size: int
     trials: tuple[Trial, ...]
     sweep: tuple[SweepPoint, ...] = ()
     limit: str = ""
+    max_tokens: int | None = None
+    length: int | None = None
+
+    @property
+    def set_to(self) -> int:
+        """The number that was set on the loaders: tokens if they fill their batches by tokens, else samples."""
+        return self.batch_size if self.max_tokens is None else self.max_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain data, for checkpoints and JSON."""
@@ -40,7 +50,8 @@ class BatchSizeResult:
         """The result from a checkpoint's state (made by :meth:`as_dict`)."""
         trials = tuple(Trial(**trial) for trial in state["trials"])
         sweep = tuple(SweepPoint(**point) for point in state.get("sweep", ()))
-        return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, limit=state.get("limit", ""))
+        optional = {name: state[name] for name in ("limit", "max_tokens", "length") if name in state}
+        return cls(batch_size=state["batch_size"], trials=trials, sweep=sweep, **optional)
 
     def markdown(self) -> str:
         """The trials and the sweep as Markdown, for the text card in TensorBoard."""
@@ -48,7 +59,9 @@ class BatchSizeResult:
         for trial in self.trials:
             peak, fits = _mebibytes(trial.peak_bytes), "yes" if trial.fits else "no"
             rows.append(f"| {trial.size} | {fits} | {trial.seconds:.2f} | {peak} | {_cell(trial.why)} |")
-        text = f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
+        tokens = f"**max_tokens = {self.max_tokens}** (samples of {self.length} tokens), "
+        text = "" if self.max_tokens is None else tokens
+        text += f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
         return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
 
     def sweep_table(self) -> Table:

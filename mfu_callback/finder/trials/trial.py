@@ -54,7 +54,7 @@ class Trials:
         limit: The memory that a trial may use.
         ranks: The processes that search together.
         open_data: Opens the loaders. Called after everything that this may change is saved.
-        warmup_size: The batch size of the warm-up steps.
+        warmup_size: Returns the batch size of the warm-up steps, once samples are drawn.
         report: Called with every trial.
     """
 
@@ -65,7 +65,7 @@ class Trials:
         limit: MemoryLimit,
         ranks: Ranks,
         open_data: Callable[[], StageData],
-        warmup_size: int,
+        warmup_size: Callable[[StageData], int],
         report: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
@@ -130,6 +130,14 @@ class Trials:
         self._report(trial)
         return Outcome(fits=verdict.fits, used=verdict.used)
 
+    def batches_in_epoch(self, size: int) -> list[int | None]:
+        """The number of batches of each loader in an epoch at a size; None where a loader does not know it."""
+        try:
+            self._data.put(size)
+            return self._data.batches_in_epoch()
+        finally:
+            self._clean_up()
+
     def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
         """Time ``count`` steps at a size that is known to fit; return the seconds of each on the slowest process."""
         mine: list[float] = []
@@ -172,11 +180,12 @@ class Trials:
 
     def _prepare(self) -> StageData:
         data = self._data = self._open_data()
-        data.show(self._trainer)
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
-        data.draw()
+        data.show(self._trainer)  # asks samplers for their length, which some keep
+        with self._ranks.all_or_none("failed to draw samples"):
+            data.draw(self._ranks.most_of)
         self._steps = steps_of(self._trainer, self._pl_module, data)
-        for size in range(self._warmup_size, 0, -1):
+        for size in range(self._warmup_size(data), 0, -1):
             if self._run(size, nullcontext)[1].fits:
                 break
         self.calibrate()
