@@ -9,6 +9,7 @@ from mfu_callback.finder.data.loaders import REMEDY, flattened
 from mfu_callback.finder.data.stage_data import setting_of
 from mfu_callback.finder.data.units import Unit, unit
 from mfu_callback.finder.find import Search
+from mfu_callback.finder.larger_batches import warn_of_larger
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
@@ -104,6 +105,7 @@ class BatchSizeFinder(FindsBatchSize):
         )
         self._brackets = Brackets()
         self._limit: MemoryLimit | None = None
+        self._is_watching = False  # batches of training, for one that is larger than what was tried
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """For an evaluation: search when the model is on its device and the loaders are not yet made."""
@@ -137,14 +139,20 @@ class BatchSizeFinder(FindsBatchSize):
         """Check that the training loaders use the size found."""
         if self.result is None:
             return
-        counted_in = self._unit(self.result)
-        for used in map(counted_in.of, flattened(trainer.train_dataloader)):
+        counted_in, loaders = self._unit(self.result), flattened(trainer.train_dataloader)
+        self._is_watching = len(loaders) == 1  # of a batch with parts from several, the samples are not known
+        for used in map(counted_in.of, loaders):
             if used not in (None, self.result.set_to):
                 raise MisconfigurationException(
                     f"BatchSizeFinder set a {counted_in.name} of {self.result.set_to}, but the run's loader has a"
                     f" {counted_in.name} of {used}. Make the DataLoader in train_dataloader() with that attribute,"
                     f" {REMEDY}."
                 )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Warn, once, of a batch that has longer samples or more tokens than were tried."""
+        if self._is_watching and self.result is not None:
+            self._is_watching = not warn_of_larger(batch, self.result)
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run resumed from a checkpoint keeps its batch size."""

@@ -338,6 +338,39 @@ def test_a_run_whose_loader_has_another_limit_is_stopped() -> None:
         fitted(Model(), Changes(), finder)
 
 
+def test_a_longer_sample_in_training_is_told_with_the_length_that_was_tried() -> None:
+    dataset = Sentences(longest_at=UNSEEN)
+    with pytest.warns(
+        UserWarning, match=r"samples? of 48 tokens\. .* up to 13 samples of 43 tokens.*worst_case="
+    ) as told:
+        fitted(Trained(), BatchSizeFinder(max_tokens=13 * 43), fit=[loader_of(dataset)], max_steps=-1, max_epochs=3)
+    assert sum("samples of 43 tokens" in str(warning.message) for warning in told) == 1
+
+
+def test_a_sampler_that_does_not_count_padding_is_told() -> None:
+    class Unpadded(TokenBatches):
+        def __iter__(self) -> Any:
+            yield list(range(self.max_tokens // 12))  # as if samples had 12 tokens on average
+
+    with pytest.warns(UserWarning, match=r"48 samples of 48 tokens.*counts padding"):
+        searched(Trained(), loader_of(Sentences(), Unpadded(Sentences())))
+
+
+def test_several_loaders_get_the_limit_and_their_parts_are_not_taken_for_long_samples() -> None:
+    class Model(Trained):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.shapes.extend(tuple(part.shape) for part in batch.values())
+            return self.loss(batch["a"]) + self.loss(batch["b"])
+
+    shorter = Sentences()
+    shorter._lengths = [LONGEST // 2] * 64
+    loaders = {"a": loader_of(Sentences()), "b": loader_of(shorter)}
+    model = Model()
+    assert searched(model, loaders).length == LONGEST
+    assert [loader.batch_sampler.max_tokens for loader in loaders.values()] == [576, 576]  # type: ignore
+    assert model.shapes[1] == (24, 24)
+
+
 class Evaluated(Trained):
     def validation_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.shapes.append((len(batch), batch.shape[1]))
