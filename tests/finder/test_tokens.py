@@ -359,12 +359,15 @@ def test_a_sampler_that_does_not_count_padding_is_told() -> None:
 def test_several_loaders_get_the_limit_and_their_parts_are_not_taken_for_long_samples() -> None:
     class Model(Trained):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            self.shapes.extend(tuple(part.shape) for part in batch.values())
-            return self.loss(batch["a"]) + self.loss(batch["b"])
+            parts = [batch[name]["input_ids"] for name in ("a", "b")]
+            self.shapes.extend(tuple(part.shape) for part in parts)
+            return self.loss(parts[0]) + self.loss(parts[1])
 
     shorter = Sentences()
     shorter._lengths = [LONGEST // 2] * 64
     loaders = {"a": loader_of(Sentences()), "b": loader_of(shorter)}
+    for loader in loaders.values():
+        loader.collate_fn = lambda rows: {"input_ids": padded(rows)}
     model = Model()
     assert searched(model, loaders).length == LONGEST
     assert [loader.batch_sampler.max_tokens for loader in loaders.values()] == [576, 576]  # type: ignore
@@ -418,6 +421,17 @@ def test_the_validation_is_tried_at_the_limit_that_it_will_have() -> None:
     }
     assert validation_shapes(lambda model: loader_of(shorter, TokenBatches(shorter, 72))) == {(3, 24)}
     assert validation_shapes(lambda model: DataLoader(shorter, batch_size=5)) == {(5, 24)}
+
+
+def test_a_given_loader_for_validation_is_tried_at_its_own_size() -> None:
+    class Model(Trained):
+        sizes: list[int] = []  # noqa: RUF012
+
+        def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+            Model.sizes.append(len(batch))
+
+    searched(Model(), loader_of(Sentences()), DataLoader(Sentences(), batch_size=5, collate_fn=padded))
+    assert set(Model.sizes) == {5}
 
 
 def test_a_resumed_run_keeps_its_limit(tmp_path: Any) -> None:
