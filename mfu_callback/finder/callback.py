@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mfu_callback.finder.data.loaders import REMEDY, batch_size_of, flattened
+from mfu_callback.finder.data.loaders import REMEDY, flattened
 from mfu_callback.finder.data.stage_data import setting_of
+from mfu_callback.finder.data.units import Unit, unit
 from mfu_callback.finder.find import Search
 from mfu_callback.finder.global_batch import GlobalBatch
+from mfu_callback.finder.larger_batches import warn_of_larger
 from mfu_callback.finder.limits.limit import MemoryLimit
 from mfu_callback.finder.options import Objective, Options
 from mfu_callback.finder.result import BatchSizeResult
@@ -42,6 +44,12 @@ class BatchSizeFinder(FindsBatchSize):
     Args:
         max_size: The largest size to try. By default 1,048,576; if the loader drops a batch that it cannot fill, at
             most the samples that the data set has for each process.
+        max_tokens: The largest number of tokens in a batch to try, for loaders that fill their batches by tokens; in
+            place of ``max_size``. Of a given loader, the ``max_tokens``, ``max_tokens_in_batch``, ``tokens_per_batch``
+            or the like of its batch sampler is set (with ``batch_size=None``, of its sampler); else that of the model,
+            its hparams and the datamodule. Sizes, ``init_size`` and ``multiple_of`` are then samples of the longest
+            length: the longest by the ``lengths`` of all samples, if the sampler or the data set has them, else the
+            longest of 64 samples. The limit must count padding: samples times the longest of the batch.
         margin: The share of the memory to keep free. The trials may not use it.
         resolution: How exact the result is: the smallest size that failed is at most this share above it. 0 is exact.
         objective: "memory" chooses the largest size that fits. "throughput" runs a sweep over the sizes that fit and
@@ -54,10 +62,11 @@ class BatchSizeFinder(FindsBatchSize):
         multiple_of: Only multiples of this number are tried.
         max_seconds: The search ends after this many seconds with the largest size that has run by then.
         worst_case: A batch that needs as much memory as any batch of its size; it is repeated or cut to the size of
-            each trial. Or a function from a size to such a batch. By default batches are made of the largest of 64
-            samples.
+            each trial. Or a function from a size (also with ``max_tokens`` the number of samples, each of the longest
+            length) to such a batch. By default batches are made of the largest of 64 samples.
         batch_arg_name: The name of the attribute to set. By default ``batch_size``, or ``train_batch_size`` for fit,
-            ``val_batch_size`` for validate, and so on.
+            ``val_batch_size`` for validate, and so on. With ``max_tokens``, also that of the sampler; it may have dots,
+            as in ``"constraint.max_tokens"``.
         global_batch_size: The samples of an optimizer step, of all devices and micro-batches together. Only sizes that
             divide it evenly are then tried in ``fit``, and the Trainer's ``accumulate_grad_batches`` is set to as many
             micro-batches as make it up. With ``objective="throughput"`` the fastest such division is chosen.
@@ -75,6 +84,7 @@ class BatchSizeFinder(FindsBatchSize):
         self,
         *,
         max_size: int | None = None,
+        max_tokens: int | None = None,
         margin: float = 0.05,
         resolution: float = 0.01,
         objective: Objective = "memory",
@@ -91,6 +101,7 @@ class BatchSizeFinder(FindsBatchSize):
         self._mailbox = Mailbox()
         self._options = Options(
             max_size=max_size,
+            max_tokens=max_tokens,
             margin=margin,
             resolution=resolution,
             objective=objective,
@@ -104,6 +115,7 @@ class BatchSizeFinder(FindsBatchSize):
         )
         self._brackets = Brackets()
         self._limit: MemoryLimit | None = None
+        self._is_watching = False  # batches of training, for one that is larger than what was tried
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: their mailbox is empty, so they get the result itself."""
@@ -159,12 +171,21 @@ class BatchSizeFinder(FindsBatchSize):
         """Check that the training loaders use the size found."""
         if self.result is None:
             return
-        for used in map(batch_size_of, flattened(trainer.train_dataloader)):
-            if used not in (None, self.result.batch_size):
+        counted_in, loaders = self._unit(self.result), flattened(trainer.train_dataloader)
+        # Of a batch with parts from several loaders, the samples are not known.
+        self._is_watching = self.result.length is not None and len(loaders) == 1
+        for used in map(counted_in.of, loaders):
+            if used not in (None, self.result.set_to):
                 raise MisconfigurationException(
-                    f"BatchSizeFinder set a batch size of {self.result.batch_size}, but the run's loader has a"
-                    f" batch size of {used}. Make the DataLoader in train_dataloader() with that attribute, {REMEDY}."
+                    f"BatchSizeFinder set a {counted_in.name} of {self.result.set_to}, but the run's loader has a"
+                    f" {counted_in.name} of {used}. Make the DataLoader in train_dataloader() with that attribute,"
+                    f" {REMEDY}."
                 )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Warn, once, of a batch that has longer samples or more tokens than were tried."""
+        if self._is_watching and self._result is not None:
+            self._is_watching = not warn_of_larger(batch, self._result)
 
     def state_dict(self) -> dict[str, Any]:
         """The result, so that a run resumed from a checkpoint keeps its batch size."""
@@ -198,7 +219,7 @@ class BatchSizeFinder(FindsBatchSize):
 
     def _set_again(self, trainer: Trainer, pl_module: LightningModule, result: BatchSizeResult) -> None:
         """Set what an earlier run has found; other devices share the global batch of that run in another way."""
-        setting_of(trainer, pl_module, "fit", self._options.batch_arg_name).put(result.batch_size)
+        setting_of(trainer, pl_module, "fit", self._unit(result)).put(result.set_to)
         if result.global_batch_size is not None:
             size = result.batch_size
             GlobalBatch(trainer, pl_module, result.global_batch_size, multiple_of=size).put(size)
@@ -215,6 +236,9 @@ class BatchSizeFinder(FindsBatchSize):
                 " the process that started this one. The batch size is used all the same. Set the environment variable"
                 " TMPDIR to a directory that can be written to."
             )
+
+    def _unit(self, result: BatchSizeResult) -> Unit:
+        return unit(max_tokens=result.max_tokens, attribute=self._options.batch_arg_name)
 
     def _close(self) -> None:
         self._brackets.remove()

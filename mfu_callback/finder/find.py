@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from mfu_callback.finder.data.loaders import REMEDY, LoadersThemselves
 from mfu_callback.finder.data.samples import MOST_SAMPLES
 from mfu_callback.finder.data.stage_data import StageData
+from mfu_callback.finder.data.tokens import Longest
+from mfu_callback.finder.data.units import unit
 from mfu_callback.finder.global_batch import GlobalBatch
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.options import Options
@@ -68,7 +71,7 @@ class Search:
             self.limit,
             self._ranks,
             self._open_data,
-            warmup_sizes=_warmup_sizes(options),
+            warmup_sizes=lambda data: _warmup_sizes(options, data),
             report=self._progress.report,
         )
 
@@ -79,12 +82,15 @@ class Search:
             MisconfigurationException: If not even the smallest size fits, or there is no batch size to set.
         """
         with self._progress.shown(), self._trials.prepared() as data:
+            if data.longest is not None:
+                self._progress.in_words = data.longest.in_words
             sizes = self._sizes(data)
-            self._tell_start(sizes[-1])
+            self._tell_start(data, sizes[-1])
             largest = self._largest(sizes)
-            sweep = self._sweep(sizes, largest) if self._options.objective == "throughput" else ()
+            sweep = self._sweep(data, sizes, largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
+        longest = data.longest
         result = BatchSizeResult(
             batch_size=size,
             trials=tuple(self._trials.done),
@@ -93,6 +99,8 @@ class Search:
             own_largest=self._own_largest,
             global_batch_size=None if data.global_batch is None else data.global_batch.size,
             accumulate_grad_batches=None if data.global_batch is None else self._trainer.accumulate_grad_batches,
+            max_tokens=None if longest is None else size * longest.counted,
+            length=None if longest is None else longest.tokens,
         )
         self._tell_end(data, result, largest)
         return result
@@ -102,7 +110,11 @@ class Search:
             self._trainer,
             self._pl_module,
             self._stage,
-            attribute=self._options.batch_arg_name,
+            unit=unit(
+                max_tokens=self._options.max_tokens,
+                attribute=self._options.batch_arg_name,
+                multiple_of=self._options.multiple_of,
+            ),
             worst_case=self._options.worst_case,
             global_batch=self._global_batch(),
             must_set=self._must_set,
@@ -121,7 +133,7 @@ class Search:
         if data.drops_last and length is not None:  # the loader would drop a larger batch
             most_in_data = max(1, length // self._trainer.world_size)
         # The smallest of all processes: each has its own part of the data.
-        most = -int(self._ranks.most_of(-self._options.largest(most_in_data)))
+        most = -int(self._ranks.most_of(-self._options.largest(most_in_data, data.per_sample)))
         if data.global_batch is not None:
             return data.global_batch.sizes(most)
         return range(self._options.multiple_of, most + 1, self._options.multiple_of)
@@ -172,12 +184,12 @@ class Search:
             return False
         return self._ranks.most_of(self._trials.seconds) >= self._options.max_seconds
 
-    def _sweep(self, sizes: Sequence[int], largest: int) -> tuple[SweepPoint, ...]:
+    def _sweep(self, data: StageData, sizes: Sequence[int], largest: int) -> tuple[SweepPoint, ...]:
         self._progress.doing("timing the sizes that fit")
         timer = timer_for(self._trainer.strategy.root_device)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
         self._trials.calibrate()  # memory left over from measuring the peak is not the trials'
-        smallest = self._options.init_size or _warmup_sizes(self._options)[0]  # models may reject smaller ones
+        smallest = self._options.init_size or _warmup_sizes(self._options, data)[0]  # models may reject smaller ones
         # A size is timed only after a trial, which also gives its peak memory.
         swept = [s for s in sizes_between(smallest, largest, sizes) if self._trials.fits_everywhere(s)]
         peaks = {trial.size: trial.peak_bytes for trial in self._trials.done}
@@ -193,11 +205,19 @@ class Search:
         flops = counter.result().forward
         return rates.point(size, batch=batch, step_time_sec=seconds, forward_flops=flops, peak_bytes=peak_bytes)
 
-    def _tell_start(self, most: int) -> None:
+    def _tell_start(self, data: StageData, most: int) -> None:
+        longest = data.longest
         rank_zero_info(
             f"BatchSizeFinder: searching batch sizes up to {most:,} within {self.limit.describe()}. A margin of"
             f" {self._options.margin:.0%} is already taken off."
+            + ("" if longest is None else f" Sizes are samples of {longest.tokens:,} tokens ({longest.how}).")
         )
+        if self._is_ignored(data, most):
+            rank_zero_warn(
+                "BatchSizeFinder sets max_tokens on the batch sampler of the given loader, but its number of batches"
+                " stays the same. If it made its batches when it was created, the size found will have no effect."
+                f" Create it in train_dataloader() from a `max_tokens` of the model, {REMEDY}."
+            )
         if self._trials.lost:
             rank_zero_warn(
                 f"BatchSizeFinder took up to {MOST_SAMPLES} samples from {', '.join(self._trials.lost)}, which cannot"
@@ -205,11 +225,20 @@ class Search:
                 " __iter__."
             )
 
+    def _is_ignored(self, data: StageData, most: int) -> bool:
+        """Whether the loaders have as many batches with the smallest limit of tokens as with the largest."""
+        if data.longest is None or not isinstance(data.setting, LoadersThemselves) or most == 1:
+            return False
+        counts = zip(*(self._trials.batches_in_epoch(size) for size in (1, most)), strict=True)
+        return any(small == large and (small or 0) > 1 for small, large in counts)
+
     def _tell_end(self, data: StageData, result: BatchSizeResult, largest: int) -> None:
         chosen = "" if result.batch_size == largest else f"; the largest that fits is {largest:,}"
         what = "the largest that fits" if not result.sweep else "the smallest within 2 % of the best throughput"
         rank_zero_info(
-            f"BatchSizeFinder: batch_size={result.batch_size} is {what}{chosen} (trials run: {len(result.trials)})."
+            f"BatchSizeFinder: {_set_to(data.longest, result.batch_size)} is {what}{chosen} (trials run:"
+            f" {len(result.trials)})."
+            + ("" if data.longest is None else f" {data.longest.caution()}")
             + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
         if data.global_batch is not None:
@@ -227,9 +256,19 @@ class Search:
             Console().print(result.sweep_table())
 
 
-def _warmup_sizes(options: Options) -> tuple[int, ...]:
+def _warmup_sizes(options: Options, data: StageData) -> Sequence[int]:
     """The sizes of warm-up steps, falling: small ones that the model takes, two samples if one sample is allowed."""
-    return (options.multiple_of,) if options.multiple_of > 1 or options.max_size == 1 else (2, 1)
+    if options.multiple_of > 1:
+        return (options.multiple_of,)
+    return range(min(2, options.largest(None, data.per_sample)), 0, -1)
+
+
+def _set_to(longest: Longest | None, size: int) -> str:
+    return (
+        f"batch_size={size}"
+        if longest is None
+        else f"max_tokens={size * longest.counted} ({size} samples of {longest.tokens} tokens)"
+    )
 
 
 def _console(trainer: Any) -> Console | None:

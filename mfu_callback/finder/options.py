@@ -19,6 +19,7 @@ class Options:
     """
 
     max_size: int | None = None
+    max_tokens: int | None = None
     margin: float = 0.05
     resolution: float = 0.01
     objective: Objective = "memory"
@@ -31,7 +32,7 @@ class Options:
     batch_arg_name: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_size", "budget", "init_size", "multiple_of", "global_batch_size"):
+        for name in ("max_size", "max_tokens", "budget", "init_size", "multiple_of", "global_batch_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
@@ -43,13 +44,30 @@ class Options:
             raise ValueError(f"max_seconds={self.max_seconds!r} must be above 0, or None for no limit.")
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} is not known. Use one of {OBJECTIVES}.")
+        if self.max_tokens is not None and self.max_size is not None:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} and max_size={self.max_size} both name the largest batch to try, in"
+                " tokens and in samples. Leave out max_size for loaders that fill batches by tokens, else max_tokens."
+            )
+        if self.max_tokens is not None and self.global_batch_size is not None:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} counts samples, but with max_tokens={self.max_tokens} batches"
+                " have any number of them. Leave one of the two out."
+            )
         if self.max_size is not None and self.max_size < self.multiple_of:
             raise ValueError(
                 f"max_size={self.max_size} is below multiple_of={self.multiple_of}, so no size is left to try."
                 " Raise max_size, or lower multiple_of."
             )
 
-    def largest(self, most_in_data: int | None) -> int:
-        """The largest size to try; ``most_in_data`` is the largest batch that the data can fill, None for no limit."""
+    def largest(self, most_in_data: int | None, tokens_per_sample: int = 1) -> int:
+        """The largest size to try, in samples.
+
+        Args:
+            most_in_data: The largest batch that the data can fill; None for no limit.
+            tokens_per_sample: Tokens of a sample, for ``max_tokens``.
+        """
         sizes = [DEFAULT_MAX_SIZE if self.max_size is None else self.max_size]
+        if self.max_tokens is not None:
+            sizes = [self.max_tokens // tokens_per_sample]
         return max(self.multiple_of, min([*sizes, *([] if most_in_data is None else [most_in_data])]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +20,7 @@ class SearchProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        self.in_words: Callable[[int], str] = "batch {:,}".format  # a size in words
         self._status = None
         if console is not None and console.is_terminal:
             self._status = Status("BatchSizeFinder: getting ready", console=console)
@@ -35,7 +36,7 @@ class SearchProgress:
 
     def report(self, trial: Trial) -> None:
         """Report one trial."""
-        text = f"batch {trial.size:,} {'fits' if trial.fits else 'does not fit'}"
+        text = f"{self.in_words(trial.size)} {'fits' if trial.fits else 'does not fit'}"
         peak = "" if trial.peak_bytes is None else f", {trial.peak_bytes / 2**20:,.1f} MiB"
         why = "" if trial.fits else f" ({trial.why})"
         rank_zero_info(f"BatchSizeFinder: {text}{why}{peak}, {trial.seconds:.2f} s.")

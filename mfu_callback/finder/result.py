@@ -27,6 +27,9 @@ class BatchSizeResult:
             more memory could take more than ``batch_size``. Empty where processes wait for each other in every step.
         global_batch_size: The samples of an optimizer step of all processes, if they were given.
         accumulate_grad_batches: The micro-batches of an optimizer step that then were set on the Trainer.
+        max_tokens: The largest number of tokens in a batch that was set, for ``batch_size`` samples of the longest
+            length; None if the batch size was searched in samples.
+        length: Tokens of the longest sample that was tried; None if the batch size was searched in samples.
     """
 
     batch_size: int
@@ -36,6 +39,13 @@ class BatchSizeResult:
     own_largest: tuple[int, ...] = ()
     global_batch_size: int | None = None
     accumulate_grad_batches: int | None = None
+    max_tokens: int | None = None
+    length: int | None = None
+
+    @property
+    def set_to(self) -> int:
+        """The number that was set on the loaders: tokens if they fill their batches by tokens, else samples."""
+        return self.batch_size if self.max_tokens is None else self.max_tokens
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain data, for JSON and checkpoints (`mfu_callback.finder.state`)."""
@@ -47,7 +57,9 @@ class BatchSizeResult:
         for trial in self.trials:
             peak, fits = _mebibytes(trial.peak_bytes), "yes" if trial.fits else "no"
             rows.append(f"| {trial.size} | {fits} | {trial.seconds:.2f} | {peak} | {_cell(trial.why)} |")
-        text = f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
+        tokens = f"**max_tokens = {self.max_tokens}** (samples of {self.length} tokens), "
+        text = "" if self.max_tokens is None else tokens
+        text += f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
         return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
 
     def sweep_table(self) -> Table:

@@ -14,6 +14,7 @@ import torch
 from mfu_callback.finder.trials.ranks import Ranks
 from tests.helpers import finder_run
 from tests.helpers.finder_run import GIVEN
+from tests.helpers.token_batches import LONGEST
 from tests.helpers.torch_features import skip_what_cannot_be_sharded
 
 SCRIPT = Path(finder_run.__file__)
@@ -72,6 +73,13 @@ def test_a_step_that_gathers_from_all_ranks_runs_alone_in_trials(run: Any) -> No
     done, ranks = run("ddp-2-capped-gathering")
     assert done.returncode == 0, done.stderr
     assert [rank["batch_size"] for rank in ranks] == [GIVEN, GIVEN]
+
+
+def test_ranks_whose_longest_samples_differ_set_one_limit_of_tokens_by_the_longest(run: Any) -> None:
+    done, ranks = run("ddp-2-loaders-tokens")
+    assert done.returncode == 0, done.stderr
+    assert [rank["max_tokens"] for rank in ranks] == [12 * LONGEST, 12 * LONGEST]
+    assert sizes(ranks[0]) == sizes(ranks[1]) == [2, 8, 12]
 
 
 def test_where_steps_wait_for_each_other_no_size_fails_that_was_run(run: Any) -> None:

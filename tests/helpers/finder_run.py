@@ -4,7 +4,8 @@ HOW is words joined by hyphens: a strategy (ddp or fsdp2), the number of process
 second rank has half the budget), "capped" (no size above GIVEN is tried), "given" (trains at size GIVEN without a
 search), "loaders" (fit receives the loader), "gathering" (the step gathers from all ranks), "raising" (the second
 rank's step raises in larger trials), "exhausting" (the second rank runs out of memory in larger trials, though they
-were predicted to fit), "tight" (no size fits the second rank's budget).
+were predicted to fit), "tight" (no size fits the second rank's budget), "tokens" (batches are filled by tokens, and the
+second rank's samples are longer).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from mfu_callback import BatchSizeFinder
 from tests.helpers.finder_models import MIB, TinyGPT, fitted
+from tests.helpers.token_batches import LONGEST, UNSEEN, Sentences, loader_of
 from tests.helpers.torch_features import fully_shard
 
 RANK = int(os.environ.get("LOCAL_RANK", 0))
@@ -79,17 +81,24 @@ def main() -> None:
     kind = Sharded if words[0] == "fsdp2" else WithoutLoader if "loaders" in words else Model
     model = kind(batch_size=GIVEN if "given" in words else 4)
     model.words = words
-    finder = BatchSizeFinder(budget=budget_of(words), max_size=GIVEN if "capped" in words else None)
+    most: dict[str, int] = {"max_tokens": 12 * LONGEST} if "tokens" in words else {}
+    if "capped" in words:
+        most = {"max_size": GIVEN}
+    finder = BatchSizeFinder(budget=budget_of(words), **most)
     strategy: Any = "ddp"
     if words[0] == "fsdp2":
         strategy = ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
     loader = DataLoader(model.dataset, batch_size=4, shuffle=True)
+    if "tokens" in words:
+        sentences = Sentences(longest_at=0 if RANK else UNSEEN)
+        loader = loader_of(sentences)
     run = fitted(
         model,
         *([] if "given" in words else [finder]),
         devices=processes,
         strategy=strategy,
         fit=[loader] if "loaders" in words else [],
+        use_distributed_sampler="tokens" not in words,
     )
     trials = [] if finder.result is None else finder.result.trials
     ends_with = {
@@ -98,6 +107,7 @@ def main() -> None:
         "trials": [(trial.size, trial.fits, trial.peak_bytes, trial.why) for trial in trials],
         "loader": run.train_dataloader.batch_size,
         "steps": run.global_step,
+        "max_tokens": getattr(run.train_dataloader.batch_sampler, "max_tokens", None),
     }
     torch.save(ends_with, directory / f"{sys.argv[2]}-{RANK}.pt")
     torch.distributed.destroy_process_group()  # if left to the interpreter's exit, it sometimes aborts the process

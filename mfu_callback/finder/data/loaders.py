@@ -1,7 +1,8 @@
-"""The loaders that the trials draw samples from, and where their batch size is set."""
+"""The loaders that the trials draw samples from, and where the size of their batches is set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -19,11 +20,11 @@ NAMES = {
     "test": ("batch_size", "test_batch_size", "eval_batch_size"),
     "predict": ("batch_size", "predict_batch_size", "eval_batch_size"),
 }
-REMEDY = "or call find_batch_size(trainer, model, ...) first and create the loaders with its batch_size"
+REMEDY = "or call find_batch_size(trainer, model, ...) first and create the loaders with what it finds"
 
 
 class BatchSizeAttribute:
-    """A ``batch_size`` of the model, its hparams or the datamodule, from which loaders are created.
+    """A ``batch_size``, or a limit of tokens, of the model, its hparams or the datamodule, for creating loaders.
 
     Args:
         pl_module: The model, attached to its Trainer.
@@ -45,31 +46,28 @@ class BatchSizeAttribute:
         """The objects and dicts that have the attribute."""
         return private_names.attribute_holders(self._pl_module, self._name)
 
-    def another_size(self) -> int:
-        """A size that no holder has at present."""
+    def another_size(self, least: int = 1) -> int:
+        """A size above ``least`` that no holder has at present."""
         values = [h[self._name] if isinstance(h, dict) else getattr(h, self._name) for h in self.holders()]
-        return 1 + max((value for value in values if isinstance(value, int)), default=1)
+        return 1 + max([least, *(value for value in values if isinstance(value, int))])
 
 
 class LoadersThemselves:
-    """The batch size of loaders that were given to the Trainer.
+    """The size of the batches of loaders that were given to the Trainer.
 
     Args:
         loaders: DataLoaders.
+        put_on: Sets a size on a loader.
     """
 
-    def __init__(self, loaders: list[DataLoader[Any]]) -> None:
+    def __init__(self, loaders: list[DataLoader[Any]], put_on: Callable[[DataLoader[Any], int], None]) -> None:
         self._loaders = loaders
-
-    def __str__(self) -> str:
-        return "the batch_size of the given loader"
+        self._put_on = put_on
 
     def put(self, size: int) -> None:
-        """Set it on every loader and its batch sampler, since the Trainer recreates some loaders from their sizes."""
+        """Set it on every loader."""
         for loader in self._loaders:
-            if loader.batch_size is not None:
-                vars(loader)["batch_size"] = size  # DataLoader refuses a plain assignment
-            loader.batch_sampler.batch_size = size  # type: ignore[union-attr]
+            self._put_on(loader, size)
 
 
 Setting = BatchSizeAttribute | LoadersThemselves
@@ -81,11 +79,11 @@ def flattened(loaders: Any) -> list[Any]:
     return list((loaders if isinstance(loaders, combined) else combined[0](loaders)).flattened)
 
 
-def check(loaders: list[Any]) -> None:
-    """Check that batches can be made in the way these loaders make them.
+def check(loaders: Sequence[Any]) -> None:
+    """Check that there are loaders, and that they are DataLoaders.
 
     Raises:
-        MisconfigurationException: If there is no loader, or one is not a DataLoader or has no batch size.
+        MisconfigurationException: If not.
     """
     if not loaders:
         raise MisconfigurationException("BatchSizeFinder found no DataLoader. Add one, or leave the finder out.")
@@ -95,14 +93,6 @@ def check(loaders: list[Any]) -> None:
                 f"BatchSizeFinder needs a DataLoader, or a collection of them; it got a {type(loader).__name__}. Set"
                 " the batch size yourself and leave the finder out."
             )
-        if batch_size_of(loader) is None:
-            why = "batch_size=None, since its data set makes the batches"
-            if loader.batch_sampler is not None:
-                why = f"a {type(loader.batch_sampler).__name__} without a `batch_size` to set"
-            raise MisconfigurationException(
-                f"BatchSizeFinder needs a DataLoader whose batch size can be set; this one has {why}. Give it a"
-                " batch_size, or leave the finder out."
-            )
 
 
 def batch_size_of(loader: Any) -> int | None:
@@ -111,13 +101,12 @@ def batch_size_of(loader: Any) -> int | None:
     return size if size is not None else getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
 
 
-def attribute_name(pl_module: LightningModule, stage: str, wanted: str | None) -> str:
-    """The name of the attribute to set.
+def attribute_name(pl_module: LightningModule, names: Sequence[str]) -> str:
+    """The first of some names that the model, its hparams or the datamodule has.
 
     Raises:
-        MisconfigurationException: If there is no such attribute.
+        MisconfigurationException: If none of them has such an attribute.
     """
-    names = NAMES[stage] if wanted is None else (wanted,)
     for name in names:
         if private_names.attribute_holders(pl_module, name):
             return name
@@ -125,6 +114,14 @@ def attribute_name(pl_module: LightningModule, stage: str, wanted: str | None) -
         f"BatchSizeFinder sets `{names[0]}`, but neither the model, its hparams nor the datamodule has it. Add this"
         f" attribute to one of them and create the loaders with it, {REMEDY}."
     )
+
+
+def batches_in(loader: DataLoader[Any]) -> int | None:
+    """The number of batches of an epoch; None if the loader does not know it."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def dataset_length(loader: DataLoader[Any]) -> int | None:

@@ -32,18 +32,22 @@ class Samples:
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        samples = list(_draw(loader))
+        samples = list(drawn(loader))
         if not samples:
             raise MisconfigurationException(
                 "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
             )
-        sizes = [_elements(sample) for sample in samples]
+        sizes = [elements(sample) for sample in samples]
         self._samples = [s for s, size in zip(samples, sizes, strict=True) if size == max(sizes)]
         self._collate = loader.collate_fn
 
     def batch(self, size: int) -> Any:
         """Collate a batch of ``size`` samples."""
         return self._collate([self._samples[i % len(self._samples)] for i in range(size)])
+
+    def filled(self, limit: int) -> Any:
+        """A batch of as many samples as a limit allows: ``limit`` samples."""
+        return self.batch(limit)
 
 
 class WorstCase:
@@ -112,25 +116,43 @@ def with_tensors(value: Any, tensor: Callable[[Tensor], Tensor], plain: Callable
     return value
 
 
-def _draw(loader: DataLoader[Any]) -> Iterator[Any]:
+def drawn(loader: DataLoader[Any], indices: list[int] | None = None) -> Iterator[Any]:
+    """A few samples of a loader's data set.
+
+    Args:
+        loader: The loader.
+        indices: Which samples; None for some that are spread over the data set.
+
+    Raises:
+        MisconfigurationException: If the data set is not an IterableDataset and has no length.
+    """
     dataset: Any = loader.dataset
     if isinstance(dataset, IterableDataset):
         yield from islice(dataset, MOST_SAMPLES)
         return
-    if not hasattr(dataset, "__len__"):
-        raise MisconfigurationException(
-            f"BatchSizeFinder cannot choose samples from a {type(dataset).__name__}, which has no length. Give the"
-            " data set a __len__, or pass a batch as worst_case."
-        )
-    count = min(len(dataset), MOST_SAMPLES)
-    indices = [len(dataset) * i // count for i in range(count)]  # spread over all of it: it may be sorted by length
+    indices = spread_over(dataset) if indices is None else indices
     if getattr(dataset, "__getitems__", None):  # torch's own fetcher also prefers it
         yield from dataset.__getitems__(indices)
     else:
         yield from (dataset[index] for index in indices)
 
 
-def _elements(sample: Any) -> int:
+def spread_over(dataset: Any) -> list[int]:
+    """The indices of a few samples from all over a data set, which may be sorted by length.
+
+    Raises:
+        MisconfigurationException: If it has no length.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise MisconfigurationException(
+            f"BatchSizeFinder cannot choose samples from a {type(dataset).__name__}, which has no length. Give the"
+            " data set a __len__, or pass a batch as worst_case."
+        )
+    count = min(len(dataset), MOST_SAMPLES)
+    return [len(dataset) * i // count for i in range(count)]
+
+
+def elements(sample: Any) -> int:
     """The size of a sample: elements of tensors and arrays, characters of texts, pixels of images, 1 for others."""
     if isinstance(sample, Tensor):
         return sample.numel()
@@ -143,4 +165,4 @@ def _elements(sample: Any) -> int:
     parts = parts_of(sample)
     if parts is None:
         return len(sample) if isinstance(sample, Sequence) else 1  # a long list of plain numbers
-    return sum(_elements(part) for _, part in parts)
+    return sum(elements(part) for _, part in parts)

@@ -63,7 +63,8 @@ class Trials:
         limit: The memory that a trial may use.
         ranks: The processes that search together.
         open_data: Opens the loaders. Called after everything that this may change is saved.
-        warmup_sizes: The batch sizes of the warm-up steps, falling: a smaller one if a larger one does not fit.
+        warmup_sizes: Returns the batch sizes of the warm-up steps, falling, once samples are drawn: a smaller one for
+            when a larger one does not fit.
         report: Called with every trial.
     """
 
@@ -74,7 +75,7 @@ class Trials:
         limit: MemoryLimit,
         ranks: Ranks,
         open_data: Callable[[], StageData],
-        warmup_sizes: Sequence[int],
+        warmup_sizes: Callable[[StageData], Sequence[int]],
         report: Callable[[Trial], None],
     ) -> None:
         self.done: list[Trial] = []
@@ -159,7 +160,7 @@ class Trials:
         self._report(trial)
         if not verdict.fits:
             # What an operator was given when memory ran out may stay in use until steps run again.
-            self._run(min(size, *self._warmup_sizes), nullcontext)
+            self._run(min(size, *self._warmup_sizes(self._data)), nullcontext)
         return Outcome(fits=verdict.fits, used=verdict.used)
 
     def fits_everywhere(self, size: int) -> bool:
@@ -167,6 +168,14 @@ class Trials:
         with self._ranks.all_or_none(f"failed in the trial of batch size {size}"), self._ranks.alone():
             fits = [trial.fits for trial in self.done if trial.size == size] or [self.attempt(size).fits]
         return self._ranks.agree(fits=fits[-1], used=None, seconds=0.0).fits
+
+    def batches_in_epoch(self, size: int) -> list[int | None]:
+        """The number of batches of each loader in an epoch at a size; None where a loader does not know it."""
+        try:
+            self._data.put(size)
+            return self._data.batches_in_epoch()
+        finally:
+            self._clean_up()
 
     def time_steps(self, size: int, timer: Timer, count: int) -> list[float]:
         """Time ``count`` steps at a size that is known to fit; return the seconds of each on the slowest process."""
@@ -210,11 +219,12 @@ class Trials:
 
     def _prepare(self) -> StageData:
         data = self._data = self._open_data()
-        data.show(self._trainer)
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
-        data.draw()
+        data.show(self._trainer)  # asks samplers for their length, which some keep
+        with self._ranks.all_or_none("failed to draw samples"):
+            data.draw(self._ranks.most_of)
         self._steps = steps_of(self._trainer, self._pl_module, data)
-        for size in self._warmup_sizes:
+        for size in self._warmup_sizes(data):
             if self._run(size, nullcontext)[1].fits:
                 break
         self.calibrate()
