@@ -51,8 +51,8 @@ class Options:
             )
         if self.max_tokens is not None and self.global_batch_size is not None:
             raise ValueError(
-                f"global_batch_size={self.global_batch_size} counts samples, but with max_tokens={self.max_tokens} batches"
-                " have any number of them. Leave one of the two out."
+                f"global_batch_size={self.global_batch_size} counts samples, but with max_tokens={self.max_tokens}"
+                " batches have any number of them. Leave one of the two out."
             )
         if self.max_size is not None and self.max_size < self.multiple_of:
             raise ValueError(

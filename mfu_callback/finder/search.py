@@ -23,7 +23,7 @@ _LEAP = 25
 # attempted where a failure would be costly.
 _NOISE = 0.002
 _MOST_BLUR = 0.05  # of a size: where memory hardly grows with it, that noise is as much as many samples take
-_MUCH = 0.05  # share of the limit: a peak that differs that much from what was foreseen
+_MUCH = 0.5  # a peak that differs from what was foreseen by this share of what was foreseen to grow with the size
 _FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
 # A second size that failed though it was foreseen to fit: go this far back, then bisect.
 _BACK = 0.95
@@ -227,7 +227,7 @@ class _Search:
         limit = min(size_at(1), self._sizes[-1])
         if self._resolution:
             self._blur = min(int(limit - size_at(1 - _NOISE)), int(_MOST_BLUR * limit))
-        aim = round(limit) - self._step(limit) // 2
+        aim = int(limit + (0.0 if len(self._peaks) > 1 else 0.5)) - self._step(limit) // 2
         step_up = self.fitted + (self._step() << self._steps_up)
         self._is_stepping = step_up > aim
         return max(aim, step_up)
@@ -240,7 +240,7 @@ class _Search:
         """
         size, used = self._peaks[-1]
         base, peak = foreseen.peak(0), foreseen.peak(size)
-        if abs(used - peak) < _MUCH or min(used, peak) <= base:
+        if abs(used - peak) < _MUCH * (peak - base) or min(used, peak) <= base:
             return foreseen.largest_within(share - (used - peak))
         return foreseen.largest_within(base + (share - base) * (peak - base) / (used - base))
 

@@ -38,7 +38,12 @@ def result_of(state: Any) -> BatchSizeResult:
     state = _mapping(state, "the state")
     _check_version(state.get("version", _WITHOUT_VERSION))
     lists = {name: _made(kind, state[name], name) for name, kind in _LISTS.items() if name in state}
-    result: BatchSizeResult = _filled(BatchSizeResult, {**state, **lists}, "the state")
+    own_largest = state.get("own_largest", ())  # JSON has no tuples
+    if not isinstance(own_largest, list | tuple) or not all(isinstance(size, int) for size in own_largest):
+        raise _malformed(f"own_largest is {own_largest!r} and no list of integers")
+    result: BatchSizeResult = _filled(
+        BatchSizeResult, {**state, **lists, "own_largest": tuple(own_largest)}, "the state"
+    )
     if not _is_count(result.batch_size):
         raise _malformed(f"batch_size is {result.batch_size!r}, which is no positive integer")
     return result

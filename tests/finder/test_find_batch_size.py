@@ -203,7 +203,7 @@ def test_time_may_be_limited() -> None:
     finder = BatchSizeFinder(max_seconds=1e-9)
     fitted(Tabular(), finder)
     assert finder.result is not None
-    assert [trial.size for trial in finder.result.trials] == [2]
+    assert [trial.size for trial in finder.result.trials] == [finder.result.batch_size]
 
 
 def test_sizes_may_be_asked_to_be_multiples() -> None:

@@ -104,6 +104,7 @@ def main() -> None:
     ends_with = {
         "weights": {n: getattr(t, "to_local", lambda t=t: t)() for n, t in model.state_dict().items()},
         "batch_size": None if finder.result is None else finder.result.batch_size,
+        "own_largest": () if finder.result is None else finder.result.own_largest,
         "trials": [(trial.size, trial.fits, trial.peak_bytes, trial.why) for trial in trials],
         "loader": run.train_dataloader.batch_size,
         "steps": run.global_step,

@@ -46,6 +46,13 @@ class MemoryLimit(Protocol):
                 room.
         """
 
+    def check(self) -> None:
+        """End a trial, in the middle of its steps, that has exceeded the limit already.
+
+        Raises:
+            LimitExceededError: If it has.
+        """
+
     def limit_bytes(self) -> int | None:
         """The bytes that a trial may use, including the model; None if unknown."""
 
@@ -128,6 +135,14 @@ class CudaLimit:
             self._cuda.synchronize(self._device)
         if self._count_retries() > retries:
             raise LimitExceededError("the allocator had to empty its cache and try again")
+        self.check()
+
+    def check(self) -> None:
+        """End a trial that has exceeded the limit already.
+
+        Raises:
+            LimitExceededError: If it has.
+        """
         if self.peak_bytes() > self._limit_bytes:
             raise LimitExceededError(f"it took {self.peak_bytes():,} bytes of {self._limit_bytes:,}")
 
@@ -189,6 +204,9 @@ class DeviceLimit:
             accelerators.reset_peak_memory_stats(self._device)
         yield
         accelerators.synchronize(self._device)
+
+    def check(self) -> None:
+        """Nothing to do: the limit is unknown."""
 
     def limit_bytes(self) -> int | None:
         """None: the limit is unknown."""

@@ -13,6 +13,9 @@ from mfu_callback.finder.limits.out_of_memory import LimitExceededError
 from mfu_callback.tools.host_memory import status_bytes
 
 _SWAP_NOISE_BYTES = 2**20
+# RLIMIT_DATA is that much above the limit: it also counts what allocators reserve and do not use. A trial that uses
+# more than the limit, and less than RLIMIT_DATA, is ended by its high-water mark.
+_ROOM, _LEAST_ROOM_BYTES = 0.02, 16 * 2**20
 
 
 class ProcessLimit:
@@ -36,7 +39,7 @@ class ProcessLimit:
         self._processes = processes
         self._held_bytes = 0
         self._resident_before = 0
-        self._slack_before = 0  # at the start of a trial: what earlier ones left reserved is not its own
+        self._can_tell = False  # whether the high-water mark could be reset
         self._peak_bytes: int | None = None
         _set_heap_thresholds(mmap=128 * 2**10, trim=128 * 2**10)
 
@@ -71,33 +74,40 @@ class ProcessLimit:
         """Lower the soft limit. The hard limit stays, so that the soft limit can be raised again.
 
         Raises:
-            LimitExceededError: If the trial exceeded the limit, or if the system had to swap. A trial can exceed it by
-                reusing free memory of the heap, which the kernel's limit does not notice.
+            LimitExceededError: If the trial exceeded the limit, or if the system had to swap.
         """
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        can_tell, swapped = _reset_high_water_mark(), status_bytes("VmSwap")
-        self._slack_before = _slack_bytes()
-        data_limit = self._resident_before + self.limit_bytes() + self._slack_before
+        self._can_tell, swapped = _reset_high_water_mark(), status_bytes("VmSwap")
+        room = max(_LEAST_ROOM_BYTES, int(_ROOM * self.limit_bytes()))
+        data_limit = self._resident_before + self.limit_bytes() + _slack_bytes() + room
         try:
             if self.is_enforced:
                 resource.setrlimit(resource.RLIMIT_DATA, (_lower(data_limit, soft), hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-            self._peak_bytes = self._high_water_bytes() if can_tell else None
-        if (self._peak_bytes or 0) > self.limit_bytes():
-            raise LimitExceededError(f"it took {self._peak_bytes or 0:,} bytes of {self.limit_bytes():,}")
+            self._peak_bytes = self._high_water_bytes() if self._can_tell else None
+        self._end_if_over(self._peak_bytes or 0)
         if status_bytes("VmSwap") - swapped > _SWAP_NOISE_BYTES:
             raise LimitExceededError("the system swapped")
+
+    def check(self) -> None:
+        """End a trial that has exceeded the limit already.
+
+        Raises:
+            LimitExceededError: If it has.
+        """
+        if self._can_tell:
+            self._end_if_over(self._high_water_bytes())
 
     def limit_bytes(self) -> int:
         """The bytes that a trial may use, including the model."""
         return self._allowance() - self._held_bytes
 
     def peak_bytes(self) -> int | None:
-        """The peak of private memory on top of the use before the model, including unused parts of the heap."""
+        """The peak of private memory on top of the use before the model."""
         return self._peak_bytes
 
     def free(self) -> None:
@@ -116,8 +126,11 @@ class ProcessLimit:
     def _high_water_bytes(self) -> int:
         # VmHWM also counts mapped files, such as libraries and data sets. They are not private.
         shared = status_bytes("RssFile") + status_bytes("RssShmem")
-        resident = status_bytes("VmHWM") - shared - self._resident_before
-        return max(0, resident + max(0, _slack_bytes() - self._slack_before))
+        return max(0, status_bytes("VmHWM") - shared - self._resident_before)
+
+    def _end_if_over(self, used: int) -> None:
+        if used > self.limit_bytes():
+            raise LimitExceededError(f"it took {used:,} bytes of {self.limit_bytes():,}")
 
     def _allowance(self) -> int:
         return int((self._budget or 0) * (1 - self._margin))
@@ -128,7 +141,7 @@ def _lower(limit: int, soft: int) -> int:
 
 
 def _slack_bytes() -> int:
-    """The bytes reserved but not resident; the kernel counts them in its limit, but not in a high-water mark."""
+    """The bytes reserved but not resident; the kernel counts them in RLIMIT_DATA, but not in a high-water mark."""
     return status_bytes("VmData") - status_bytes("RssAnon")
 
 

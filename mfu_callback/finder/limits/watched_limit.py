@@ -83,6 +83,9 @@ class WatchedLimit:
         if self._peak_bytes > self.limit_bytes():
             raise LimitExceededError(f"it took {self._peak_bytes:,} bytes of {self.limit_bytes():,}")
 
+    def check(self) -> None:
+        """Nothing to do: no trial is ended in the middle where the limit is not enforced."""
+
     def limit_bytes(self) -> int:
         """The bytes that a trial may use, including the model."""
         return self._allowance() - self._held_bytes

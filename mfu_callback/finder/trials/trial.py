@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mfu_callback.finder.data.stage_data import StageData
 from mfu_callback.finder.limits.limit import MemoryLimit
@@ -152,7 +153,7 @@ class Trials:
         Raises:
             RuntimeError: If it failed in another process. An error in this process is raised unchanged.
         """
-        why, verdict = self._run(size, lambda batches: self._limit.enforced())
+        why, verdict = self._run(size, self._limited)
         self.seconds += verdict.seconds
         peak_bytes = self._limit.peak_bytes()
         trial = Trial(size=size, fits=verdict.fits, seconds=verdict.seconds, peak_bytes=peak_bytes, why=why)
@@ -160,7 +161,7 @@ class Trials:
         self._report(trial)
         if not verdict.fits:
             # What an operator was given when memory ran out may stay in use until steps run again.
-            self._run(min(size, *self._warmup_sizes(self._data)), nullcontext)
+            self._run(min(size, self._warm_size), nullcontext)
         return Outcome(fits=verdict.fits, used=verdict.used)
 
     def fits_everywhere(self, size: int) -> bool:
@@ -224,9 +225,8 @@ class Trials:
         with self._ranks.all_or_none("failed to draw samples"):
             data.draw(self._ranks.most_of)
         self._steps = steps_of(self._trainer, self._pl_module, data)
-        for size in self._warmup_sizes(data):
-            if self._run(size, nullcontext)[1].fits:
-                break
+        sizes = self._warmup_sizes(data)
+        self._warm_size = next((size for size in sizes if self._run(size, nullcontext)[1].fits), sizes[-1])
         self.calibrate()
         return data
 
@@ -256,6 +256,16 @@ class Trials:
         batches, validation = self._data.batches(size), self._data.validation_batches(size)
         with self.undisturbed(), limited((batches, validation)):
             self._steps.run(batches, validation)
+
+    @contextmanager
+    def _limited(self, batches: Any) -> Iterator[None]:
+        """A context in which steps that exceed the limit fail, soon after they have if the limit is enforced."""
+        parameters = self._pl_module.parameters() if self._limit.is_enforced else ()
+        with self._limit.enforced(), ExitStack() as stack:
+            for parameter in filter(_is_trained, parameters):
+                register: Any = parameter.register_post_accumulate_grad_hook
+                stack.callback(register(lambda _: self._limit.check()).remove)
+            yield
 
     def _bytes_of_allocations(self, size: int) -> list[int] | None:
         """The bytes in use after each allocation of a size's steps, including model and batch; None if out of memory.
@@ -287,6 +297,10 @@ class Trials:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
+
+
+def _is_trained(parameter: Tensor) -> bool:
+    return parameter.requires_grad and parameter.is_leaf
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
