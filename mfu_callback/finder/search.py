@@ -23,7 +23,8 @@ _LEAP = 25
 # attempted where a failure would be costly.
 _NOISE = 0.002
 _MOST_BLUR = 0.05  # of a size: where memory hardly grows with it, that noise is as much as many samples take
-_MUCH = 0.5  # a peak that differs from what was foreseen by this share of what was foreseen to grow with the size
+# A peak that differs from what was foreseen by this share of what was foreseen to grow with the size, and of the limit.
+_MUCH, _LEAST_MUCH = 0.5, 0.05
 _FIRST_LEAP = 4  # factor from the first size to the second, whose peak makes a line possible
 # A second size that failed though it was foreseen to fit: go this far back, then bisect.
 _BACK = 0.95
@@ -143,7 +144,6 @@ class _Search:
         self._predicted_only = predicted_only
         self._used_at_zero = used_at_zero
         self._peaks: list[tuple[int, float]] = []  # sizes that fitted and their peaks, rising
-        self._over: float | None = None  # the peak of the first size that failed; 0 after others, None before
         self._blur = 0  # sizes that differ by less cannot be told apart by their peaks
         self._has_failed = False
         self._failures = 0  # sizes that failed since the last one that fitted
@@ -154,8 +154,6 @@ class _Search:
         if not outcome.fits:
             self._failed, self._has_failed, self._steps_up = size, True, 0
             self._failures += 1
-            # Only the first failure is asked how far it was over the limit: peaks that mislead must not do so again.
-            self._over = outcome.used if self._over is None and outcome.used is not None else 0.0
             return
         if outcome.used is not None:
             self._peaks.append((size, outcome.used))
@@ -207,9 +205,6 @@ class _Search:
         is_foreseen = self._foreseen is not None and len(self._peaks) == 1
         if not self._peaks or self._failures > (2 if is_foreseen else 1):
             return self._middle()
-        size, used = self._peaks[-1]
-        if self._over and used <= 1 < self._over:  # it ran, so that the limit lies on the line between the two
-            return _Line(size, used, self._failed, self._over).size_at(1)
         if is_foreseen:  # one step back may end the search; if that fails too, it is further
             step = max(self._resolution, self._blur / self._failed)
             return min(
@@ -240,7 +235,7 @@ class _Search:
         """
         size, used = self._peaks[-1]
         base, peak = foreseen.peak(0), foreseen.peak(size)
-        if abs(used - peak) < _MUCH * (peak - base) or min(used, peak) <= base:
+        if abs(used - peak) < max(_LEAST_MUCH, _MUCH * (peak - base)) or min(used, peak) <= base:
             return foreseen.largest_within(share - (used - peak))
         return foreseen.largest_within(base + (share - base) * (peak - base) / (used - base))
 
