@@ -56,6 +56,10 @@ class Search:
         self._options = options
         self._must_set = must_set
         self._ranks = Ranks(trainer, pl_module)
+        self._global_batch: GlobalBatch | None = None
+        if options.global_batch_size is not None and stage == "fit":
+            size = options.global_batch_size
+            self._global_batch = GlobalBatch(trainer, pl_module, size, multiple_of=options.multiple_of)
         self._own_largest: tuple[int, ...] = ()
         self._progress = SearchProgress(_console(trainer))
         self.limit: MemoryLimit = limit_for(
@@ -97,8 +101,8 @@ class Search:
             sweep=sweep,
             limit=self.limit.describe(),
             own_largest=self._own_largest,
-            global_batch_size=None if data.global_batch is None else data.global_batch.size,
-            accumulate_grad_batches=None if data.global_batch is None else self._trainer.accumulate_grad_batches,
+            global_batch_size=self._options.global_batch_size if self._global_batch is not None else None,
+            accumulate_grad_batches=None if self._global_batch is None else self._global_batch.micro_batches(size),
             max_tokens=None if longest is None else size * longest.counted,
             length=None if longest is None else longest.tokens,
         )
@@ -116,15 +120,9 @@ class Search:
                 multiple_of=self._options.multiple_of,
             ),
             worst_case=self._options.worst_case,
-            global_batch=self._global_batch(),
+            global_batch=self._global_batch,
             must_set=self._must_set,
         )
-
-    def _global_batch(self) -> GlobalBatch | None:
-        size = self._options.global_batch_size
-        if size is None or self._stage != "fit":
-            return None
-        return GlobalBatch(self._trainer, self._pl_module, size, multiple_of=self._options.multiple_of)
 
     def _sizes(self, data: StageData) -> Sequence[int]:
         """The sizes that may be tried."""
@@ -134,8 +132,8 @@ class Search:
             most_in_data = max(1, length // self._trainer.world_size)
         # The smallest of all processes: each has its own part of the data.
         most = -int(self._ranks.most_of(-self._options.largest(most_in_data, data.per_sample)))
-        if data.global_batch is not None:
-            return data.global_batch.sizes(most)
+        if self._global_batch is not None:
+            return self._global_batch.sizes(most)
         return range(self._options.multiple_of, most + 1, self._options.multiple_of)
 
     def _largest(self, sizes: Sequence[int]) -> int:
@@ -203,7 +201,15 @@ class Search:
         counter = rates.counter()
         batch = self._trials.look_at(size, counter)
         flops = counter.result().forward
-        return rates.point(size, batch=batch, step_time_sec=seconds, forward_flops=flops, peak_bytes=peak_bytes)
+        micro_batches = None if self._global_batch is None else self._global_batch.micro_batches(size)
+        return rates.point(
+            size,
+            batch=batch,
+            step_time_sec=seconds,
+            forward_flops=flops,
+            peak_bytes=peak_bytes,
+            micro_batches=micro_batches,
+        )
 
     def _tell_start(self, data: StageData, most: int) -> None:
         longest = data.longest
@@ -241,8 +247,8 @@ class Search:
             + ("" if data.longest is None else f" {data.longest.caution()}")
             + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
-        if data.global_batch is not None:
-            rank_zero_info(f"BatchSizeFinder: {data.global_batch.describe(result.batch_size)}.")
+        if self._global_batch is not None:
+            rank_zero_info(f"BatchSizeFinder: {self._global_batch.describe(result.batch_size)}.")
         if len(set(result.own_largest)) > 1:
             each = ", ".join(f"{size:,} on process {rank}" for rank, size in enumerate(result.own_largest))
             rank_zero_info(f"BatchSizeFinder: the largest that fits each process is {each}.")

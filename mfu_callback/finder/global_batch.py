@@ -52,13 +52,17 @@ class GlobalBatch:
             )
         return sizes
 
+    def micro_batches(self, size: int) -> int:
+        """How many micro-batches of a size make up the samples of one process, at least one."""
+        return max(1, self.per_process // size)
+
     def put(self, size: int) -> None:
-        """Have the Trainer accumulate as many micro-batches of a size as make up the global batch, at least one."""
-        self._trainer.accumulate_grad_batches = max(1, self.per_process // size)
+        """Have the Trainer accumulate as many micro-batches of a size."""
+        self._trainer.accumulate_grad_batches = self.micro_batches(size)
 
     def describe(self, size: int) -> str:
         """How it is divided into micro-batches of a size, in words."""
-        micro_batches = self.per_process // size
+        micro_batches = self.micro_batches(size)
         devices = f"{self._processes} device{'' if self._processes == 1 else 's'}"
         return (
             f"global_batch_size={self.size} is {devices} x accumulate_grad_batches={micro_batches} x batch_size={size}"

@@ -43,7 +43,14 @@ class Rates:
         return FlopCounter(self._pl_module, tensor_parallel=self._share)
 
     def point(
-        self, size: int, *, batch: Any, step_time_sec: float, forward_flops: int | None, peak_bytes: int | None
+        self,
+        size: int,
+        *,
+        batch: Any,
+        step_time_sec: float,
+        forward_flops: int | None,
+        peak_bytes: int | None,
+        micro_batches: int | None = None,
     ) -> SweepPoint:
         """The point of one size.
 
@@ -53,8 +60,9 @@ class Rates:
             step_time_sec: Seconds of an optimizer step, with all of its micro-batches.
             forward_flops: Model FLOPs of the forward pass of one micro-batch.
             peak_bytes: The peak memory of its steps; None if unknown.
+            micro_batches: The micro-batches of an optimizer step; None for those of the Trainer.
         """
-        batches_per_sec = self._micro_batches * self._processes / self._share / step_time_sec
+        batches_per_sec = (micro_batches or self._micro_batches) * self._processes / self._share / step_time_sec
         tokens, samples = count_tokens(batch), count_samples(batch)
         mfu = None
         if forward_flops and self._peak is not None:

@@ -53,7 +53,7 @@ class StageData:
         must_set: bool,
     ) -> None:
         self.stage = stage
-        self.global_batch = global_batch
+        self._global_batch = global_batch
         self.unit = unit
         self.longest: Longest | None = None  # where batches are filled by tokens, once samples are drawn
         self._must_set = must_set
@@ -107,8 +107,8 @@ class StageData:
         """Set the batch size, and how many of the batches make up an optimizer step if that is fixed."""
         if self.setting is not None:
             self.setting.put(size * self.per_sample)
-        if self.global_batch is not None:
-            self.global_batch.put(size)
+        if self._global_batch is not None:
+            self._global_batch.put(size)
 
     def draw(self, most_of: Callable[[float], float]) -> None:
         """Draw the samples that batches are made of.
