@@ -51,7 +51,8 @@ class BatchSizeFinder(FindsBatchSize):
             length: the longest by the ``lengths`` of all samples, if the sampler or the data set has them, else the
             longest of 64 samples. The limit must count padding: samples times the longest of the batch.
         margin: The share of the memory to keep free. The trials may not use it.
-        resolution: How exact the result is: the smallest size that failed is at most this share above it. 0 is exact.
+        resolution: How exact the result is: the smallest size that failed is at most this share above it, or, where
+            memory hardly grows with the size, 0.2 % of the memory. 0 is exact.
         objective: "memory" chooses the largest size that fits. "throughput" runs a sweep over the sizes that fit and
             chooses the smallest size within 2 % of the best tokens/sec (samples/sec if the batch has no tokens).
         budget: Bytes that model, gradients, optimizer state, activations and batch may use together, on top of what the

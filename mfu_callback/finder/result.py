@@ -57,10 +57,19 @@ class BatchSizeResult:
         for trial in self.trials:
             peak, fits = _mebibytes(trial.peak_bytes), "yes" if trial.fits else "no"
             rows.append(f"| {trial.size} | {fits} | {trial.seconds:.2f} | {peak} | {_cell(trial.why)} |")
-        tokens = f"**max_tokens = {self.max_tokens}** (samples of {self.length} tokens), "
-        text = "" if self.max_tokens is None else tokens
-        text += f"**batch_size = {self.batch_size}** within {self.limit}\n\n" + "\n".join(rows)
+        text = f"{self._set_to_markdown()} within {self.limit}"
+        if len(set(self.own_largest)) > 1:
+            text += f"; the largest of each process: {', '.join(f'{size:,}' for size in self.own_largest)}"
+        text += "\n\n" + "\n".join(rows)
         return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
+
+    def _set_to_markdown(self) -> str:
+        text = f"**batch_size = {self.batch_size}**"
+        if self.max_tokens is not None:
+            text = f"**max_tokens = {self.max_tokens}** (samples of {self.length} tokens), {text}"
+        if self.accumulate_grad_batches is not None:
+            text += f", accumulate_grad_batches = {self.accumulate_grad_batches}"
+        return text
 
     def sweep_table(self) -> Table:
         """The sweep as a table for the terminal."""

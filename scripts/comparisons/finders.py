@@ -7,12 +7,13 @@ Every search runs in its own process, on the same model, with the same limit on 
 everything that training allocates (RLIMIT_DATA). All processes fix glibc's thresholds and have trained once before. The
 finders take turns in each round, and the figures are medians. "ours" and "binsearch" look for the exact largest size:
 without a margin, at full resolution, and without Lightning's maximum of 8192. "as it comes" marks a finder with its own
-defaults.
+defaults; the trials that ours then needs are told. "trials" in the table is how often training was started, warm-up
+steps included.
 
 The limit is found without any finder: a Trainer trains two steps at one size within the budget, each time in a fresh
 process. It tries sizes further and further from the one that ours found, until one trains and another does not, and
 then bisects between them. The sizes next to the limit are trained in several processes. Processes differ by a MiB or
-two, so a size counts as exact if it is within one of the limits that they show, or within 0.5 %. Exits with 1 if ours
+two, so a size counts as exact if it is within one of the limits that they show, or within 1 %. Exits with 1 if ours
 is not exact. Works only on Linux with glibc.
 """
 
@@ -80,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["gpt", "mlp"], help="default: gpt mlp")
     parser.add_argument("--finders", nargs="+", choices=FINDERS, default=FINDERS, help="others to run (default: all)")
     parser.add_argument("--rounds", type=_at_least_one, default=3, help="searches of each finder (default: 3)")
-    parser.add_argument("--budget", type=_at_least_one, metavar="MIB", help="default: 512 for gpt models, 1024 for mlp")
+    parser.add_argument("--budget", type=_at_least_one, metavar="MIB", help="default: 256 to 1024, by model")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all results as JSON")
     return parser.parse_args(arguments)
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mfu_callback import BatchSizeFinder, MFUCallback, find_batch_size
+from mfu_callback.finder import BatchSizeResult
 from tests.helpers.finder_models import MIB, Tabular, TinyGPT, fitted, trainer
 
 
@@ -122,3 +123,11 @@ def test_what_else_decides_when_optimizers_step_is_refused() -> None:
         BatchSizeFinder(global_batch_size=8, max_tokens=100)
     with pytest.raises(ValueError, match="global_batch_size=0 must be a whole number"):
         BatchSizeFinder(global_batch_size=0)
+
+
+def test_the_card_shows_the_division_and_devices_that_differ() -> None:
+    uneven = BatchSizeResult(batch_size=8, trials=(), limit="1 MiB", own_largest=(8, 1200), accumulate_grad_batches=3)
+    words = "**batch_size = 8**, accumulate_grad_batches = 3 within 1 MiB; the largest of each process: 8, 1,200"
+    assert uneven.markdown().startswith(words)
+    even = BatchSizeResult(batch_size=8, trials=(), limit="1 MiB", own_largest=(8, 8))
+    assert even.markdown().startswith("**batch_size = 8** within 1 MiB\n")

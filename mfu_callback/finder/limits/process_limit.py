@@ -15,7 +15,7 @@ from mfu_callback.tools.host_memory import status_bytes
 _SWAP_NOISE_BYTES = 2**20
 # RLIMIT_DATA is that much above the limit: it also counts what allocators reserve and do not use. A trial that uses
 # more than the limit, and less than RLIMIT_DATA, is ended by its high-water mark.
-_ROOM, _LEAST_ROOM_BYTES = 0.02, 16 * 2**20
+_ROOM, _LEAST_ROOM_BYTES = 0.01, 8 * 2**20
 
 
 class ProcessLimit:

@@ -11,6 +11,7 @@ from scripts.comparisons.finder_parts.limit import Limit
 from scripts.comparisons.finder_parts.row import Row
 
 _AT_MOST = 1 / 3  # of the time of Lightning's bisection
+_MOST_TRIALS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Claims:
         limit: The limit of fresh processes, in words.
         is_exact: Whether every one of these sizes is the limit.
         over_binsearch: Median wall time of ours over that of Lightning's bisection; None if a search of either failed.
+        trials: The sizes of the trials of ours with its defaults, in each round.
         left: What ours left behind, in any round.
     """
 
@@ -29,6 +31,7 @@ class Claims:
     limit: str
     is_exact: bool
     over_binsearch: float | None
+    trials: list[list[int]]
     left: list[str]
 
     def lines(self) -> list[str]:
@@ -39,6 +42,11 @@ class Claims:
         return [
             f"{_verdict(self.is_exact)}: ours is exact. Found {found}; {self.limit}.",
             f"{_verdict(is_quick)}: ours takes at most a third of binsearch's time. Ratio of medians {ratio}.",
+            *(
+                f"{_verdict(len(sizes) <= _MOST_TRIALS)}: ours, as it comes, needs at most {_MOST_TRIALS} trials."
+                f" {len(sizes)}: {', '.join(f'{size:,}' for size in sizes)}."
+                for sizes in self.trials
+            ),
             f"{_verdict(not self.left)}: ours leaves nothing behind. {'; '.join(self.left) or 'Nothing'}.",
         ]
 
@@ -56,6 +64,7 @@ def claims(rows: list[Row], limit: Limit) -> Claims:
         limit=limit_in_words(limit),
         is_exact=all(row.ran and limit.is_exact(row.found or 0) for row in ours),
         over_binsearch=over,
+        trials=[row.trials for row in rows if row.finder == "ours, as it comes" and not row.error],
         left=_left(ours),
     )
 
