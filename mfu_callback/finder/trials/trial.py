@@ -142,9 +142,10 @@ class Trials:
         except Exception:  # the same steps ran before, unwatched: it is the watching that failed
             self._clean_up()
             return None
-        self.calibrate()  # modules that were imported meanwhile do not count as the trials' memory
         if seen[0] is None or seen[1] is None:
+            self._let_go(small)
             return None
+        self.calibrate()  # modules that were imported meanwhile do not count as the trials' memory
         return MemoryLines.through(small, seen[0], large, seen[1]).shares_of(limit_bytes)
 
     def attempt(self, size: int) -> Outcome:
@@ -160,12 +161,17 @@ class Trials:
         self.done.append(trial)
         self._report(trial)
         if not verdict.fits:
-            # What an operator was given when memory ran out may stay in use until steps run again.
-            self._run(min(size, self._warm_size), nullcontext)
+            self._let_go(size)
         return Outcome(fits=verdict.fits, used=verdict.used)
+
+    def _let_go(self, size: int) -> None:
+        """Run small steps: what an operator was given when memory ran out may stay in use until steps run again."""
+        self._run(min(size, self._warm_size), nullcontext)
 
     def fits_everywhere(self, size: int) -> bool:
         """Whether a size fits on every process; it is tried where it was not. Every process must call this."""
+        if self._ranks.step_together:  # all have tried the same sizes, and agreed on each
+            return any(trial.size == size and trial.fits for trial in self.done) or self.attempt(size).fits
         with self._ranks.all_or_none(f"failed in the trial of batch size {size}"), self._ranks.alone():
             fits = [trial.fits for trial in self.done if trial.size == size] or [self.attempt(size).fits]
         return self._ranks.agree(fits=fits[-1], used=None, seconds=0.0).fits
