@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+_TIMEOUT_SEC = 240
+
 
 class Launched:
     """Runs of a script, which is called with a directory and with how to run, and saves what each rank ends with.
@@ -42,16 +44,31 @@ class Launched:
 
 
 def run_on_two_processes(script: Path | str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A script's end, with what it printed."""
+    """A script's end, with what it printed.
+
+    A run that hangs is run once more: gloo's threads do so now and then as a process ends, without us too.
+
+    Raises:
+        subprocess.TimeoutExpired: If the second run hangs as well.
+    """
+    try:
+        return _run_once(script, *arguments)
+    except subprocess.TimeoutExpired:
+        return _run_once(script, *arguments)
+
+
+def _run_once(script: Path | str, *arguments: object) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": ":".join(sys.path)}
-    return subprocess.run(
-        [*launch, str(script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | environment,
-    )
+    command = [*launch, str(script), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment) as process:
+        try:
+            printed, errors = process.communicate(timeout=_TIMEOUT_SEC)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # torchrun then ends the two
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, printed, errors)
 
 
 def has_ended(done: subprocess.CompletedProcess[str]) -> bool:

@@ -168,9 +168,10 @@ def request(tmp_path, **changes):
 
 
 def workers():
-    """The processes of the benchmark: other tests' multiprocessing may have left a helper of its own."""
+    """The processes of the benchmark: other tests may have left one of their own, or a zombie."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if any("bench_parts" in part for part in child.cmdline())]
+    running = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in running if any("bench_parts" in part for part in child.cmdline())]
 
 
 def test_a_size_whose_process_is_killed_is_a_row_that_says_so(tmp_path):
