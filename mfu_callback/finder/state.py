@@ -58,7 +58,7 @@ def _check_version(version: Any) -> None:
     if version > VERSION:
         raise MisconfigurationException(
             f"The checkpoint has a state of BatchSizeFinder of version {version}; this mfu-callback reads versions up"
-            f" to {VERSION}. Install the mfu-callback that wrote it (pip install --upgrade mfu-callback), {_REMEDY}."
+            f" to {VERSION}. Upgrade mfu-callback to the version that wrote it, {_REMEDY}."
         )
 
 

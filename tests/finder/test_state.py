@@ -81,7 +81,7 @@ def test_a_later_version_is_refused_with_both_versions_and_the_remedy() -> None:
     finder.load_state_dict(OF_0_1_0)
     with pytest.raises(MisconfigurationException) as caught:
         finder.load_state_dict({"version": 7, "sizes": {"fit": 16}})
-    for words in ("of version 7", "versions up to 1", "pip install --upgrade mfu-callback", "callbacks and set the"):
+    for words in ("of version 7", "versions up to 1", "Upgrade mfu-callback", "callbacks and set the"):
         assert words in str(caught.value)
     assert finder.result == RESULT
 
