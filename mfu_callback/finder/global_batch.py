@@ -62,11 +62,12 @@ class GlobalBatch:
 
     def describe(self, size: int) -> str:
         """How it is divided into micro-batches of a size, in words."""
-        micro_batches = self.micro_batches(size)
-        devices = f"{self._processes} device{'' if self._processes == 1 else 's'}"
-        return (
-            f"global_batch_size={self.size} is {devices} x accumulate_grad_batches={micro_batches} x batch_size={size}"
-        )
+        micro_batches = f"accumulate_grad_batches={self.micro_batches(size)}"
+        return f"global_batch_size={self.size} is {self._devices} x {micro_batches} x batch_size={size}"
+
+    @property
+    def _devices(self) -> str:
+        return f"{self._processes} device{'' if self._processes == 1 else 's'}"
 
     def _check_who_steps(self, pl_module: LightningModule) -> None:
         if not pl_module.automatic_optimization:
@@ -89,6 +90,6 @@ class GlobalBatch:
         nearest = [str(size) for size in (below, below + unit) if size]
         multiples = "" if self._multiple_of == 1 else f" in multiples of {self._multiple_of}"
         raise MisconfigurationException(
-            f"global_batch_size={self.size} cannot be divided evenly over {self._processes} devices{multiples}. The"
+            f"global_batch_size={self.size} cannot be divided evenly over {self._devices}{multiples}. The"
             f" nearest that can: {' and '.join(nearest)}."
         )

@@ -207,9 +207,8 @@ class _Search:
             return self._middle()
         if is_foreseen:  # one step back may end the search; if that fails too, it is further
             step = max(self._resolution, self._blur / self._failed)
-            return min(
-                self._failed - 1, ceil(self._failed / (1 + step)) if self._failures == 1 else _BACK * self._failed
-            )
+            back = ceil(self._failed / (1 + step)) if self._failures == 1 else _BACK * self._failed
+            return min(self._failed - 1, back)
         line = self._line()
         return self._failed - self._step() if line is not None and line.is_near else self._middle()
 
@@ -222,7 +221,8 @@ class _Search:
         limit = min(size_at(1), self._sizes[-1])
         if self._resolution:
             self._blur = min(int(limit - size_at(1 - _NOISE)), int(_MOST_BLUR * limit))
-        aim = int(limit + (0.0 if len(self._peaks) > 1 else 0.5)) - self._step(limit) // 2
+        is_foreseen = len(self._peaks) == 1  # the nearest size then, above or below: a miss costs one step back
+        aim = (round(limit) if is_foreseen else int(limit)) - self._step(limit) // 2
         step_up = self.fitted + (self._step() << self._steps_up)
         self._is_stepping = step_up > aim
         return max(aim, step_up)

@@ -23,7 +23,7 @@ def show_in_loggers(trainer: Trainer, result: BatchSizeResult) -> None:
     """Write the result to TensorBoard as text, and the sweep as an image to TensorBoard and the log directory."""
     if not trainer.is_global_zero:
         return
-    writers = [logger.experiment for logger in private_names.tensorboard_loggers(trainer)]
+    writers = _event_writers(trainer)
     for writer in writers:
         writer.add_text(TAG, result.markdown(), global_step=0)
     if not result.sweep:
@@ -47,14 +47,17 @@ def write_record(trainer: Trainer, result: BatchSizeResult) -> None:
     if not trainer.is_global_zero or any(isinstance(callback, MFUCallback) for callback in callbacks):
         return
     try:
-        writers = [logger.experiment for logger in private_names.tensorboard_loggers(trainer)]
-        write_search(result, run_directory(trainer), writers)
+        write_search(result, run_directory(trainer), _event_writers(trainer))
     except Exception as error:  # a full disk or another version of TensorBoard must not end a run
         rank_zero_warn(
             f"BatchSizeFinder: the result was not written to the run's directory ({type(error).__name__}: {error}), so"
             " the report and the tab do not show it. It is in finder.result and in the log. Give the logger a directory"
             " that can be written to."
         )
+
+
+def _event_writers(trainer: Trainer) -> list[Any]:
+    return [logger.experiment for logger in private_names.tensorboard_loggers(trainer)]
 
 
 def _draw(result: BatchSizeResult) -> Any:

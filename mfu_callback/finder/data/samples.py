@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import islice
 from typing import Any
@@ -32,18 +32,13 @@ class Samples:
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        samples = list(drawn(loader))
-        if not samples:
-            raise MisconfigurationException(
-                "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
-            )
-        sizes = [elements(sample) for sample in samples]
-        self._samples = [s for s, size in zip(samples, sizes, strict=True) if size == max(sizes)]
+        samples = at_least_one(drawn(loader))
+        self._samples = largest_of(samples, [elements(sample) for sample in samples])
         self._collate = loader.collate_fn
 
     def batch(self, size: int) -> Any:
         """Collate a batch of ``size`` samples."""
-        return self._collate([self._samples[i % len(self._samples)] for i in range(size)])
+        return self._collate(repeated(self._samples, size))
 
     def filled(self, limit: int) -> Any:
         """A batch of as many samples as a limit allows: ``limit`` samples."""
@@ -114,6 +109,30 @@ def with_tensors(value: Any, tensor: Callable[[Tensor], Tensor], plain: Callable
         parts = {f.name: with_tensors(getattr(value, f.name), tensor, plain) for f in fields(value) if f.init}
         return type(value)(**parts)
     return value
+
+
+def at_least_one(samples: Iterable[Any]) -> list[Any]:
+    """Samples as a list.
+
+    Raises:
+        MisconfigurationException: If there are none.
+    """
+    if kept := list(samples):
+        return kept
+    raise MisconfigurationException(
+        "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
+    )
+
+
+def largest_of(samples: Sequence[Any], sizes: Sequence[Any]) -> list[Any]:
+    """The samples whose size is the largest."""
+    most = max(sizes)
+    return [sample for sample, size in zip(samples, sizes, strict=True) if size == most]
+
+
+def repeated(samples: Sequence[Any], size: int) -> list[Any]:
+    """As many samples as asked for, each repeated as often as the others, give or take one."""
+    return [samples[index % len(samples)] for index in range(size)]
 
 
 def drawn(loader: DataLoader[Any], indices: list[int] | None = None) -> Iterator[Any]:

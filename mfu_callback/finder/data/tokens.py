@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
-from mfu_callback.finder.data.samples import MOST_SAMPLES, WorstCase, drawn, elements, spread_over
+from mfu_callback.finder.data.samples import (
+    MOST_SAMPLES,
+    WorstCase,
+    at_least_one,
+    drawn,
+    elements,
+    largest_of,
+    repeated,
+    spread_over,
+)
 from mfu_callback.lightning.namespaces import MisconfigurationException
 from mfu_callback.meter.tokens import count_tokens
 
@@ -78,7 +87,7 @@ class TokenSamples:
         self._collate = _batch_maker(loader)
         samples = _samples(loader, None if known is None else known.longest())
         sizes = [(count_tokens(self._collate([sample])) or 0, elements(sample)) for sample in samples]
-        self._samples = [sample for sample, size in zip(samples, sizes, strict=True) if size == max(sizes)]
+        self._samples = largest_of(samples, sizes)
         self._known = known
         self._tokens = max(sizes)[0]
         self._how = f"the longest of {len(samples)} samples drawn from the data set"
@@ -105,7 +114,7 @@ class TokenSamples:
 
     def batch(self, size: int) -> Any:
         """A batch of ``size`` samples."""
-        return self._collate([self._samples[i % len(self._samples)] for i in range(size)])
+        return self._collate(repeated(self._samples, size))
 
     def filled(self, limit: int) -> Any:
         """A batch of as many samples as a limit allows, at least one."""
@@ -200,12 +209,7 @@ def _as_lengths(value: Any, count: int) -> np.ndarray[Any, Any] | None:
 
 
 def _samples(loader: DataLoader[Any], indices: list[int] | None) -> list[Any]:
-    samples: list[Any] = list(drawn(loader, indices) if not _makes_batches(loader) else _indices(loader, indices))
-    if not samples:
-        raise MisconfigurationException(
-            "BatchSizeFinder found no sample in the data set. Give it at least one, or leave the finder out."
-        )
-    return samples
+    return at_least_one(_indices(loader, indices) if _makes_batches(loader) else drawn(loader, indices))
 
 
 def _indices(loader: DataLoader[Any], indices: list[int] | None) -> list[int]:
