@@ -184,32 +184,39 @@ class MFUCallback(EvaluationHooks):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A batch begins."""
-        if self._run is not None:
-            self._run.begin_batch(batch)
+        run = self._run
+        if run is not None:
+            run.begin_batch(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """The forward pass is over and the backward pass begins."""
-        if self._run is not None:
-            self._run.begin_backward(loss)
+        run = self._run
+        if run is not None:
+            run.begin_backward()
+            if run.waits is not None:
+                run.waits.begin_backward(loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The backward pass is over."""
-        if self._run is not None:
-            self._run.end_backward()
+        run = self._run
+        if run is not None:
+            run.end_backward()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Gradient clipping and the optimizer step begin."""
-        if self._run is not None:
-            self._run.begin_optimizer()
+        run = self._run
+        if run is not None:
+            run.begin_optimizer()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A batch is over."""
-        if self._run is not None:
-            self._run.end_batch()
+        run = self._run
+        if run is not None:
+            run.end_batch()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""

@@ -1,55 +1,58 @@
-"""Wrappers of the Trainer's methods in which batches are counted."""
+"""Counts batches of a fit, inside brackets that are on the Trainer's loop for these batches alone."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mfu_callback.lightning import private_names
 from mfu_callback.meter.counting import Counting
-from mfu_callback.meter.meter import RunMeter
-from mfu_callback.tools.brackets import Function
+from mfu_callback.tools.brackets import Brackets, Function
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
-def around_batch(counting: Counting) -> Callable[[Function], Function]:
-    """Wraps the method that runs the forward pass, the backward pass and the optimizer for a batch.
+class CountedBatches:
+    """Puts the brackets on for a batch that must be counted, and takes them off after it.
 
     Args:
-        counting: Counts the batches whose FLOPs are not known.
+        counting: Counts the batches.
+        trainer: The Trainer during fit.
     """
 
-    def wrap(run: Function) -> Function:
+    def __init__(self, counting: Counting, trainer: Trainer) -> None:
+        self._counting = counting
+        self._trainer = trainer
+        self._brackets = Brackets()
+
+    def put(self) -> None:
+        """Count the batch that runs next: its forward pass, its backward pass and its optimizer step."""
+        self.remove()  # a batch that was told not to run has left them on
+        self._brackets.put(private_names.optimization_loop(self._trainer), "run", self._around_batch)
+        self._brackets.put(self._trainer.strategy, "training_step", self._around_training_step)
+
+    def remove(self) -> None:
+        """Take the brackets off."""
+        self._brackets.remove()
+
+    def _around_batch(self, run: Function) -> Function:
         @functools.wraps(run)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            if not counting.is_due():
-                return run(*args, **kwargs)
-            with counting.batch():
-                return run(*args, **kwargs)
+            try:
+                with self._counting.batch():
+                    return run(*args, **kwargs)
+            finally:
+                self.remove()
 
         return counted
 
-    return wrap
+    def _around_training_step(self, training_step: Function) -> Function:
+        """An optimizer may run it several times."""
 
-
-def around_training_step(counting: Counting, meter: RunMeter) -> Callable[[Function], Function]:
-    """Wraps the training step, which an optimizer may run several times; each call adds to the work of the step.
-
-    Args:
-        counting: Counts the batches whose FLOPs are not known.
-        meter: Adds up the work.
-    """
-
-    def wrap(training_step: Function) -> Function:
         @functools.wraps(training_step)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            if not counting.is_on:
-                out = training_step(*args, **kwargs)
-            else:
-                with counting.forward():
-                    out = training_step(*args, **kwargs)
-            meter.add_forward()
-            return out
+            with self._counting.forward():
+                return training_step(*args, **kwargs)
 
         return counted
-
-    return wrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,6 @@ import torch
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
-from mfu_callback.lightning.counted import around_batch, around_training_step
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.sharing import ranks_per_batch
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
@@ -148,19 +147,28 @@ class MeasuredEvaluation:
         return call
 
     def _around_step(self, step: Function) -> Function:
-        counted = around_batch(self._counting)(around_training_step(self._counting, self._meter)(step))
-
         @functools.wraps(step)
         def call(*args: Any, **kwargs: Any) -> Any:
             if args and isinstance(args[0], Iterator):
                 self._leave_out()
                 return step(*args, **kwargs)
             self._clock.enter(Phase.FORWARD)
-            out = counted(*args, **kwargs)
+            with self._counted():
+                out = step(*args, **kwargs)
+            self._meter.add_forward()
             self._clock.enter(Phase.OTHER)
             return out
 
         return call
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A context for the forward pass of a batch, in which it is counted if it must be."""
+        if not self._counting.is_due():
+            yield
+            return
+        with self._counting.batch(), self._counting.forward():
+            yield
 
     def _leave_out(self) -> None:
         self._meter.leave_out("rest")
@@ -189,7 +197,8 @@ class MeasuredEvaluation:
     def _log(self, values: dict[str, float]) -> None:
         tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
         private_names.show_metrics(self._trainer, tensors, in_progress_bar={})
-        private_names.log_now(self._trainer, tensors)
+        # As validate and test do with their own at the end of an epoch.
+        private_names.log_at(self._trainer, tensors, private_names.step_of_logs(self._trainer))
 
     def _all_ranks(self, totals: Totals) -> list[Totals]:
         if self._trainer.world_size == 1:

@@ -39,7 +39,7 @@ class MetricLog:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._waiting: dict[str, torch.Tensor] = {}
+        self._waiting: Mapping[str, torch.Tensor] = {}
 
     def put(self, brackets: Brackets) -> None:
         """Put a bracket around the method that sends metrics; a barebones Trainer sends none.
@@ -50,18 +50,24 @@ class MetricLog:
         if not self._trainer.barebones:
             brackets.put(private_names.logger_connector(self._trainer), private_names.SEND_METRICS, self._joining)
 
-    def log(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
-        """Log values at the end of this batch; the Trainer must log at this batch.
+    def show(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
+        """Put values into ``callback_metrics`` and some into the progress bar.
 
         Args:
             values: The values by tag, the same on every rank.
             in_progress_bar: By tag, the name of the value in the progress bar.
         """
-        # On the host, so that loggers and checkpoints read them without waiting for a device.
-        tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
-        self._waiting = dict(zip(values, tensors, strict=True))
         shown = {label: ThreeDigits(values[name]) for name, label in in_progress_bar.items() if name in values}
-        private_names.show_metrics(self._trainer, self._waiting, in_progress_bar=shown)
+        private_names.show_metrics(self._trainer, _tensors(values), in_progress_bar=shown)
+
+    def join(self, values: Mapping[str, float]) -> None:
+        """Send values with the Trainer's own at the end of this batch, at which it logs."""
+        self._waiting = _tensors(values)
+
+    def send(self, values: Mapping[str, float], step: int) -> None:
+        """Send values by themselves, at an earlier step."""
+        if values and not self._trainer.barebones:
+            private_names.log_at(self._trainer, _tensors(values), step)
 
     def _joining(self, send: Function) -> Callable[..., Any]:
         def call(metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -69,3 +75,9 @@ class MetricLog:
             return send({**metrics, **waiting}, *args, **kwargs)
 
         return call
+
+
+def _tensors(values: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    """The values on the host, so that loggers and checkpoints read them without waiting for a device."""
+    tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
+    return dict(zip(values, tensors, strict=True))

@@ -32,18 +32,22 @@ def tensor_parallel_size(trainer: Trainer) -> int:
     return mesh[MESH_DIMENSION].size() if MESH_DIMENSION in (mesh.mesh_dim_names or ()) else 1
 
 
-def is_logging_step(trainer: Trainer) -> bool:
-    """Whether the Trainer logs at the end of this batch; an optimizer must have stepped in it."""
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and ((trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
+def logging_step(trainer: Trainer) -> Callable[[], bool]:
+    """Returns a function: whether the Trainer logs at the end of this batch, in which an optimizer stepped."""
+    loop = trainer.fit_loop.epoch_loop
+
+    def is_logging_step() -> bool:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and ((loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
+
+    return is_logging_step
 
 
-def step_counter(trainer: Trainer) -> Callable[[], int]:
-    """Returns a function that reads ``trainer.global_step`` in a twentieth of the time."""
+def step_counter(trainer: Trainer) -> Any:
+    """The object whose attribute ``completed`` is ``trainer.global_step``, read in a twentieth of the time."""
     loop = optimization_loop(trainer)
-    if trainer.lightning_module.automatic_optimization:
-        return lambda: loop.optim_progress.optimizer.step.total.completed
-    return lambda: loop.optim_step_progress.total.completed
+    automatic = trainer.lightning_module.automatic_optimization
+    return loop.optim_progress.optimizer.step.total if automatic else loop.optim_step_progress.total
 
 
 def logger_connector(trainer: Trainer) -> Any:
@@ -65,9 +69,14 @@ def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, kinds)]
 
 
-def log_now(trainer: Trainer, metrics: dict[str, torch.Tensor]) -> None:
-    """Send metrics to all loggers at the step at which validate and test log their own at the end of an epoch."""
-    trainer._logger_connector.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+def step_of_logs(trainer: Trainer) -> int:
+    """The step at which the Trainer logs its own metrics now."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def log_at(trainer: Trainer, metrics: dict[str, torch.Tensor], step: int) -> None:
+    """Send metrics to all loggers at a step."""
+    trainer._logger_connector.log_metrics(metrics, step=step)
 
 
 def logger_prefix(logger: TensorBoardLogger) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from mfu_callback.board.serving import prometheus_of
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.circumstances import circumstances_of
-from mfu_callback.lightning.counted import around_batch, around_training_step
+from mfu_callback.lightning.counted import CountedBatches
 from mfu_callback.lightning.metric_log import MetricLog
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
@@ -24,6 +23,7 @@ from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, timer_for
+from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.precision import matmul_dtype_of
@@ -51,6 +51,10 @@ class MeasuredRun:
 
     Attributes:
         is_over: Whether it was summed up; a run is not started twice.
+        begin_backward: Begins the backward pass.
+        end_backward: Ends it.
+        begin_optimizer: Begins gradient clipping and the optimizer step.
+        waits: Times the waiting for other processes; None for a single one.
     """
 
     def __init__(self, trainer: Trainer, pl_module: LightningModule, arguments: Arguments) -> None:
@@ -58,6 +62,8 @@ class MeasuredRun:
         self._pl_module = pl_module
         self._arguments = arguments
         self._in_step = False
+        self._is_new_epoch = True
+        self._also_at_end: Callable[[], None] | None = self._end_first_step
         self.is_over = False
         device = self._device = trainer.strategy.root_device
         self._timer = timer_for(device)
@@ -66,8 +72,14 @@ class MeasuredRun:
             pl_module, device, self._timer, arguments, TrainerRanks(trainer), self._messages
         )
         self._clock, self._meter = self._measurement.clock, self._measurement.meter
-        self._steps = OptimizerSteps()
+        self._counted = CountedBatches(self._measurement.counting, trainer)
+        marker = self._clock.marker
+        self._end_wait = marker(Phase.OTHER)
+        self.begin_backward, self.begin_optimizer = marker(Phase.BACKWARD), marker(Phase.OPTIMIZER)
+        # With manual optimization the training step goes on.
+        self.end_backward = marker(Phase.OTHER if pl_module.automatic_optimization else Phase.FORWARD)
         self._metric_log = MetricLog(trainer)
+        self.waits: CollectiveWaits | None = None
         self._board = board_of(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
         self._prometheus = prometheus_of(trainer.loggers, arguments, self._messages, is_first=trainer.is_global_zero)
         self._brackets = Brackets()
@@ -92,19 +104,41 @@ class MeasuredRun:
             tensor_parallel=group_size(self._pl_module),
             is_in_first_replica=lambda: is_in_first_replica(trainer),
         )
-        self._steps.start(trainer)
-        self._put_brackets()
+        self._steps = self._put_brackets()
         self._prometheus.start()
         self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
+        self._keep_at_hand()
         self.assign_rest("setup")
         self._clock.start()
 
-    def _put_brackets(self) -> None:
-        trainer, brackets, counting = self._trainer, self._brackets, self._measurement.counting
-        brackets.put(trainer.strategy, "training_step", around_training_step(counting, self._meter))
-        brackets.put(private_names.optimization_loop(trainer), "run", around_batch(counting))
-        bracket_phases(brackets, trainer, self._clock, self._steps.notify)
+    def _keep_at_hand(self) -> None:
+        """Keep what every step uses where one look-up finds it."""
+        self._batches, self._look_at = self._meter.batches, self._meter.batches.look_at
+        self.waits, self._waits_in_steps = self._measurement.waits, self._meter.ledger.waits_in_steps
+        self._end_step = self._meter.ledger.end_step if self.waits is None else self._measurement.end_step
+        self._is_logging_step = private_names.logging_step(self._trainer)
+
+    def _begin_step(self) -> None:
+        if not self._in_step:
+            self._meter.begin_step()
+        self._in_step = True
+
+    def _count_if_due(self) -> None:
+        self._is_new_epoch = False
+        if self._measurement.counting.is_due():
+            self._counted.put()
+
+    def _end_first_step(self) -> None:
+        self._prometheus.end_step()
+        self._also_at_end = None if self._arguments.prometheus_port is None else self._prometheus.end_step
+        with self._clock.during(Phase.REPORT):
+            self._board.show(self._meter)
+
+    def _put_brackets(self) -> OptimizerSteps:
+        trainer, brackets, steps = self._trainer, self._brackets, OptimizerSteps(self._trainer)
+        bracket_phases(brackets, trainer, self._clock, steps, self._meter.add_forward)
+        brackets.call_at_removal(self._counted.remove)
         self._metric_log.put(brackets)
         if self._measurement.waits is not None:
             brackets.call_at_removal(self._measurement.waits.remove)
@@ -113,44 +147,34 @@ class MeasuredRun:
         if self._arguments.operators:
             operators = RunOperators(self._device)
             Profiling(self._meter, trainer, operators, self._messages.warn_once, brackets)
+        return steps
 
     def forget_frozen(self) -> None:
         """Check again at the next batch which parameters are frozen."""
         self._measurement.counting.forget_state()
+        self._is_new_epoch = True
 
     def begin_batch(self, batch: Any) -> None:
         """Begin a batch, and a step if this is its first micro-batch."""
-        if not self._in_step:
-            self._meter.begin_step()
-            self._in_step = True
-        self._clock.enter(Phase.OTHER)
-        self._meter.look_at(batch)
-
-    def begin_backward(self, loss: torch.Tensor) -> None:
-        """Begin the backward pass."""
-        self._clock.enter(Phase.BACKWARD)
-        if self._measurement.waits is not None:
-            self._measurement.waits.begin_backward(loss)
-
-    def end_backward(self) -> None:
-        """End the backward pass. With manual optimization the training step goes on."""
-        self._clock.enter(Phase.OTHER if self._pl_module.automatic_optimization else Phase.FORWARD)
-
-    def begin_optimizer(self) -> None:
-        """Begin gradient clipping and the optimizer step."""
-        self._clock.enter(Phase.OPTIMIZER)
+        if self._waits_in_steps:
+            self._begin_step()
+        self._end_wait()
+        self._look_at(batch)
+        if self._batches.in_hand.flops is None or self._is_new_epoch:
+            self._count_if_due()
 
     def end_batch(self) -> None:
         """End a batch, and the step if an optimizer stepped; log if the Trainer logs now."""
-        if not self._steps.any_since_last_asked():
+        steps = self._steps
+        count = steps.counter.completed
+        if count == steps.seen and not steps.was_notified:
             return
-        self._measurement.end_step()
-        self._prometheus.end_step()
+        steps.seen, steps.was_notified = count, False
+        self._end_step()
         self._in_step = False
-        if not self._board.is_shown:
-            with self._clock.during(Phase.REPORT):
-                self._board.show(self._meter)
-        if private_names.is_logging_step(self._trainer):
+        if self._also_at_end is not None:
+            self._also_at_end()
+        if self._is_logging_step():
             self._log()
 
     def finish(self) -> Summary | None:
@@ -158,6 +182,7 @@ class MeasuredRun:
         self._brackets.remove()
         if not self._measurement.is_measuring:
             return None
+        self._log_sent()
         is_trial_run = bool(self._trainer.fast_dev_run)  # type: ignore[attr-defined]
         summary = self._measurement.finish(self._circumstances, measure_rates=not is_trial_run)
         self.is_over = True
@@ -194,11 +219,27 @@ class MeasuredRun:
         return circumstances_of(self._trainer, self._pl_module, batch_size=self._meter.batches.size)
 
     def _log(self) -> None:
-        values = self._measurement.take_values()
+        if self.waits is None:
+            values = self._measurement.take_values()
+            self._show_values(values)
+            self._metric_log.join(values)
+        else:  # none waits for another here: what is read now was sent at the logging step before
+            self._log_sent()
+            self._measurement.begin_values(private_names.step_of_logs(self._trainer))
+
+    def _log_sent(self) -> None:
+        """Log the values that all ranks have sent, at the step that they belong to."""
+        sent = self._measurement.end_values()
+        if sent is not None:
+            step, values = sent
+            self._show_values(values)
+            self._metric_log.send(values, step)
+
+    def _show_values(self, values: dict[str, float]) -> None:
         if not values or self._trainer.barebones:
             return
         self._prometheus.show(values)
-        self._metric_log.log(values, in_progress_bar=IN_PROGRESS_BAR)
+        self._metric_log.show(values, in_progress_bar=IN_PROGRESS_BAR)
         if not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):
                 self._board.show_dashboard(values)

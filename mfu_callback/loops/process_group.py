@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from mfu_callback.meter.gathering import begin_gather
 
 
 class ProcessGroup:
@@ -32,6 +35,10 @@ class ProcessGroup:
         rows = [torch.empty_like(row) for _ in range(self.size)]
         dist.all_gather(rows, row)
         return torch.stack(rows)
+
+    def begin_gather(self, row: torch.Tensor, device: torch.device) -> Callable[[], torch.Tensor]:
+        """Start to gather the rows of all processes; the function that is returned gives them."""
+        return begin_gather(row, device)
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first process."""

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops
-from mfu_callback.meter.batches import Batches
+from mfu_callback.meter.batches import Batch, Batches
 from mfu_callback.meter.conventions import Conventions
 
 
@@ -37,9 +37,14 @@ class BatchFlops:
 
     @property
     def needs_count(self) -> bool:
-        """Whether the micro-batch in hand must be counted."""
+        """Whether the micro-batch in hand must be counted. If not, its FLOPs are known from now on."""
         batch = self._batches.in_hand
-        return batch.flops is None and batch.shape is not None and self._counts.needs_count(batch.shape)
+        if batch.flops is not None or batch.shape is None:
+            return False
+        if self._counts.needs_count(batch.shape):
+            return True
+        batch.flops = self._counts.flops(batch.shape)
+        return False
 
     @property
     def is_full(self) -> bool:
@@ -60,25 +65,28 @@ class BatchFlops:
         Returns:
             True if its FLOPs are known now or will be counted again.
         """
-        shape = self._batches.in_hand.shape
-        assert shape is not None
+        batch = self._batches.in_hand
+        assert batch.shape is not None
         if count is None:
-            self._counts.give_up(shape)
+            self._counts.give_up(batch.shape)
             return False
         if self.first is None or not self.first.forward:
             self.first = count
-        return self._counts.add(shape, count)
+        is_known_or_again = self._counts.add(batch.shape, count)
+        if not self._counts.needs_count(batch.shape):
+            batch.flops = self._counts.flops(batch.shape)
+        return is_known_or_again
 
-    def of_batch(self) -> TrainingFlops:
-        """FLOPs of one forward and backward pass of the micro-batch in hand; NaN if unknown."""
-        batch = self._batches.in_hand
+    def of(self, batch: Batch) -> TrainingFlops:
+        """FLOPs of one forward and backward pass of a micro-batch; NaN if unknown.
+
+        Args:
+            batch: What is known of it.
+        """
         if batch.flops is not None:
             return batch.flops
         assert batch.shape is not None
-        flops = self._counts.flops(batch.shape)
-        if not self._counts.needs_count(batch.shape):
-            batch.flops = flops
-        return flops
+        return self._counts.flops(batch.shape)
 
     def _training_flops(self, count: FlopCount) -> TrainingFlops | None:
         """FLOPs of a counted batch; none at all if a rank that counts its own part has found nothing in two batches."""
@@ -91,4 +99,4 @@ class BatchFlops:
     def relative_size(self) -> float:
         """FLOPs of the micro-batch in hand over those of the first counted batch; NaN if one is unknown."""
         first = self.of_first
-        return self.of_batch().model / first.model if first else math.nan
+        return self.of(self._batches.in_hand).model / first.model if first else math.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ _MOST_FORMS = 1_000
 TokensArgument = int | Callable[[Any], int] | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What batches of the same names, shapes and dtypes have in common; unknown numbers are NaN.
 
@@ -44,15 +44,17 @@ class Batches:
     Args:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
+        note: Called for each micro-batch with its tokens without padding, a number on the device; None without a mask.
 
     Attributes:
         in_hand: What is known of the micro-batch in hand: the one that was looked at last.
-        real_tokens: Its tokens without padding, as a number on the device; None without a mask.
     """
 
-    def __init__(self, flops: FlopsArgument, tokens: TokensArgument) -> None:
+    def __init__(
+        self, flops: FlopsArgument, tokens: TokensArgument, note: Callable[[torch.Tensor | None], None]
+    ) -> None:
         self.in_hand = Batch()
-        self.real_tokens: torch.Tensor | None = None
+        self._note = note
         self._flops = flops
         self._tokens = tokens
         self._functions = UserFunctions()
@@ -63,14 +65,15 @@ class Batches:
         try:
             form = form_of(batch)
             self.in_hand = found = self._known.get(form) or self._find(batch, form)
-            self.real_tokens = count_real_tokens(batch) if found.has_mask else None
+            real_tokens = count_real_tokens(batch) if found.has_mask else None
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so samples are left out, and tokens"
                 " and FLOPs unless they are given. Pass tokens= and flops= as functions of the batch.",
             )
-            self.in_hand, self.real_tokens = self._as_given(batch), None
+            self.in_hand, real_tokens = self._as_given(batch), None
+        self._note(real_tokens)
 
     @property
     def size(self) -> int | None:
@@ -78,10 +81,10 @@ class Batches:
         return None if math.isnan(self.in_hand.samples) else round(self.in_hand.samples)
 
     def forget_counted_flops(self) -> None:
-        """Drop all counted FLOPs: the model has changed, so they no longer hold."""
-        for batch in self._known.values():
-            if batch.shape is not None:
-                batch.flops = None
+        """Forget all counted FLOPs: the model has changed, so they hold for the batches before alone."""
+        self._known.clear()
+        if self.in_hand.shape is not None:
+            self.in_hand = replace(self.in_hand, flops=None)
 
     def _find(self, batch: Any, form: Hashable) -> Batch:
         tokens, samples = self._tokens_of(batch), count_samples(batch)

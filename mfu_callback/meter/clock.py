@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from itertools import pairwise
+from itertools import pairwise, repeat
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -42,6 +42,11 @@ TRAINING_PHASES = (Phase.DATA, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER, P
 WAITS = (Phase.DATA_WAIT, Phase.FORWARD_WAIT, Phase.BACKWARD_WAIT, Phase.OPTIMIZER_WAIT, Phase.OTHER_WAIT)
 
 
+_ENDS_STEP = 1 << 7
+# The mark at which a step ends, after which it is nobody's time.
+END_OF_STEP = Phase.OTHER | _ENDS_STEP
+
+
 def training_sec(seconds: np.ndarray) -> np.ndarray:
     """Training time of each step, with the waiting in it.
 
@@ -57,6 +62,10 @@ def training_sec(seconds: np.ndarray) -> np.ndarray:
 
 class Timer(Protocol):
     """Stamps moments and computes the seconds between them."""
+
+    @property
+    def runs_behind(self) -> bool:
+        """Whether the device runs behind the host, which then can wait for it."""
 
     def now(self) -> float:
         """The host's clock, in seconds."""
@@ -80,6 +89,8 @@ class HostTimer:
     Args:
         now: The clock, in seconds.
     """
+
+    runs_behind = False
 
     def __init__(self, now: Callable[[], float] = perf_counter) -> None:
         self.now = self.stamp = now
@@ -107,6 +118,8 @@ class DeviceTimer:
         synchronize: Waits for the device.
         now: The host's clock, in seconds.
     """
+
+    runs_behind = True
 
     def __init__(
         self,
@@ -147,7 +160,7 @@ def timer_for(device: torch.device) -> Timer:
 class StepClock:
     """Stamps where each phase of each step begins, without a gap; time outside of every other phase is ``OTHER``.
 
-    A stamp is only appended to a list, since this is the hot path. The seconds are computed for many steps at once,
+    A mark is only appended to a list, since this is the hot path. The seconds are computed for many steps at once,
     when the device has finished them.
 
     Args:
@@ -157,36 +170,44 @@ class StepClock:
         now: The host's clock, in seconds.
         made_at: When it was made, by the host's clock.
         synchronize: Waits for the device.
+        runs_behind: Whether there is anything to wait for: whether the device runs behind the host.
     """
 
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
         self.now = timer.now
         self.made_at = self.now()
-        self._stamp = timer.stamp  # read on the hot path
         self.synchronize = timer.synchronize
+        self.runs_behind = timer.runs_behind
+        # The phase and the stamp of each mark in turn, of all steps not yet taken; an end of a step has a bit more.
+        self._marks: list[Any] = []
         self.start()
 
     def start(self) -> None:
         """Start over and forget all earlier stamps."""
-        # The stamps and phases of all steps not yet taken, and the index of each step's end. Plain lists are fast.
-        self._phases = bytearray([Phase.OTHER])
-        self._stamps = [self._stamp()]
-        self._ends: list[int] = []
+        self._marks.clear()
+        self.enter(Phase.OTHER)
+
+    def enter(self, phase: int) -> None:
+        """Begin a phase; with `END_OF_STEP`, end the step."""
+        self._marks.extend((phase, self._timer.stamp()))
+
+    def marker(self, phase: int) -> Callable[[], None]:
+        """Returns a function that does what `enter` does for this phase.
+
+        It runs eight times a step, so nothing in it is Python: each call takes the next item of endless iterators.
+        """
+        marks = zip(repeat(int(phase)), iter(self._timer.stamp, object()))
+        return map(self._marks.extend, marks).__next__
 
     @property
     def phase(self) -> Phase:
         """The phase that goes on."""
-        return Phase(self._phases[-1])
-
-    def enter(self, phase: Phase) -> None:
-        """Begin a phase."""
-        self._stamps.append(self._stamp())
-        self._phases.append(phase)
+        return Phase(self._marks[-2] & ~_ENDS_STEP)
 
     def rename(self, phase: Phase) -> None:
         """Take the phase that goes on, since it began, for another."""
-        self._phases[-1] = phase
+        self._marks[-2] = phase | (self._marks[-2] & _ENDS_STEP)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -200,12 +221,15 @@ class StepClock:
 
     def end_step(self) -> None:
         """End the step and begin the next one; never waits."""
-        self._ends.append(len(self._stamps))
-        self.enter(Phase.OTHER)
+        self.enter(END_OF_STEP)
 
-    def is_over(self, step: int) -> bool:
-        """Whether the device has finished a step, counted from the first that was not taken; never waits."""
-        return self._timer.is_over(self._stamps[self._ends[step]])
+    def steps_over(self) -> int:
+        """How many of the ended steps that were not taken the device has finished; never waits."""
+        ends = self._ends()
+        over = len(ends)
+        while over and not self._timer.is_over(self._marks[2 * ends[over - 1] + 1]):
+            over -= 1  # a device that has finished a step has finished those before it
+        return over
 
     def take(self, steps: int) -> np.ndarray:
         """Compute and remove the first steps that were not taken; the device must have finished them.
@@ -216,12 +240,16 @@ class StepClock:
         Returns:
             Seconds of each phase in each step, of shape (steps, phases).
         """
-        ends = self._ends[:steps]
-        last = ends[-1]
-        durations = self._timer.durations(self._stamps[: last + 1])
+        ends = self._ends()[:steps]
+        last = int(ends[-1])
+        durations = self._timer.durations(self._marks[1 : 2 * last + 2 : 2])
         # Each mark begins its phase and belongs to the step that ends next.
         cells = np.repeat(np.arange(0, steps * len(Phase), len(Phase)), np.diff(ends, prepend=0))
-        cells += np.frombuffer(self._phases[:last], dtype=np.uint8)
-        del self._stamps[:last], self._phases[:last]
-        self._ends = [end - last for end in self._ends[steps:]]
+        cells += np.array(self._marks[: 2 * last : 2]) & ~_ENDS_STEP
+        del self._marks[: 2 * last]
+        self._marks[0] = Phase.OTHER
         return np.bincount(cells, durations, minlength=steps * len(Phase)).reshape(steps, len(Phase))
+
+    def _ends(self) -> np.ndarray:
+        """The index of the mark that ends each step."""
+        return np.flatnonzero(np.array(self._marks[::2]) & _ENDS_STEP)

@@ -79,15 +79,12 @@ class Counting:
         if not (trial.was_seen and self._counts_again()):
             self._take_count(None if counter is None else counter.result().of_one(passes or self._calls))
 
-    @property
-    def is_on(self) -> bool:
-        """Whether a batch is being counted."""
-        return self._counter is not None
-
     @contextmanager
     def forward(self) -> Iterator[None]:
         """A context for one forward pass of the batch that is being counted; an optimizer may run several."""
-        assert self._counter is not None
+        if self._counter is None:  # it could not be entered
+            yield
+            return
         self._calls += 1
         with self._counter.forward_only_inside():
             yield

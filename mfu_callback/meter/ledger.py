@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
 
-from mfu_callback.meter.clock import Phase, StepClock, training_sec
+from mfu_callback.meter.clock import END_OF_STEP, Phase, StepClock, training_sec
 from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
 from mfu_callback.meter.waits import StepWaits
+from mfu_callback.meter.work import END_OF_WORK, Work
 
 Sync = Literal["step", "events", "window"]
 SYNCS: tuple[str, ...] = get_args(Sync)
@@ -32,20 +34,39 @@ class Ledger:
 
     Args:
         clock: The clock of the steps; only the ledger ends and takes them.
+        work: The work of the steps; only the ledger ends and takes them.
         sync: When to wait for the device: at both ends of each "step", only when a "window" is read, or never, in
             which case "events" are read once the device has reached them.
+        warmup_steps: Number of steps to leave out at the start.
+        on_warm: Called when the last of them has ended.
 
     Attributes:
+        waits_in_steps: Whether it waits for the device at both ends of each step.
+        is_warm: Whether the warm-up is over.
         step_times: Seconds of the latest measured steps.
     """
 
-    def __init__(self, clock: StepClock, *, sync: str) -> None:
-        self._clock = clock
-        self._waits_in_steps = sync == "step"
+    def __init__(
+        self,
+        clock: StepClock,
+        work: Work,
+        *,
+        sync: str,
+        warmup_steps: int = 0,
+        on_warm: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._clock, self._mark_end = clock, clock.marker(END_OF_STEP)
+        self._work, self._note = work, work.note
+        self.waits_in_steps = sync == "step" and clock.runs_behind
         self._waits_in_windows = sync == "window"
         self._wall = dict.fromkeys(PARTS, 0.0)
-        self._pending: deque[tuple[int, str, Amounts]] = deque()  # steps that the host has finished
-        self._ended = 0
+        self._steps_to_skip = warmup_steps
+        self.is_warm = not warmup_steps
+        self._on_warm = on_warm
+        self._part = "training" if self.is_warm else "warmup"  # of the wall time that the running step is
+        self._ended = self._booked = 0
+        self._parts: dict[int, str] = {}  # by number, of the steps to be booked that are not training
+        self._seeing: set[int] = set()  # the numbers of the steps to be booked in which waiting was measured
         self._waits = WaitsOfSteps()
         self._window = Totals()
         self._run = Totals()
@@ -53,22 +74,33 @@ class Ledger:
 
     def begin_step(self) -> None:
         """Start a step. With sync="step" wait first, so that earlier work on the device is not counted in it."""
-        if self._waits_in_steps:
+        if self.waits_in_steps:
             self._clock.synchronize()
 
-    def end_step(self, amounts: Amounts, part: str) -> None:
-        """End a step.
+    def leave_out(self, part: str) -> None:
+        """Leave the running step out of the totals.
 
         Args:
-            amounts: Its tokens, samples and FLOPs.
-            part: The part of the wall time that it is: "training" joins the totals; "warmup", "counting", "sampling"
-                and "rest" do not.
+            part: The part of the wall time that it is instead: "counting", which overrides others, "sampling", "rest".
         """
-        self._end_step(amounts, part)
-        if self._waits_in_steps:
+        if self._part != "counting":
+            self._part = part
+
+    def end_step(self) -> None:
+        """End a step."""
+        self._mark_end()
+        self._note(END_OF_WORK)
+        self._ended = ended = self._ended + 1
+        if self._part != "training":
+            self._end_part()
+        if self.waits_in_steps:
             self._clock.synchronize()
-        if len(self._pending) >= _MOST_PENDING:
+        if ended - self._booked >= _MOST_PENDING:
             self._book(wait=True)
+
+    def note_waits(self) -> None:
+        """Say of the running step that waiting for other devices was measured in it."""
+        self._seeing.add(self._ended + 1)
 
     def take_window(self) -> Totals:
         """Totals of the steps that the device has finished since the last call."""
@@ -79,7 +111,7 @@ class Ledger:
 
     def take_last_window(self) -> Totals:
         """Totals of all steps since the last call, where none follows for now; waits for the device."""
-        self._end_step(Amounts(), "rest")
+        self._end_rest()
         self._book(wait=True)
         return self.take_window()
 
@@ -89,8 +121,7 @@ class Ledger:
         Args:
             wait: Whether to wait until the device has finished its last steps.
         """
-        # A validation and a checkpoint may have come after the last step.
-        self._end_step(Amounts(), "rest")
+        self._end_rest()
         self._book(wait=wait)
         return self._run + self._window
 
@@ -103,24 +134,37 @@ class Ledger:
         known = {part: seconds for part, seconds in self._wall.items() if part != "rest"}
         return known | {"rest": max(self._clock.now() - self._clock.made_at - sum(known.values()), 0.0)}
 
-    def _end_step(self, amounts: Amounts, part: str) -> None:
-        self._clock.end_step()
+    def _end_part(self) -> None:
+        """Return to training, or to the warm-up if it is not over."""
+        self._parts[self._ended] = self._part
+        if not self.is_warm:
+            self._steps_to_skip -= 1
+            self.is_warm = not self._steps_to_skip
+            if self.is_warm:
+                self._on_warm()
+        self._part = "training" if self.is_warm else "warmup"
+
+    def _end_rest(self) -> None:
+        """End what came after the last step, such as a validation or a checkpoint, as a step of its own."""
+        self._mark_end()
+        self._note(END_OF_WORK)
         self._ended += 1
-        self._pending.append((self._ended, part, amounts))
+        self._parts[self._ended] = "rest"
 
     def _book(self, *, wait: bool) -> None:
         if wait:
             self._clock.synchronize()
-        over = len(self._pending)
-        while over and not self._clock.is_over(over - 1):  # a device that has finished one has finished those before it
-            over -= 1
+        over = self._clock.steps_over()
         if not over:
             return
-        numbers, parts, amounts = zip(*(self._pending.popleft() for _ in range(over)), strict=True)
-        seconds = self._clock.take(over)
-        for part in dict.fromkeys(parts):
-            of_part = [other == part for other in parts]
-            self._book_part(part, list(compress(numbers, of_part)), list(compress(amounts, of_part)), seconds[of_part])
+        numbers = np.arange(self._booked + 1, self._booked + over + 1)
+        self._booked += over
+        amounts, seconds = self._work.take(over), self._clock.take(over)
+        parts = np.array([self._parts.pop(number, "training") for number in numbers.tolist()])
+        for part in dict.fromkeys(parts.tolist()):
+            of_part = parts == part
+            self._book_part(part, numbers[of_part].tolist(), list(compress(amounts, of_part)), seconds[of_part])
+        self._seeing.difference_update(numbers.tolist())
 
     def _book_part(self, part: str, numbers: list[int], amounts: list[Amounts], seconds: np.ndarray) -> None:
         training = training_sec(seconds)
@@ -128,5 +172,6 @@ class Ledger:
         self._wall["validation"] += float(seconds[:, Phase.VALIDATION].sum())
         self._wall["checkpoint"] += float(seconds[:, Phase.CHECKPOINT].sum())
         if part == "training":
-            self._window += totals_of(numbers, amounts, seconds, self._waits)
+            seen = np.array([number in self._seeing for number in numbers])
+            self._window += totals_of(numbers, amounts, seconds, seen, self._waits)
             self.step_times.extend(training.tolist())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, StepClock, Timer
 from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.counting import Counting
+from mfu_callback.meter.exchange import Exchange
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window, logged_values
@@ -71,6 +73,7 @@ class Measurement:
         self.waits: CollectiveWaits | None = None
         self._device = device
         self._ranks = ranks
+        self._exchange: Exchange[Any] = Exchange(ranks, device)
         self._messages = messages
         self._is_in_first_replica: Callable[[], bool] = lambda: True
 
@@ -102,13 +105,49 @@ class Measurement:
     def end_step(self) -> None:
         """End an optimizer step, which the meter has begun."""
         waits = self.waits
-        self.meter.end_step(sees_waits=waits is not None and waits.is_on)
-        if waits is not None:
-            waits.next_step()
+        if waits is None:
+            self.meter.end_step()
+            return
+        if waits.is_on:
+            self.meter.ledger.note_waits()
+        self.meter.end_step()
+        waits.next_step()
 
     def take_values(self) -> dict[str, float]:
         """The values by tag of all ranks since the last call; empty if one has measured no step. All ranks call it."""
-        ranks = self._all_ranks(self.meter.take_window())
+        return self._values_of(self._all_ranks(self.meter.take_window()))
+
+    def begin_values(self, place: Any) -> None:
+        """Send the totals since the last call to all ranks, which all call it; `end_values` is called before the next.
+
+        Args:
+            place: Where the values belong to.
+        """
+        with self._unwatched():
+            self._exchange.begin(self.meter.take_window(), place)
+
+    def end_values(self) -> tuple[Any, dict[str, float]] | None:
+        """The place and the values by tag of all ranks that were begun last; None if none were. All ranks call it.
+
+        The later it is called, the less it waits: not at all where the ranks have met in a collective meanwhile.
+        """
+        with self._unwatched():
+            begun = self._exchange.take()
+        return None if begun is None else (begun[0], self._values_of(begun[1]))
+
+    @contextmanager
+    def _unwatched(self) -> Iterator[None]:
+        """A context for collectives of our own, whose waiting is not the model's."""
+        if self.waits is None:
+            yield
+            return
+        self.waits.suspend()
+        try:
+            yield
+        finally:
+            self.waits.resume()
+
+    def _values_of(self, ranks: list[Totals]) -> dict[str, float]:
         if not all(rank.steps for rank in ranks):
             return {}
         window = self.meter.window_of(ranks)

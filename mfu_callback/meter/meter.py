@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -24,8 +24,9 @@ from mfu_callback.meter.per_module import figures_of_run
 from mfu_callback.meter.run_operators import RunOperators
 from mfu_callback.meter.run_peaks import RunPeaks
 from mfu_callback.meter.summary import Summary
-from mfu_callback.meter.totals import Amounts, Totals
+from mfu_callback.meter.totals import Totals
 from mfu_callback.meter.waits import Together
+from mfu_callback.meter.work import Work
 from mfu_callback.peaks import Hint, Peak
 from mfu_callback.peaks.peak import dtype_name
 
@@ -60,6 +61,8 @@ class RunMeter:
         module_times: Times the modules; None unless asked for.
         operators: Profiles the operators; None unless asked for.
         device_watch: Reads the device's memory, power and clocks; to be restarted where training starts.
+        add_forward: Adds a forward and backward pass of the micro-batch in hand; its tokens count once, even if it runs
+            again.
     """
 
     def __init__(
@@ -80,19 +83,22 @@ class RunMeter:
         self.conventions = Conventions(
             flops=flops, backward_factor=backward_factor, attention=attention, forward_only=forward_only
         )
-        self.batches = Batches(self.conventions.given_flops, tokens)
+        self._work = Work(lambda batch: self.flops.of(batch))  # share_batches replaces the FLOPs
+        self.batches = Batches(self.conventions.given_flops, tokens, self._work.note)
         self.flops = BatchFlops(self.conventions, self.batches)
-        self.ledger = Ledger(clock, sync=sync)
+        self.device_watch = DeviceWatch(device)
+        self.ledger = Ledger(
+            *(clock, self._work),
+            sync=sync,
+            warmup_steps=warmup_steps,
+            on_warm=lambda: self.device_watch.restart(),
+        )
         self.peaks = RunPeaks.of(peak)
         self.hints: tuple[Hint, ...] = ()
         self.circumstances: Circumstances | None = None
         self.module_times: ModuleTimes | None = None
         self.operators: RunOperators | None = None
-        self.device_watch = DeviceWatch(device)
-        self._steps_to_skip = warmup_steps
-        self._step = Amounts()
-        self._is_new_batch = False
-        self._left_out_as: str | None = None
+        self.add_forward = self._adding_forward()
         self._together: Together | None = None
         self._wall_time_sec: dict[str, float] | None = None
 
@@ -132,59 +138,34 @@ class RunMeter:
         self.conventions = replace(self.conventions, ranks_per_batch=ranks, tensor_parallel=tensor_parallel)
         self.flops = BatchFlops(self.conventions, self.batches)
 
+    def _adding_forward(self) -> Callable[[], None]:
+        note, batches = self._work.note, self.batches
+        return lambda: note(batches.in_hand)
+
     def begin_step(self) -> None:
         """Start a step."""
-        self._step = Amounts()
         self.ledger.begin_step()
 
     def look_at(self, batch: Any) -> None:
         """Look at the micro-batch that runs next; no reference to it is kept."""
-        self._is_new_batch = True
         self.batches.look_at(batch)
-
-    def add_forward(self) -> None:
-        """Add a forward and backward pass of the micro-batch in hand; its tokens count once, even if it runs again."""
-        step = self._step
-        if self._is_new_batch:
-            self._is_new_batch = False
-            batch = self.batches.in_hand
-            step.tokens += batch.tokens
-            step.samples += batch.samples
-            step.real_tokens.append(self.batches.real_tokens)
-        flops = self.flops.of_batch()
-        if flops.of_dtypes:
-            step.of_dtypes.append(flops.of_dtypes)
-        step.flops += flops.model
-        step.recomputed_flops += flops.recomputed
 
     def leave_out(self, part: str) -> None:
         """Leave the running step out of the totals.
 
         Args:
-            part: The part of the wall time that the step is instead: "counting", which overrides others, or "sampling".
+            part: The part of the wall time that it is instead: "counting", which overrides others, "sampling", "rest".
         """
-        if self._left_out_as != "counting":
-            self._left_out_as = part
+        self.ledger.leave_out(part)
 
     @property
     def is_warm(self) -> bool:
         """Whether the warm-up is over."""
-        return not self._steps_to_skip
+        return self.ledger.is_warm
 
-    def end_step(self, *, sees_waits: bool = False) -> None:
-        """End the step and add it to the totals, unless it is warm-up or left out.
-
-        Args:
-            sees_waits: Whether waiting for other devices was measured in it.
-        """
-        self._step.sees_waits = sees_waits
-        part = self._left_out_as or ("warmup" if self._steps_to_skip else "training")
-        self.ledger.end_step(self._step, part)
-        if self._steps_to_skip:
-            self._steps_to_skip -= 1
-            if self.is_warm:
-                self.device_watch.restart()
-        self._left_out_as = None
+    def end_step(self) -> None:
+        """End the step and add it to the totals, unless it is warm-up or left out."""
+        self.ledger.end_step()
 
     def take_window(self) -> Totals:
         """Totals of this device since the last call."""

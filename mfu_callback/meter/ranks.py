@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,17 @@ class Ranks(Protocol):
     def gather(self, row: torch.Tensor) -> torch.Tensor:
         """The rows of all processes, of shape (ranks, numbers), from this process's row of shape (numbers,)."""
 
+    def begin_gather(self, row: torch.Tensor, device: torch.device) -> Callable[[], torch.Tensor]:
+        """Start to gather the rows of all processes.
+
+        Args:
+            row: This process's row, of shape (numbers,), on the host.
+            device: The device that the processes exchange tensors on.
+
+        Returns:
+            A function that returns what `gather` does, and waits for the processes that have not come to this yet.
+        """
+
     def broadcast(self, value: Any) -> Any:
         """The value of the first process."""
 
@@ -42,10 +53,15 @@ def exchanged(totals: Totals, ranks: Ranks, device: torch.device) -> list[Totals
         ranks: The processes, more than one.
         device: The device that the processes exchange tensors on.
     """
+    rows = ranks.gather(row_of(totals, device).to(device))
+    return [Totals.from_row(row) for row in rows.tolist()]
+
+
+def row_of(totals: Totals, device: torch.device) -> torch.Tensor:
+    """The totals as a row of numbers on the host, in a dtype that a device has."""
     # MPS has no float64; everywhere else the counts of long runs need it.
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    rows = ranks.gather(torch.tensor(totals.as_row(), dtype=dtype, device=device))
-    return [Totals.from_row(row) for row in rows.tolist()]
+    return torch.tensor(totals.as_row(), dtype=dtype)
 
 
 def hosts_of(ranks: int) -> Sequence[str]:

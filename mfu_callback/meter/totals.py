@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mfu_callback.flops.per_shape import TrainingFlops
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
 from mfu_callback.meter.waits import StepWaits
 
@@ -160,7 +161,7 @@ _ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dt
 
 @dataclass(slots=True)
 class Amounts:
-    """The work of one step, added up while it runs; unknown is NaN. Holds no seconds.
+    """The work of one step; unknown is NaN. Holds no seconds.
 
     Attributes:
         samples: Samples of all its micro-batches.
@@ -169,7 +170,6 @@ class Amounts:
         recomputed_flops: FLOPs that run a second time.
         real_tokens: Tokens without padding of each micro-batch, as numbers on the device; None without a mask.
         of_dtypes: Model FLOPs by dtype of each micro-batch that multiplies several.
-        sees_waits: Whether waiting for other devices is measured in this step.
     """
 
     samples: float = 0.0
@@ -178,7 +178,25 @@ class Amounts:
     recomputed_flops: float = 0.0
     real_tokens: list[torch.Tensor | None] = field(default_factory=list)
     of_dtypes: list[Mapping[str, float]] = field(default_factory=list)
-    sees_waits: bool = False
+
+    def add_batch(self, tokens: float, samples: float, real_tokens: torch.Tensor | None) -> None:
+        """Add a micro-batch.
+
+        Args:
+            tokens: Its tokens.
+            samples: Its samples.
+            real_tokens: Its tokens without padding, a number on the device; None without a mask.
+        """
+        self.tokens += tokens
+        self.samples += samples
+        self.real_tokens.append(real_tokens)
+
+    def add_pass(self, flops: TrainingFlops) -> None:
+        """Add the FLOPs of one forward and backward pass of a micro-batch."""
+        self.flops += flops.model
+        self.recomputed_flops += flops.recomputed
+        if flops.of_dtypes:
+            self.of_dtypes.append(flops.of_dtypes)
 
 
 class WaitsOfSteps:
@@ -209,13 +227,16 @@ class WaitsOfSteps:
         return waits
 
 
-def totals_of(numbers: Sequence[int], steps: Sequence[Amounts], seconds: np.ndarray, waits: WaitsOfSteps) -> Totals:
+def totals_of(
+    numbers: Sequence[int], steps: Sequence[Amounts], seconds: np.ndarray, seen: np.ndarray, waits: WaitsOfSteps
+) -> Totals:
     """The totals of some steps; waits for numbers on the device.
 
     Args:
         numbers: The number of each step.
         steps: The work of each step.
         seconds: Seconds of each phase in each step, of shape (steps, phases).
+        seen: Whether waiting for other devices was measured in each step, of shape (steps,).
         waits: Has seen the steps before these.
     """
     if not steps:
@@ -224,7 +245,6 @@ def totals_of(numbers: Sequence[int], steps: Sequence[Amounts], seconds: np.ndar
     samples, tokens, flops, recomputed_flops = amounts.tolist()
     phases = seconds[:, TRAINING_PHASES] + seconds[:, WAITS]
     phases[:, Phase.OTHER] += seconds[:, Phase.EXCHANGE]
-    seen = np.array([one.sees_waits for one in steps])
     waited = np.where(seen, seconds[:, [*WAITS, Phase.EXCHANGE]].sum(axis=1), np.nan)
     of_dtypes: Counter[str] = sum((Counter(of_batch) for one in steps for of_batch in one.of_dtypes), Counter())
     return Totals(

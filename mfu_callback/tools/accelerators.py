@@ -60,6 +60,13 @@ def event(device: torch.device) -> Any:
     return torch.get_device_module(device).Event(enable_timing=True)  # torch.Event did not know every kind before
 
 
+def side_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """A context whose work is queued on a stream of its own, beside the one that is current outside of it."""
+    module = torch.get_device_module(device)
+    context: AbstractContextManager[Any] = module.stream(module.Stream(device))
+    return context
+
+
 def memory_stats(device: torch.device) -> Mapping[str, Any]:
     """The statistics of an accelerator's allocator.
 

@@ -5,10 +5,10 @@
 
 Both callbacks run in the same steps of one Trainer, so that a change of the machine's speed affects both. The time that
 each spends in its own code is added up step by step: the time of its hooks and, for ours, the time that its brackets
-add to methods of the Trainer and of the optimizers. A third callback has the same hooks and brackets but does nothing
-in them: its time is the cost of the measurement itself. Steps on which the Trainer logs are shown separately; with
-several ranks they include the collective. The time that Lightning and its loggers need to send our values away is
-separate too.
+add to methods of the Trainer and of the optimizers. Beside each of them runs a callback with the same hooks and
+brackets that does nothing in them: its time, which is the cost of the measurement itself, is taken off step by step.
+The last column is our time over ThroughputMonitor's. Steps on which the Trainer logs are shown separately; with several
+ranks they include the collective. The time that Lightning and its loggers need to send our values away is separate too.
 
 Each setting is one run in its own process (several processes for several ranks; the first is shown). If an option has
 several values, each further value is run with the first value of the other options.
@@ -31,6 +31,7 @@ from rich.table import Table
 
 from mfu_callback.meter.ledger import SYNCS
 
+KINDS = ("plain", "logging")  # of steps
 RUN = Path(__file__).with_name("overhead_parts") / "run.py"
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     for setting in settings(arguments):
         add_rows(table, setting, run(setting, arguments))
     print(f"sync={arguments.sync}, one logging step in {arguments.log_every}; medians in microseconds per step")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,7 +82,8 @@ def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any
 
 def make_table() -> Table:
     """Returns the table without rows."""
-    table = Table("steps", "layers", "ranks", "callback", "without logging", "with logging", "sending its values")
+    table = Table("steps", "layers", "ranks", "callback", "without logging", "ratio", "with logging", "ratio")
+    table.add_column("sending its values")
     table.add_column("memory growth after step 1,000")
     return table
 
@@ -89,12 +91,13 @@ def make_table() -> Table:
 def add_rows(table: Table, setting: dict[str, int], figures: dict[str, Any]) -> None:
     """Add the figures of a run, one row per callback."""
     where = [f"{setting[name]:,}" for name in ("steps", "modules", "ranks")]
-    for name in ("MFUCallback", "ThroughputMonitor", "nothing"):
-        own = [f"{figures[name][kind]:.1f}" for kind in ("plain", "logging")]
-        is_ours = name == "MFUCallback"
-        growth = f"{figures['memory_growth_bytes'] / 2**20:.1f} MiB"
-        of_run = [f"{figures['sending']['logging']:.0f}", growth] if is_ours else ["", ""]
-        table.add_row(*(where if is_ours else [""] * 3), name, *own, *of_run, end_section=name == "nothing")
+    ours, monitor = figures["MFUCallback"], figures["ThroughputMonitor"]
+    cells = [cell for kind in KINDS for cell in (f"{ours[kind]:.1f}", f"{ours[kind] / monitor[kind]:.2f}")]
+    growth = f"{figures['memory_growth_bytes'] / 2**20:.1f} MiB"
+    table.add_row(*where, "MFUCallback", *cells, f"{figures['sending']['logging']:.0f}", growth)
+    for name in ("ThroughputMonitor", "nothing"):
+        cells = [cell for kind in KINDS for cell in (f"{figures[name][kind]:.1f}", "")]
+        table.add_row("", "", "", name, *cells, end_section=name == "nothing")
 
 
 if __name__ == "__main__":

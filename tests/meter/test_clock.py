@@ -138,9 +138,9 @@ def test_on_an_accelerator_the_phases_are_the_devices_own_time_though_the_host_r
     clock.enter(Phase.OPTIMIZER)
     device.launch(10.0)
     clock.end_step()
-    assert (device.waits, clock.is_over(0)) == (0, False)
+    assert (device.waits, clock.steps_over()) == (0, 0)
     clock.synchronize()
-    assert (device.waits, clock.is_over(0)) == (1, True)
+    assert (device.waits, clock.steps_over()) == (1, 1)
     (seconds,) = clock.take(1)
     assert (seconds[Phase.FORWARD], seconds[Phase.OPTIMIZER]) == (0.03, 0.01)
 

@@ -200,9 +200,10 @@ def test_validation_and_checkpoints_are_not_training_time():
     seconds = np.ones((2, len(Phase)))
     seconds[:, [Phase.VALIDATION, Phase.CHECKPOINT]] = 50.0, 70.0
     seconds[:, [*WAITS, Phase.EXCHANGE]] = 0.0
-    totals = totals_of([1, 2], [Amounts(samples=1, tokens=2, flops=3)] * 2, seconds, WaitsOfSteps())
+    unseen, amounts = np.zeros(2, bool), [Amounts(samples=1, tokens=2, flops=3)] * 2
+    totals = totals_of([1, 2], amounts, seconds, unseen, WaitsOfSteps())
     assert (totals.steps, totals.samples, totals.tokens, totals.flops, totals.seconds) == (2, 2, 4, 6, 10.0)
-    assert is_same(totals_of([], [], seconds[:0], WaitsOfSteps()), Totals())
+    assert is_same(totals_of([], [], seconds[:0], unseen[:0], WaitsOfSteps()), Totals())
 
 
 def test_time_in_which_nothing_is_multiplied_is_not_unreachable():

@@ -22,8 +22,8 @@ def totals(steps, numbers=None, seen=None):
         for phase, sec in phases.items():
             row[phase] = sec
     seen = seen or [True] * len(steps)
-    amounts = [Amounts(flops=1e9, tokens=1, samples=1, sees_waits=one) for one in seen]
-    return totals_of(numbers or list(range(1, len(steps) + 1)), amounts, seconds, WaitsOfSteps())
+    amounts = [Amounts(flops=1e9, tokens=1, samples=1)] * len(steps)
+    return totals_of(numbers or list(range(1, len(steps) + 1)), amounts, seconds, np.array(seen), WaitsOfSteps())
 
 
 def ddp(*late, base=0.05):
@@ -134,9 +134,11 @@ def test_an_estimate_is_never_longer_than_the_phase():
 def test_a_window_without_a_measured_step_has_the_mean_of_those_before():
     waits, seconds = WaitsOfSteps(), np.zeros((2, len(Phase)))
     seconds[:, Phase.BACKWARD_WAIT], seconds[:, Phase.BACKWARD] = (0.01, 0.03), 1.0
-    totals_of([1, 2], [Amounts(sees_waits=True)] * 2, seconds, waits)
+    totals_of([1, 2], [Amounts()] * 2, seconds, np.array([True, True]), waits)
     seconds[:, Phase.BACKWARD_WAIT] = 0.0
-    assert totals_of([3, 4], [Amounts()] * 2, seconds, waits).backward_waits_sec == pytest.approx(0.04)
+    assert totals_of(
+        [3, 4], [Amounts()] * 2, seconds, np.array([False, False]), waits
+    ).backward_waits_sec == pytest.approx(0.04)
 
 
 def test_the_exchange_of_metrics_is_waiting_and_counts_once():

@@ -24,11 +24,29 @@ def test_a_short_run_prints_a_row_for_each_callback():
     command = [sys.executable, str(SCRIPT), "--steps", "90", "--log-every", "30", "--modules", "2", "--sync", "window"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    for name in ("MFUCallback", "ThroughputMonitor", "nothing"):
-        (row,) = (line for line in done.stdout.splitlines() if f" {name} " in line)
-        plain, logging = (float(cell) for cell in row.split("│")[5:7])
-        assert plain > 0
-        assert logging > 0
+    rows = {
+        name: [cell.strip() for cell in line.split("│")[5:9]]
+        for line in done.stdout.splitlines()
+        for name in ("MFUCallback", "ThroughputMonitor", "nothing")
+        if f" {name} " in line
+    }
+    for plain, _, logging, _ in rows.values():
+        assert float(plain) > 0
+        assert float(logging) > 0
+    ours, monitor = rows["MFUCallback"], rows["ThroughputMonitor"]
+    for kind in (0, 2):
+        assert float(ours[kind + 1]) == pytest.approx(float(ours[kind]) / float(monitor[kind]), abs=0.02)
+    assert rows["nothing"][1::2] == ["", ""]
+
+
+def test_the_time_of_an_empty_callback_is_taken_off_step_by_step():
+    times, nothing = overhead_run.StepTimes(31), overhead_run.StepTimes(31)
+    nothing.per_step[:-1] = np.linspace(1e-6, 9e-6, 30)
+    times.per_step[:-1] = nothing.per_step[:-1] + 5e-6
+    assert overhead_run.split(times, nothing, log_every=10) == {
+        "plain": pytest.approx(5.0),
+        "logging": pytest.approx(5.0),
+    }
 
 
 def test_wrong_numbers_are_named():

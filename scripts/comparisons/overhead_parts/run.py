@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from mfu_callback import MFUCallback
 from mfu_callback.lightning import run as measured_run
-from mfu_callback.lightning.private_names import SEND_METRICS
+from mfu_callback.lightning.private_names import FETCH, SEND_METRICS
 from mfu_callback.tools.brackets import Brackets, Function
 
 HOOKS = (
@@ -89,8 +89,8 @@ class StepTimes:
         return call
 
     def time_hooks_of(self, callback: Callback) -> None:
-        """Replace the hooks of a callback with timed ones."""
-        for name in HOOKS:
+        """Replace the hooks that a callback has of its own with timed ones."""
+        for name in own_hooks(callback):
             setattr(callback, name, self.timed(getattr(callback, name)))
 
 
@@ -124,32 +124,46 @@ class TimedBrackets(Brackets):
         return super().put(owner, method, timed)
 
 
-class Empty(Callback):
-    """Has the hooks and as many brackets as MFUCallback, all empty: its time is the cost of the measurement itself.
+def own_hooks(callback: Callback) -> list[str]:
+    """The hooks of a batch that a callback does not inherit from Lightning's base class."""
+    return [name for name in HOOKS if getattr(type(callback), name) is not getattr(Callback, name)]
+
+
+def empty_like(callback: Callback, times: StepTimes) -> Callback:
+    """A callback with the same hooks of a batch, which do nothing: its time is that of the measurement itself.
+
+    Args:
+        callback: The other callback.
+        times: Where the time of the hooks goes.
+    """
+    hooks = {name: lambda self, *arguments: None for name in own_hooks(callback)}
+    empty: Callback = type("Empty", (Callback,), hooks)()
+    times.time_hooks_of(empty)
+    return empty
+
+
+class EmptyBrackets(Callback):
+    """Puts empty brackets where MFUCallback has some that run in every step.
 
     Args:
         brackets: Put on at the start of training.
+        times: Where the time of an empty hook of the optimizer goes.
     """
 
-    def __init__(self, brackets: Brackets) -> None:
-        self._brackets = brackets
-
-    def nothing(self, *arguments: Any) -> None:
-        """Do nothing."""
-
-    on_train_batch_start = on_before_zero_grad = on_before_backward = on_after_backward = nothing  # type: ignore
-    on_before_optimizer_step = on_train_batch_end = nothing  # type: ignore
+    def __init__(self, brackets: Brackets, times: StepTimes) -> None:
+        self._brackets, self._times = brackets, times
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the brackets on."""
-        loop = trainer.fit_loop.epoch_loop
-        for owner, method in (
-            (loop, "_on_before_fetch"),
-            (loop.automatic_optimization, "run"),
-            (trainer.strategy, "training_step"),
-            (trainer.strategy, "optimizer_step"),
-        ):
-            self._brackets.put(owner, method, lambda function: lambda *args, **kwargs: function(*args, **kwargs))
+
+        def empty(function: Function) -> Function:
+            return lambda *arguments, **keywords: function(*arguments, **keywords)
+
+        self._brackets.put(trainer.fit_loop.epoch_loop, FETCH, empty)
+        self._brackets.put(trainer.strategy, "training_step", empty)
+        for optimizer in trainer.optimizers:
+            register = type(optimizer).register_step_post_hook  # that of the object times the hooks of MFUCallback
+            register(optimizer, self._times.timed(lambda *_: None))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take them off."""
@@ -181,26 +195,23 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module = Model(arguments.modules)
-    ours, monitor, empty, sending = (StepTimes(arguments.steps) for _ in range(4))
-    callback = MFUCallback(peak=1e12, sync=arguments.sync)
+    ours, nothing, monitor, nothing_of_monitor, sending = (StepTimes(arguments.steps) for _ in range(5))
+    callback, other = MFUCallback(peak=1e12, sync=arguments.sync), ThroughputMonitor(batch_size_fn=len)
+    empties = [empty_like(callback, nothing), empty_like(other, nothing_of_monitor)]
+    empties.append(EmptyBrackets(TimedBrackets(nothing, StepTimes(0)), nothing))
     measured_run.Brackets = partial(TimedBrackets, ours, sending)  # type: ignore
     module.optimizer.register_step_post_hook = timing_registration(module.optimizer, ours)  # type: ignore
-    timed = {
-        callback: ours,
-        ThroughputMonitor(batch_size_fn=len): monitor,
-        Empty(TimedBrackets(empty, StepTimes(0))): empty,
-    }
-    for one, times in timed.items():
+    for one, times in ((callback, ours), (other, monitor)):
         times.time_hooks_of(one)
-    starts = StepStarts([ours, monitor, empty, sending])
+    starts = StepStarts([ours, nothing, monitor, nothing_of_monitor, sending])
     with TemporaryDirectory() as directory:
-        trainer = train(module, [starts, *timed], arguments, Path(directory))
+        trainer = train(module, [starts, callback, other, *empties], arguments, Path(directory))
     if trainer.is_global_zero:
         medians = {
-            "MFUCallback": split(ours, arguments.log_every),
-            "ThroughputMonitor": split(monitor, arguments.log_every),
-            "nothing": split(empty, arguments.log_every),
-            "sending": split(sending, arguments.log_every),
+            "MFUCallback": split(ours, nothing, log_every=arguments.log_every),
+            "ThroughputMonitor": split(monitor, nothing_of_monitor, log_every=arguments.log_every),
+            "nothing": split(nothing, log_every=arguments.log_every),
+            "sending": split(sending, log_every=arguments.log_every),
         }
         growth = starts.memory_bytes[-1] - starts.memory_bytes[min(1, len(starts.memory_bytes) - 1)]
         print(json.dumps(medians | {"memory_growth_bytes": growth}))
@@ -242,9 +253,15 @@ def train(
     return trainer
 
 
-def split(times: StepTimes, log_every: int) -> Mapping[str, float]:
-    """Returns the median microseconds of logging and of other steps, without the first ``log_every`` steps."""
-    seconds = times.per_step[:-1]  # no step begins after the last one
+def split(times: StepTimes, nothing: StepTimes | None = None, *, log_every: int) -> Mapping[str, float]:
+    """Returns the median microseconds of logging and of other steps, without the first ``log_every`` steps.
+
+    Args:
+        times: The times.
+        nothing: Those of an empty callback, which are taken off step by step.
+        log_every: Steps from one that logs to the next.
+    """
+    seconds = times.per_step[:-1] - (0.0 if nothing is None else nothing.per_step[:-1])  # none begins after the last
     logs = (np.arange(len(seconds)) + 1) % log_every == 0
     warm = np.arange(len(seconds)) >= log_every
     return {

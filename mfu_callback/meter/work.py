@@ -1,0 +1,58 @@
+"""The work of steps: noted while they run, added up when a window is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.meter.batches import Batch
+from mfu_callback.meter.totals import Amounts
+
+END_OF_WORK = "end of step"
+
+
+class Work:
+    """Notes the micro-batches of each step and how often each of them ran; a note is one append to a list.
+
+    Args:
+        flops_of: Returns the FLOPs of one forward and backward pass of a micro-batch.
+
+    Attributes:
+        note: Adds a note: for each micro-batch its tokens without padding, a number on the device or None; then, once
+            for each of its forward and backward passes, what is known of it, a `Batch`; then `END_OF_WORK`.
+    """
+
+    def __init__(self, flops_of: Callable[[Batch], TrainingFlops]) -> None:
+        self._flops_of = flops_of
+        self._notes: list[Any] = []
+        self.note: Callable[[Any], None] = self._notes.append
+
+    def take(self, steps: int) -> list[Amounts]:
+        """Add up and forget the first steps.
+
+        Args:
+            steps: Number of steps.
+        """
+        taken: list[Amounts] = []
+        start = 0
+        for end, note in enumerate(self._notes):
+            if note is END_OF_WORK:
+                taken.append(self._sum(self._notes[start:end]))
+                start = end + 1
+            if len(taken) == steps:
+                break
+        del self._notes[:start]
+        return taken
+
+    def _sum(self, notes: Sequence[Any]) -> Amounts:
+        amounts, is_new, real_tokens = Amounts(), False, None
+        for note in notes:
+            if not isinstance(note, Batch):
+                is_new, real_tokens = True, note
+                continue
+            if is_new:  # its tokens count once, even if it runs again
+                amounts.add_batch(note.tokens, note.samples, real_tokens)
+                is_new = False
+            amounts.add_pass(self._flops_of(note))
+        return amounts
