@@ -85,8 +85,9 @@ class MFUCallback(EvaluationHooks):
             context parallelism); its tokens and samples then count once. None follows the strategy's
             ``distributed_sampler_kwargs``: all ranks of a mesh outside of ``data_parallel``. 1 if each rank is handed
             tokens of its own, such as its part of each sequence.
-        sync: When to wait for the device: "step", at both ends of each step; "window", only when metrics are logged;
-            "events", never: device events are read once the device has reached them. On a CPU all are the same.
+        sync: When to wait for the device: "events", never: device events are read once the device has reached them;
+            "window", only when metrics are logged; "step", at both ends of each step, so that the host cannot run
+            ahead, which slows every run whose host is late now and then. On a CPU all are the same.
         warmup_steps: Number of optimizer steps to leave out at the start of fit, and of batches at the start of
             validate, test and predict.
         modules: Whether to time each module in a few batches, whose steps are left out of all other figures. The
@@ -122,7 +123,7 @@ class MFUCallback(EvaluationHooks):
         peak: PeakArgument = None,
         tokens: TokensArgument = None,
         ranks_per_batch: int | None = None,
-        sync: Sync = "step",
+        sync: Sync = "events",
         warmup_steps: int = 3,
         modules: bool = False,
         operators: bool = False,

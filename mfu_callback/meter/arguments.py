@@ -33,7 +33,7 @@ class Arguments:
     peak: PeakArgument = None
     tokens: TokensArgument = None
     ranks_per_batch: int | None = None
-    sync: Sync = "step"
+    sync: Sync = "events"
     warmup_steps: int = 3
     modules: bool = False
     operators: bool = False

@@ -36,7 +36,7 @@ def begin_gather(row: torch.Tensor, device: torch.device) -> Callable[[], torch.
     with accelerators.side_stream(device):
         rows, work = _gathered(row.pin_memory().to(device, non_blocking=True))
         work.wait()  # on this stream, not on the host
-        gathered = torch.empty(len(rows), len(row), dtype=row.dtype, pin_memory=True)
+        gathered = accelerators.pinned(len(rows), len(row), dtype=row.dtype)
         gathered.copy_(torch.stack(rows), non_blocking=True)
         copied = accelerators.event(device)
         copied.record()

@@ -75,7 +75,7 @@ class RunMeter:
         attention: str = "full",
         tokens: TokensArgument = None,
         peak: Peak | None = None,
-        sync: str = "step",
+        sync: str = "events",
         warmup_steps: int = 3,
         forward_only: bool = False,
     ) -> None:

@@ -67,6 +67,11 @@ def side_stream(device: torch.device) -> AbstractContextManager[Any]:
     return context
 
 
+def pinned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor in pinned memory of the host, to which an accelerator copies while the host goes on."""
+    return torch.empty(*shape, dtype=dtype, pin_memory=True)
+
+
 def memory_stats(device: torch.device) -> Mapping[str, Any]:
     """The statistics of an accelerator's allocator.
 

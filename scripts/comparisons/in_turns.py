@@ -33,6 +33,13 @@ def time_in_turns(steps: dict[str, Callable[[], None]], *, warmup: int, rounds: 
     return {name: np.array(values) for name, values in seconds.items()}
 
 
+def print_head() -> None:
+    """Print the command and the machine."""
+    print(shlex.join(["python", *sys.argv]))
+    print(f"{platform.platform()}, Python {platform.python_version()}, {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}")
+
+
 def print_comparison(seconds: dict[str, np.ndarray], *, over: str, tokens: int) -> None:
     """Print the command and the machine, the times of each step, and the ratio of the others over one of them.
 
@@ -41,9 +48,7 @@ def print_comparison(seconds: dict[str, np.ndarray], *, over: str, tokens: int) 
         over: The step that the others are compared with.
         tokens: Tokens in a step.
     """
-    print(shlex.join(["python", *sys.argv]))
-    print(f"{platform.platform()}, Python {platform.python_version()}, {torch.get_num_threads()} threads")
-    print(f"torch {torch.__version__}")
+    print_head()
     table = Table("step", "median s", "mean s", "min s", "max s", "tokens/s")
     for name, values in seconds.items():
         median = float(np.median(values))

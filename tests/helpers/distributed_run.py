@@ -22,11 +22,13 @@ from typing import Any
 import torch
 import torch.distributed._functional_collectives as functional_collectives
 from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import mfu_callback.flops.compiled_regions
+import mfu_callback.lightning.trainer_ranks
 import mfu_callback.meter.peak_of_run
 from gpt import GPTModule
 from mfu_callback import MFUCallback
@@ -75,6 +77,8 @@ class Breaking(GPTModule):
     def sleep(self, where: str, step: int) -> None:
         """Sleep on the last rank if HOW says so."""
         is_late = self.trainer.global_rank == self.trainer.world_size - 1 and {"slow", where} <= set(self.how)
+        if "window" in self.how and not LOG_EVERY <= step < 2 * LOG_EVERY:
+            return
         if is_late and "rarely" not in self.how:
             # Four processes on fewer cores are late by themselves now and then.
             time.sleep(SLEEP_SEC if self.trainer.world_size == 2 else 4 * SLEEP_SEC)
@@ -181,6 +185,7 @@ def main() -> None:
         strategy=STRATEGIES[kind](processes),
         max_steps=SLOW_STEPS if "slow" in words else STEPS[processes],
         log_every_n_steps=LOG_EVERY,
+        logger=CSVLogger(directory, name=sys.argv[2], version="") if "logged" in words else False,
     )
     if "failing" in words and trainer.global_rank == 1:
         mfu_callback.flops.compiled_regions.compiled_calls_watched = lambda *_: 1 / 0
@@ -190,6 +195,7 @@ def main() -> None:
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")
+    sent = count_calls(mfu_callback.lightning.trainer_ranks, "begin_gather")
     wait, wait_tensor = torch.distributed.Work.wait, functional_collectives.wait_tensor
     trainer.fit(module, datamodule=tiny_data(length=400 * processes))
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"}
@@ -203,6 +209,7 @@ def main() -> None:
         "flops": None if count is None else (count.forward, count.thop, count.backward, count.recomputed),
         "uncounted": None if count is None else count.uncounted,
         "gathers": len(gathers),
+        "sent": len(sent),
         "left": (torch.distributed.Work.wait, functional_collectives.wait_tensor) != (wait, wait_tensor),
         "devices": None if summary is None or summary.devices is None else [asdict(one) for one in summary.devices],
         "pace": None if summary is None or summary.pace is None else asdict(summary.pace),

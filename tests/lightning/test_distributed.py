@@ -1,3 +1,4 @@
+import csv
 import platform
 import subprocess
 import sys
@@ -141,11 +142,23 @@ def test_a_device_that_is_slow_now_and_then_is_told_so(ends):
         assert 0 < pace["late_share"] < 0.75
 
 
-def test_one_collective_a_logging_step_and_one_at_the_end(ends):
+def test_one_collective_a_logging_step_which_none_waits_for_and_one_at_the_end(ends):
     for rank in ends("ddp-2"):
-        assert rank["gathers"] == STEPS[2] // LOG_EVERY + 1
+        assert (rank["sent"], rank["gathers"]) == (STEPS[2] // LOG_EVERY, 1)
     for rank in ends("ddp-2-without"):
-        assert rank["gathers"] == 0
+        assert (rank["sent"], rank["gathers"]) == (0, 0)
+
+
+def test_values_that_are_read_later_are_logged_at_the_step_that_they_belong_to(ends, tmp_path_factory):
+    """In the second of two windows one rank is slow; the last values are sent where fit ends."""
+    ends("ddp-2-slow-data-window-logged")
+    files = tmp_path_factory.getbasetemp().glob("ranks*/ddp-2-slow-data-window-logged/metrics.csv")
+    (path,) = {path.resolve() for path in files}
+    rows = list(csv.DictReader(path.open()))
+    own = [int(row["step"]) for row in rows if row["train/loss"]]
+    seconds = {int(row["step"]): float(row["time/step_sec"]) for row in rows if row["time/step_sec"]}
+    assert list(seconds) == own == [9, 19]
+    assert seconds[19] - seconds[9] > SLEEP_SEC / 2
 
 
 def test_what_the_first_rank_knows_of_the_dtypes_is_told_on_every_rank(ends):
