@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gpt.config import GPTConfig
 
@@ -79,11 +80,14 @@ class GPT(nn.Module):
 
     Args:
         config: The model's shape.
+        checkpoint_activations: Whether training keeps each block's input alone and computes the block a second time in
+            the backward pass: the same loss and gradients, a third more time, and far less memory.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = checkpoint_activations
         device = torch.empty(0).device  # get_default_device does not know of a `with torch.device` in every torch
         # A module fills its weights when it is made. On the meta device that is free; init_weights fills each once.
         with torch.device("meta"):
@@ -96,14 +100,15 @@ class GPT(nn.Module):
         self.to_empty(device=device)
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Predict the token after each one.
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Predict the token after each one, or tell how well the targets are predicted.
 
         Args:
             tokens: (B, T) token ids, T at most ``config.context_length``.
+            targets: (B, T) token ids that should follow, for the loss.
 
         Returns:
-            (B, T, V) logits.
+            (B, T, V) logits; with targets their mean cross-entropy, (), in nats per token.
 
         Raises:
             ValueError: The sequences are longer than the model's context.
@@ -116,10 +121,16 @@ class GPT(nn.Module):
             )
         positions = torch.arange(length, device=tokens.device)  # (T,)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
+        recompute = self.checkpoint_activations and self.training
         for block in self.blocks:
-            x = block(x)  # (B, T, C)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)  # (B, T, C)
         logits: Tensor = self.head(self.norm(x))  # (B, T, V)
-        return logits
+        return logits if targets is None else next_token_loss(logits, targets)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy, (), in nats per token, of inputs (B, T) and targets (B, T)."""
+        loss: Tensor = self(tokens, targets)  # through the call, for the sake of hooks and of compiled models
+        return loss
 
     @torch.no_grad()
     def init_weights(self) -> None:

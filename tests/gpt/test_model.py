@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,3 +296,45 @@ def test_the_loss_of_bfloat16_logits_is_finer_than_bfloat16() -> None:
 
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), abs=2e-3)  # bfloat16's own steps are 3e-2 wide here
+
+
+def checkpointing(config: GPTConfig) -> tuple[GPT, GPT]:
+    """Two models with the same weights; the second checkpoints its activations."""
+    model, recomputing = build(config), GPT(config, checkpoint_activations=True)
+    recomputing.load_state_dict(model.state_dict())
+    return model, recomputing
+
+
+def test_checkpointed_activations_change_neither_loss_nor_gradients_nor_the_generator() -> None:
+    tokens = random_tokens(2, 16)
+    ends = []
+    for model in checkpointing(replace(TINY, dropout=0.2)):
+        torch.manual_seed(2)
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        ends.append((loss, [parameter.grad for parameter in model.parameters()], torch.get_rng_state()))
+
+    (loss, gradients, state), (again, gradients_again, state_again) = ends
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, gradients_again, strict=True))
+    assert torch.equal(state, state_again)
+
+
+def bytes_kept(model: GPT) -> int:
+    """The bytes that a forward pass keeps for the backward pass."""
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(random_tokens(2, 16))
+    return sum(sizes)
+
+
+def test_checkpointed_activations_are_not_kept() -> None:
+    model, recomputing = checkpointing(TINY)
+
+    assert bytes_kept(recomputing) < bytes_kept(model) / 2
+    assert bytes_kept(recomputing.eval()) == bytes_kept(model.eval())
