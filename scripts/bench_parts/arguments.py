@@ -55,7 +55,9 @@ def _add_way(group: argparse._ArgumentGroup) -> None:
 def _add_time(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--minutes", type=minutes, default=10.0, metavar="N", help="the time for all of it, which is kept (10)")
-    add("--max-steps", type=int, metavar="N", help="optimizer steps, 2 of them warm-up (30, or less as the time allows)")
+    add(
+        "--max-steps", type=int, metavar="N", help="optimizer steps, 2 of them warm-up (30, or less as the time allows)"
+    )
     add("--repeat", type=at_least_one, default=1, metavar="N", help="runs of each size, in turns (1)")
 
 

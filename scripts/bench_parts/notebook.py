@@ -11,15 +11,14 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import thop
 import torch
 from lightning.pytorch import Trainer
-from thop.vision.basic_hooks import zero_ops
 from torch import Tensor
 
 from gpt import GPT, SIZES, GPTModule, RandomTokens
@@ -98,6 +97,10 @@ def counts(size: str) -> Figures:
 
     The notebook's figures have no LayerNorms, of which thop would count 4 for each number: 0.06 % of gpt-small.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
+        import thop
+        from thop.vision.basic_hooks import zero_ops
     with torch.device("meta"):
         model = GPT(SIZES[size])
         tokens = torch.zeros(BATCH_SIZE, CONTEXT_LENGTH, dtype=torch.long)
