@@ -25,6 +25,7 @@ from gpt import GPT, SIZES, GPTModule, RandomTokens
 from mfu_callback import find_batch_size
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
 from mfu_callback.finder.limits.out_of_memory import is_out_of_memory
+from scripts.bench_parts.first_steps import forget
 from scripts.bench_parts.needs import state_bytes
 from scripts.bench_parts.process import end_with_parent, events_to_stdout
 from scripts.bench_parts.replaced import BATCH_SIZE, CONTEXT_LENGTH, complete_flops
@@ -32,9 +33,10 @@ from scripts.bench_parts.row import Request
 from scripts.bench_parts.trainers import make_module, make_trainer
 
 ROUNDS = 5  # of each kind of step, once it is warm
-STEPS_SHARE = 0.4  # of the time, for the steps; the rest is for the two searches
-AFTER_SEC = 5.0  # of the time, that a last trial may take too long
-ROOM_BYTES = 2**30  # on a CPU, beside the state of training: more takes longer and shows nothing else
+STEPS_SHARE = 0.3  # of the time, for the steps; the rest is for the two searches
+SEARCH_SHARE = 0.4  # of what is then left, for ours; its last trial may take as long again
+AFTER_SEC = 5.0  # before the end, after which no size is tried
+ROOM_BYTES = 2**29  # on a CPU, beside the state of training: more takes longer and shows nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,10 @@ class Figures:
         optimizer_sec: The median of that with a step of the optimizer.
         rounds: Number of steps behind each median.
         budget_bytes: Memory that both searches for the batch may use, the model included; None for what is free.
-        largest_forward: The largest batch whose forward pass alone fits: the notebook's way.
-        is_limit: Whether a larger one was tried and did not fit. If not, time was up.
         largest_training: The largest batch that trains.
+        training_is_limit: Whether a larger one was tried and did not fit. If not, time was up.
+        largest_forward: The largest batch whose forward pass alone fits: the notebook's way.
+        forward_is_limit: As above.
     """
 
     flops_by_thop: int
@@ -64,9 +67,10 @@ class Figures:
     optimizer_sec: float | None = None
     rounds: int | None = None
     budget_bytes: int | None = None
-    largest_forward: int | None = None
-    is_limit: bool | None = None
     largest_training: int | None = None
+    training_is_limit: bool | None = None
+    largest_forward: int | None = None
+    forward_is_limit: bool | None = None
 
 
 def main() -> None:
@@ -80,16 +84,13 @@ def main() -> None:
     trainer = make_trainer(request, [], max_steps=1)
     end_at = time.time() + STEPS_SHARE * (request.end_at - time.time())
     figures = replace(figures, **times_of_steps(request, module, trainer, end_at))
-    report(notebook=asdict(figures), doing="the notebook's search")
-    figures = replace(figures, budget_bytes=budget_of(request))
-    module.zero_grad(set_to_none=True)
-    end_at = time.time() + (request.end_at - time.time()) / 2
-    figures = replace(figures, **largest_forward(request, module, trainer, figures.budget_bytes, end_at))
     report(notebook=asdict(figures), doing="our search")
-    data = RandomTokens(batch_size=1, context_length=request.context_length or CONTEXT_LENGTH)
-    left = max(request.end_at - AFTER_SEC - time.time(), 1.0)
-    found = find_batch_size(trainer, module, datamodule=data, budget=figures.budget_bytes, margin=0.0, max_seconds=left)
-    report(notebook=asdict(replace(figures, largest_training=found.batch_size)))
+    figures = replace(figures, budget_bytes=budget_of(request))
+    figures = replace(figures, **largest_training(request, module, trainer, figures.budget_bytes))
+    report(notebook=asdict(figures), doing="the notebook's search")
+    end_at = request.end_at - AFTER_SEC
+    figures = replace(figures, **largest_forward(request, module, trainer, figures.budget_bytes, end_at))
+    report(notebook=asdict(figures))
 
 
 def counts(size: str) -> Figures:
@@ -178,6 +179,17 @@ def budget_of(request: Request) -> int | None:
     return round(state_bytes(request.size, request.precision, request)) + ROOM_BYTES
 
 
+def largest_training(request: Request, module: GPTModule, trainer: Trainer, budget: int | None) -> dict[str, Any]:
+    """Returns the largest batch of which a whole training step fits, as `BatchSizeFinder` finds it."""
+    module.zero_grad(set_to_none=True)
+    data = RandomTokens(batch_size=1, context_length=request.context_length or CONTEXT_LENGTH)
+    seconds = max(SEARCH_SHARE * (request.end_at - time.time()), 1.0)
+    found = find_batch_size(trainer, module, datamodule=data, budget=budget, margin=0.0, max_seconds=seconds)
+    forget(module, trainer)
+    is_limit = not all(trial.fits for trial in found.trials)
+    return {"largest_training": found.batch_size, "training_is_limit": is_limit}
+
+
 def largest_forward(
     request: Request, module: GPTModule, trainer: Trainer, budget: int | None, end_at: float
 ) -> dict[str, Any]:
@@ -194,7 +206,7 @@ def largest_forward(
         largest, is_limit = bisected(fits, end_at)
     finally:
         limit.close()
-    return {"largest_forward": largest, "is_limit": is_limit}
+    return {"largest_forward": largest, "forward_is_limit": is_limit}
 
 
 def runs(module: GPTModule, tokens: Tensor, limit: MemoryLimit, computing: AbstractContextManager[None]) -> bool:

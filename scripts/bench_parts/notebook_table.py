@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -124,10 +125,15 @@ def largest(rows: Sequence[Row]) -> Grid:
 
 def _largest(row: Row) -> list[str]:
     book = row.notebook or {}
-    budget, forward, training = (book.get(name) for name in ("budget_bytes", "largest_forward", "largest_training"))
-    found = "-" if forward is None else f"{'' if book.get('is_limit') else 'at least '}{forward}"
+    budget = book.get("budget_bytes")
     memory = "free" if budget is None else f"{budget / 2**30:.1f} GiB"
-    return [row.size, str(row.context_length), memory, found, "-" if training is None else str(training)]
+    return [row.size, str(row.context_length), memory, _size(book, "forward"), _size(book, "training")]
+
+
+def _size(book: Mapping[str, Any], of: str) -> str:
+    """The largest batch of one of the searches as text; "at least" where its time ended before its memory."""
+    found = book.get(f"largest_{of}")
+    return "-" if found is None else f"{'' if book.get(f'{of}_is_limit') else 'at least '}{found}"
 
 
 def ladder(row: Row) -> Grid:

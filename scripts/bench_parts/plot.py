@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 from mfu_callback.report.parts import PARTS
-from scripts.bench_parts.roofline import points_of
+from scripts.bench_parts.roofline import Point, points_of
 from scripts.bench_parts.row import Row
 from scripts.bench_parts.table import options_text, rate_text
 
@@ -54,16 +57,19 @@ def _label(row: Row) -> str:
 def _bars(axes: Axes, rows: Sequence[Row], field: str, color: str) -> None:
     """Draw a bar for each size, with the range of its runs where there are several."""
     values = [getattr(row, field) for row in rows]
-    ranges = [row.range_of(field) or (value, value) for row, value in zip(rows, values, strict=True)]
-    # The bar stands at the run with the median speed, whose MFU may lie outside of others' by their measured peaks.
-    spread = [
-        [max(value - low, 0) for value, (low, _) in zip(values, ranges, strict=True)],
-        [max(high - value, 0) for value, (_, high) in zip(values, ranges, strict=True)],
-    ]
-    has_spread = any(map(any, spread))
-    bars = axes.bar([_label(row) for row in rows], values, color=color, yerr=spread if has_spread else None, capsize=6)
+    spread = np.array([_spread(row.range_of(field), value) for row, value in zip(rows, values, strict=True)])
+    errors = None if not len(rows) or np.isnan(spread).all() else spread.T
+    bars = axes.bar([_label(row) for row in rows], values, color=color, yerr=errors, capsize=6)
     texts = [rate_text(value) if field == "tokens_per_sec" else f"{value:.3f}" for value in values]
     axes.bar_label(bars, texts, padding=2)
+
+
+def _spread(between: tuple[float, float] | None, value: float) -> tuple[float, float]:
+    """How far a range reaches below and above a value; not at all if there is none.
+
+    The bar stands at the run of the median speed, whose MFU need not lie between those of runs with other peaks.
+    """
+    return (math.nan, math.nan) if between is None else (max(value - between[0], 0.0), max(between[1] - value, 0.0))
 
 
 def _waterfall(axes: Axes, rows: Sequence[Row]) -> None:
@@ -80,45 +86,46 @@ def _waterfall(axes: Axes, rows: Sequence[Row]) -> None:
         below = [low + share for low, share in zip(below, shares, strict=True)]
     axes.set(title="Where the machine went", ylabel="share of the machine", ylim=(0, 1))
     if rows:
-        axes.legend(*_reversed_legend(axes), loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
-
-
-def _reversed_legend(axes: Axes) -> tuple[list[object], list[str]]:
-    """The legend in the order of the stack, from its top."""
-    handles, labels = axes.get_legend_handles_labels()
-    return handles[::-1], labels[::-1]
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncol=3, fontsize=8, frameon=False)
 
 
 def _roofline(axes: Axes, rows: Sequence[Row]) -> None:
     """Place the products of each size, and its step as a whole, under the roofs of the device."""
     axes.set(title="Roofline", xlabel="FLOPs per byte", ylabel="TFLOP/s, one device", xscale="log", yscale="log")
-    points = [(row, point) for row in rows for point in points_of(row)]
-    if not points:
+    points = {row.size: points_of(row) for row in rows}
+    if not any(points.values()):
         return
-    for number, row in enumerate(rows):
-        color = _SIZE_COLORS[number % len(_SIZE_COLORS)]
+    for (size, own), color in zip(points.items(), cycle(_SIZE_COLORS)):
         for kind, marker in _MARKERS.items():
-            own = [point for point in points_of(row) if point.kind == kind]
-            areas = [220.0 if kind == "step" else 25 + 250 * point.share for point in own]
-            where = [point.flops_per_byte for point in own], [point.flops_per_sec / 1e12 for point in own]
-            edge = {"edgecolors": "black", "linewidths": 0.8} if kind == "step" else {"alpha": 0.65, "linewidths": 0}
-            axes.scatter(*where, s=areas, marker=marker, color=color, label=f"{row.size}, {kind}", **edge)
-    lowest = min(point.flops_per_byte for _, point in points) / 2
-    highest = max(point.flops_per_byte for _, point in points) * 4
-    for row in {(row.peak_flops_per_sec, row.bandwidth_bytes_per_sec): row for row in rows}.values():
-        _roof(axes, row, lowest, highest)
-    axes.legend(fontsize=8, loc="lower right")
+            _scatter(axes, [point for point in own if point.kind == kind], marker, color)
+        axes.scatter([], [], marker="s", color=color, label=size)
+    for kind, marker in _MARKERS.items():
+        axes.scatter([], [], marker=marker, color=_GRAY, label="the whole step" if kind == "step" else kind)
+    where = [point.flops_per_byte for own in points.values() for point in own]
+    bandwidth = max(row.bandwidth_bytes_per_sec or 0.0 for row in rows)
+    peaks = {row.precision: row.peak_flops_per_sec for row in sorted(rows, key=lambda row: row.peak_flops_per_sec)}
+    for precision, peak in peaks.items():
+        _roof(axes, precision, peak, bandwidth, (min(where), max(where)))
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncol=4, frameon=False)
 
 
-def _roof(axes: Axes, row: Row, lowest: float, highest: float) -> None:
-    """Draw the roof of a row: its peak, and left of it what the memory's bandwidth allows."""
-    peak, bandwidth = row.peak_flops_per_sec, row.bandwidth_bytes_per_sec
-    if peak is None:
-        return
-    ridge = lowest if bandwidth is None else peak / bandwidth
-    if bandwidth is not None:
-        axes.plot([lowest, ridge], [lowest * bandwidth / 1e12, peak / 1e12], color=_GRAY, linewidth=1.2)
-    axes.plot([ridge, max(highest, 2 * ridge)], [peak / 1e12] * 2, color=_GRAY, linewidth=1.2)
-    slope = "" if bandwidth is None else f", {bandwidth / 1e9:.3g} GB/s"
-    text = f"{peak / 1e12:.3g} TFLOP/s{slope} ({row.precision})"
-    axes.annotate(text, (ridge, peak / 1e12), textcoords="offset points", xytext=(2, 5), fontsize=8, color=_GRAY)
+def _scatter(axes: Axes, points: Sequence[Point], marker: str, color: str) -> None:
+    """Draw operators as large as their share of the time, and the step as a whole with an edge."""
+    is_step = any(point.kind == "step" for point in points)
+    areas = [220.0 if is_step else 25 + 250 * point.share for point in points]
+    look = {"edgecolors": "black", "linewidths": 0.8} if is_step else {"alpha": 0.65, "linewidths": 0}
+    where = [point.flops_per_byte for point in points], [point.flops_per_sec / 1e12 for point in points]
+    axes.scatter(*where, s=areas, marker=marker, color=color, **look)
+
+
+def _roof(axes: Axes, precision: str, peak: float, bandwidth: float, between: tuple[float, float]) -> None:
+    """Draw the roof of a precision: its best peak, and left of it what the memory allows, 0 where that is unknown."""
+    ridge = peak / bandwidth if bandwidth else between[0]
+    left, right = min(between[0], ridge) / 2, 2 * max(between[1], ridge)
+    if bandwidth:
+        axes.plot([left, ridge], [left * bandwidth / 1e12, peak / 1e12], color=_GRAY, linewidth=1.2)
+    axes.plot([ridge, right], [peak / 1e12] * 2, color=_GRAY, linewidth=1.2)
+    slope = f"{bandwidth / 1e9:.3g} GB/s, " if bandwidth else ""
+    place = {"textcoords": "offset points", "xytext": (0, 4), "ha": "right", "fontsize": 8, "color": "#404040"}
+    axes.annotate(f"{slope}{peak / 1e12:.3g} TFLOP/s, {precision}", (right, peak / 1e12), **place)
+    axes.margins(y=0.12)

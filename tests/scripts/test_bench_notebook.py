@@ -24,7 +24,8 @@ BOOK = {
     "rounds": 5,
     "budget_bytes": 3 * 2**30,
     "largest_forward": 12,
-    "is_limit": True,
+    "forward_is_limit": True,
+    "training_is_limit": True,
     "largest_training": 2,
 }
 ROW = measured_row(notebook=BOOK)
@@ -114,7 +115,7 @@ def test_on_a_device_that_its_table_lacks_the_peak_stays_the_same_and_that_is_sa
 
 def test_the_largest_batches_stand_side_by_side():
     assert largest([ROW]).rows == [["gpt-small", "1024", "3.0 GiB", "12", "2"]]
-    late = replace(ROW, notebook=BOOK | {"is_limit": False, "largest_training": None, "budget_bytes": None})
+    late = replace(ROW, notebook=BOOK | {"forward_is_limit": False, "largest_training": None, "budget_bytes": None})
     assert largest([late]).rows == [["gpt-small", "1024", "free", "at least 12", "-"]]
 
 
