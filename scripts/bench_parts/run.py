@@ -75,8 +75,8 @@ def choice_of(size: str, arguments: argparse.Namespace, machine: Machine) -> Cho
 
 
 def memory_of_one(arguments: argparse.Namespace, machine: Machine) -> float:
-    """Returns the available memory of one process; those on a CPU share it."""
-    return machine.memory_bytes / (arguments.devices if arguments.accelerator == "cpu" else 1)
+    """Returns the available memory of one process."""
+    return machine.memory_bytes / processes_that_share(arguments)
 
 
 def most_tokens(size: str, precision: str, arguments: argparse.Namespace, machine: Machine) -> float:
@@ -89,7 +89,7 @@ def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machi
     """Returns the seconds that a size is expected to take, from the rate of the matmuls alone."""
     if choice.precision is None:
         return 0.0
-    rate = rate_of(choice.precision, machine)
+    rate = rate_of(choice.precision, arguments, machine)
     start = START_SEC + parameters_of(size) / PARAMETERS_PER_SEC
     share = share_of(arguments.end_at - time.time(), arguments.repeat * len(arguments.sizes))
     is_searched = arguments.batch_size == "auto"
@@ -105,10 +105,16 @@ def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machi
     return share if plan is None else start + plan.seconds
 
 
-def rate_of(precision: str, machine: Machine) -> float | None:
-    """Returns the FLOP/s of the matmuls of a precision, those of its dtype; None if unknown."""
+def rate_of(precision: str, arguments: argparse.Namespace, machine: Machine) -> float | None:
+    """Returns the FLOP/s of one process's matmuls of a precision, those of its dtype; None if unknown."""
     same = (rate for name, rate in machine.rates.items() if name.split("-")[0] == precision.split("-")[0])
-    return next(same, None)
+    rate = next(same, None)
+    return None if rate is None else rate / processes_that_share(arguments)
+
+
+def processes_that_share(arguments: argparse.Namespace) -> int:
+    """Returns the number of processes that share a device's cores and memory: on a CPU all of them."""
+    return arguments.devices if arguments.accelerator == "cpu" else 1
 
 
 def least_sec(request: Request) -> float:
@@ -128,7 +134,7 @@ def request_of(size: str, precision: str, arguments: argparse.Namespace, machine
         "batch_size": None if is_searched else arguments.batch_size,
         "find_batch_size": is_searched,
         "most_tokens": most_tokens(size, precision, arguments, machine),
-        "flops_per_sec": rate_of(precision, machine),
+        "flops_per_sec": rate_of(precision, arguments, machine),
         "end_at": end_at,
     }
     return Request(**fields | own)
