@@ -33,7 +33,7 @@ VARIABLES = (
 )
 _SECRET_NAME = re.compile("TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH|COOKIE|CERT|SIGN", re.IGNORECASE)
 # A password in an address, and long runs of letters with digits that are no path, number or UUID.
-_SECRET_VALUE = re.compile(r"://[^/\s]*@|(?=\w*\d)(?=\w*[A-Za-z])[\w+=]{24,}")
+_SECRET_VALUE = re.compile(r"://[^/\s]*@|(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9+=]{24,}")
 _SM_CLOCK, _MEMORY_CLOCK = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
 _NODES = Path("/sys/devices/system/node")
 

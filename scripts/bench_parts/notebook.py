@@ -119,8 +119,30 @@ def times_of_steps(request: Request, module: GPTModule, trainer: Trainer, end_at
         end_at: When to stop, in seconds since 1970.
     """
     tokens = random_tokens(request, module, request.batch_size or 1)
+    steps = steps_between(module, tokens, trainer.precision_plugin.forward_context)
+    cold_sec = seconds_of(steps["sum_sec"], module)
+    seconds_of(steps["optimizer_sec"], module)  # makes the optimizer's state
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(ROUNDS):
+        if turn and time.time() > end_at:
+            break
+        for name, step in steps.items():
+            taken[name].append(seconds_of(step, module))
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    return medians | {"cold_sec": cold_sec, "rounds": len(taken["sum_sec"])}
+
+
+def steps_between(
+    module: GPTModule, tokens: Tensor, computing: Callable[[], AbstractContextManager[None]]
+) -> dict[str, Callable[[], None]]:
+    """Returns the notebook's step, and two that each add one thing, by the field of `Figures` for their time.
+
+    Args:
+        module: The module.
+        tokens: (B, T) token ids.
+        computing: Returns the context of a forward pass.
+    """
     optimizer = module.configure_optimizers()
-    computing = trainer.precision_plugin.forward_context
 
     def summed() -> None:
         with computing():
@@ -136,18 +158,7 @@ def times_of_steps(request: Request, module: GPTModule, trainer: Trainer, end_at
         cross_entropy()
         optimizer.step()
 
-    steps = {"sum_sec": summed, "loss_sec": cross_entropy, "optimizer_sec": with_optimizer}
-    timed = lambda step: seconds_of(step, module)  # noqa: E731
-    cold_sec = timed(summed)
-    timed(with_optimizer)  # makes the optimizer's state
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS):
-        if turn and time.time() > end_at:
-            break
-        for name, step in steps.items():
-            taken[name].append(timed(step))
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    return medians | {"cold_sec": cold_sec, "rounds": len(taken["sum_sec"])}
+    return {"sum_sec": summed, "loss_sec": cross_entropy, "optimizer_sec": with_optimizer}
 
 
 def random_tokens(request: Request, module: GPTModule, batch_size: int) -> Tensor:

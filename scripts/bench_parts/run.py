@@ -98,7 +98,7 @@ def expected_sec(size: str, choice: Choice, arguments: argparse.Namespace, machi
         context_length=arguments.context_length,
         max_steps=arguments.max_steps,
     )
-    if rate is None or is_searched:
+    if rate is None or is_searched or arguments.as_notebook:
         return share
     seconds = lambda batch, context: work_of_step(size, batch, context, arguments) / (EFFICIENCY * rate)  # noqa: E731
     plan = plan_of(wish, seconds, seconds=share - start)

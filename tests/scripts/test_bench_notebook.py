@@ -95,15 +95,15 @@ def test_its_best_result_of_0_8113_is_0_2233():
 def test_each_rung_changes_one_thing_on_the_way_to_our_mfu():
     """Of a device that the notebook's table has: on it, and nowhere else, the peak is another one too."""
     row = replace(ROW, device="NVIDIA A100-SXM4-40GB", precision="bf16-true", peak_flops_per_sec=312e12)
-    row = replace(row, mfu=3 * 300e9 / 8 / 312e12)
+    row = replace(row, mfu=3 * 300e9 / 8 / 312e12, step_time_sec=7.5)
     steps = rungs(row)
-    assert [rung.step_sec for rung in steps] == [32, 16, 4, 6, 8, 8, 8]
-    assert [rung.forward_flops for rung in steps] == [250e9] * 5 + [300e9] * 2
-    assert [rung.peak_flops_per_sec for rung in steps] == [77.97e12] * 6 + [312e12]
+    assert [rung.step_sec for rung in steps] == [32, 16, 4, 6, 7.5, 8, 8, 8]
+    assert [rung.forward_flops for rung in steps] == [250e9] * 6 + [300e9] * 2
+    assert [rung.peak_flops_per_sec for rung in steps] == [77.97e12] * 7 + [312e12]
     assert steps[0].mfu == pytest.approx(3 * 250e9 / 32 / 77.97e12)
     assert steps[-1].mfu == pytest.approx(row.mfu)
     factors = [float(cells[-1]) for cells in ladder(row).rows[1:]]
-    assert factors == [2.0, 4.0, 0.667, 0.75, 1.2, 0.25]
+    assert factors == [2.0, 4.0, 0.667, 0.8, 0.938, 1.2, 0.25]
 
 
 def test_on_a_device_that_its_table_lacks_the_peak_stays_the_same_and_that_is_said():

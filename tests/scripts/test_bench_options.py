@@ -57,8 +57,7 @@ def peak_of_any_number_of_threads(own_cache):
         ({"compile": "default"}, SCORES),
         ({"compile": "default", "checkpoint_activations": True}, SCORES + AGAIN),
         ({"strategy": "ddp", "devices": 2, "accumulate_grad_batches": 2}, SCORES),
-        ({"strategy": "fsdp2", "devices": 2, "checkpoint_activations": True}, SCORES + AGAIN),
-        ({"strategy": "fsdp2", "devices": 2, "compile": "default"}, SCORES),
+        ({"strategy": "fsdp2", "devices": 2, "compile": "default", "checkpoint_activations": True}, SCORES + AGAIN),
     ],
     ids=lambda options: "-".join(options) or "plain" if isinstance(options, dict) else "",
 )
