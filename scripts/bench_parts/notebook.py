@@ -193,7 +193,7 @@ def budget_of(request: Request) -> int | None:
 def largest_training(request: Request, module: GPTModule, trainer: Trainer, budget: int | None) -> dict[str, Any]:
     """Returns the largest batch of which a whole training step fits, as `BatchSizeFinder` finds it."""
     module.zero_grad(set_to_none=True)
-    data = RandomTokens(batch_size=1, context_length=request.context_length or CONTEXT_LENGTH)
+    data = RandomTokens(context_length=request.context_length or CONTEXT_LENGTH, vocab_size=module.config.vocab_size)
     seconds = max(SEARCH_SHARE * (request.end_at - time.time()), 1.0)
     found = find_batch_size(trainer, module, datamodule=data, budget=budget, margin=0.0, max_seconds=seconds)
     forget(module, trainer)

@@ -62,9 +62,12 @@ def make_module(request: Request) -> GPTModule:
 
 
 def compile_model(module: GPTModule, request: Request) -> None:
-    """Compile the model with its loss; under FSDP2 each block, since its hooks gather the weights between them."""
-    parts = module.model.blocks if request.strategy == "fsdp2" else [module.model]
-    for part in parts:
+    """Compile the model with its loss, or on several devices each block.
+
+    FSDP2 gathers the weights of each block before it runs, and torch.compile under DDP refuses a graph that has
+    checkpoints in it.
+    """
+    for part in [module.model] if request.devices == 1 else module.model.blocks:
         part.compile(mode=request.compile)
 
 

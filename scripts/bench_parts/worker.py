@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -73,10 +74,16 @@ def main() -> None:
     try:
         row = run(request)
     except Exception as error:
-        message = str(error).strip().splitlines()
-        row = Row(size=request.size, error=f"{type(error).__name__}: {message[0] if message else ''}")
+        row = Row(size=request.size, error=f"{type(error).__name__}: {first_line(str(error))}")
+        traceback.print_exc()
     if row is not None:
         report(row=asdict(row))
+
+
+def first_line(message: str) -> str:
+    """Returns the first line of an error's message, with the next if it ends in a colon."""
+    first, *others = [line.strip() for line in message.strip().splitlines() if line.strip()] or [""]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def run(request: Request) -> Row | None:

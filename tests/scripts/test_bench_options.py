@@ -58,10 +58,11 @@ def peak_of_any_number_of_threads(own_cache):
         ({"compile": "default"}, SCORES),
         ({"compile": "default", "checkpoint_activations": True}, SCORES + AGAIN),
         ({"strategy": "ddp", "devices": 2, "accumulate_grad_batches": 2}, SCORES),
-        # Here each block is compiled by itself, and runs again to its end.
+        # On several devices each block is compiled by itself, and runs again to its end.
+        ({"strategy": "ddp", "devices": 2, "compile": "default", "checkpoint_activations": True}, SCORES + BLOCKS),
         ({"strategy": "fsdp2", "devices": 2, "compile": "default", "checkpoint_activations": True}, SCORES + BLOCKS),
     ],
-    ids=lambda options: "-".join(options) or "plain" if isinstance(options, dict) else "",
+    ids=lambda options: "-".join(map(str, options.values())) or "plain" if isinstance(options, dict) else "",
 )
 def test_the_flops_are_the_same_and_mfu_and_hfu_tell_the_truth(options, recomputed, tmp_path):
     # gloo's threads hang now and then as a process ends: its row is there by then, and it is ended when time is up.
