@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt.config import GPTConfig
+from gpt.fused import causal_attention, head_loss
 
 WEIGHT_STD = 0.02
 _CHUNK = 1 << 20  # weights drawn by one thread at a time
@@ -34,7 +35,7 @@ class Attention(nn.Module):
         heads = (self.n_head, x.shape[-1] // self.n_head)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))  # (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # (B, H, T, D)
+        y = causal_attention(q, k, v, dropout=dropout)  # (B, H, T, D)
         out: Tensor = self.project(y.transpose(1, 2).flatten(-2))  # (B, T, C)
         return out
 
@@ -124,7 +125,10 @@ class GPT(nn.Module):
         recompute = self.checkpoint_activations and self.training
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)  # (B, T, C)
-        logits: Tensor = self.head(self.norm(x))  # (B, T, V)
+        x = self.norm(x)
+        if targets is not None and not torch.compiler.is_compiling():
+            return head_loss(x.flatten(0, 1), self.head.weight, targets.flatten())
+        logits: Tensor = self.head(x)  # (B, T, V)
         return logits if targets is None else next_token_loss(logits, targets)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
