@@ -1,11 +1,12 @@
 """Two parts of a GPT's training step for which torch has no quick operator: attention in bf16 on a CPU, and the loss.
 
-Shapes: N tokens of B sequences, T tokens each, C channels, H heads of D channels, V token ids. docs/gpt.md has what each
-part gains.
+Shapes: N tokens of B sequences, T tokens each, C channels, H heads of D channels, V token ids. What each part gains
+stands in docs/gpt.md.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -73,8 +74,7 @@ _attention.register_autograd(
 @register_flop_formula(torch.ops.gpt.causal_attention)
 def _attention_flops(q: Any, k: Any, v: Any, **_: Any) -> int:
     """Two products with the whole T x T square, as torch counts its own kernels that skip what is masked."""
-    *heads, length, channels = q
-    return 4 * int(torch.Size(heads).numel()) * length**2 * channels
+    return 4 * int(math.prod(q)) * int(q[-2])
 
 
 @register_flop_formula(torch.ops.gpt.causal_attention_backward)
@@ -101,7 +101,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, needs_grad: bool) -> Tensor:
         losses, grads_x, grad_weight = [], [], None
-        for rows, ids in zip(x.split(LOSS_ROWS), targets.split(LOSS_ROWS), strict=True):
+        for rows, ids in zip(torch.split(x, LOSS_ROWS), torch.split(targets, LOSS_ROWS), strict=True):
             with torch.enable_grad():
                 inputs = rows.detach().requires_grad_(needs_grad), weight.detach().requires_grad_(needs_grad)
                 logits = F.linear(*inputs)  # (rows, V)
