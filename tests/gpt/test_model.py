@@ -211,7 +211,7 @@ def test_without_biases_there_is_not_one() -> None:
 
 
 def test_the_same_seed_draws_the_same_weights_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt.model._CHUNK", 100)
+    monkeypatch.setattr("gpt.initialization._CHUNK", 100)
     many = build(TINY).state_dict()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     one = build(TINY).state_dict()
@@ -224,7 +224,7 @@ def test_another_seed_draws_other_weights() -> None:
 
 
 def test_no_two_parts_of_a_matrix_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt.model._CHUNK", 32)
+    monkeypatch.setattr("gpt.initialization._CHUNK", 32)
     rows = build(TINY).token_embedding.weight  # one chunk a row
 
     assert rows.unique(dim=0).shape == rows.shape
