@@ -55,8 +55,9 @@ def rungs(row: Row) -> list[Rung]:
     book = row.notebook or {}
     if book.get("optimizer_sec") is None or not (row.tokens_per_sec and row.forward_flops and row.peak_flops_per_sec):
         return []
-    ours, thop, peak = row.forward_flops, row.forward_flops_thop, row.peak_flops_per_sec
-    mean_sec = row.batch_size * row.context_length / row.tokens_per_sec
+    tokens = row.batch_size * row.context_length
+    mean_sec, ours, peak = tokens / row.tokens_per_sec, row.forward_flops, row.peak_flops_per_sec
+    thop = book["flops_by_thop"] * tokens / (BATCH_SIZE * CONTEXT_LENGTH)  # no attention: each token takes the same
     vector = vector_peak_of(row)
     first_peak = vector or peak
     of_peak = "the datasheet's dense peak, not the vector units' rate"

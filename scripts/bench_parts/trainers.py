@@ -64,9 +64,11 @@ def make_module(request: Request) -> GPTModule:
 def compile_model(module: GPTModule, request: Request) -> None:
     """Compile the model with its loss, or on several devices each block.
 
-    FSDP2 gathers the weights of each block before it runs, and torch.compile under DDP refuses a graph that has
-    checkpoints in it.
+    FSDP2 gathers the weights of each block before it runs. DDP reduces the gradients of one block while those of the
+    next are computed, so that torch need not split graphs for that, which it does not do where they have checkpoints.
     """
+    if request.devices > 1:
+        torch._dynamo.config.optimize_ddp = False
     for part in [module.model] if request.devices == 1 else module.model.blocks:
         part.compile(mode=request.compile)
 
