@@ -1,4 +1,4 @@
-"""The GPTs that are compared: each with the weights of ours and with the optimizer that it ships with."""
+"""The GPTs that are compared: each with the weights of ours, drawn first, and with the optimizer that it ships with."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def ours(config: GPTConfig, nanogpt: str | None) -> Training:
 
 def plain(config: GPTConfig, nanogpt: str | None) -> Training:
     """The plain GPT with torch's AdamW as it is."""
+    weights = GPT(config).state_dict()
     model = PlainGPT(config)
-    model.load_state_dict(GPT(config).state_dict())
+    model.load_state_dict(weights)
     return Training(model=model, loss=model, optimizer=adamw(model))
 
 
@@ -56,9 +57,10 @@ def hugging_face(config: GPTConfig, nanogpt: str | None) -> Training:
     sizes |= {"vocab_size": config.vocab_size, "n_positions": config.context_length}
     none = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), config.vocab_size - 1)
+    weights = to_hf(GPT(config).state_dict())
     settings = GPT2Config(**sizes, **none, **ends, use_cache=False, attn_implementation="sdpa")
     model = GPT2LMHeadModel(settings).to(torch.get_default_dtype())
-    model.load_state_dict(to_hf(GPT(config).state_dict()))
+    model.load_state_dict(weights)
     return Training(
         model=model,
         loss=lambda tokens, targets: model(tokens, labels=tokens, shift_labels=targets).loss,
@@ -69,15 +71,15 @@ def hugging_face(config: GPTConfig, nanogpt: str | None) -> Training:
 def nano_gpt(config: GPTConfig, nanogpt: str | None) -> Training:
     """NanoGPT from a checkout, with its own configure_optimizers (fused AdamW on CUDA alone)."""
     theirs = _module_at(Path(str(nanogpt)) / "model.py")
+    untransposed = {  # its names are Hugging Face's, its projections are nn.Linear
+        name: weight.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else weight
+        for name, weight in to_hf(GPT(config).state_dict()).items()
+    }
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
     sizes |= {"vocab_size": config.vocab_size, "block_size": config.context_length}
     with contextlib.redirect_stdout(sys.stderr):
         model = theirs.GPT(theirs.GPTConfig(**sizes, dropout=0.0, bias=True))
         optimizer = model.configure_optimizers(WEIGHT_DECAY, LEARNING_RATE, BETAS, "cpu")
-    untransposed = {  # its names are Hugging Face's, its projections are nn.Linear
-        name: weight.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else weight
-        for name, weight in to_hf(GPT(config).state_dict()).items()
-    }
     model.load_state_dict(untransposed)
     return Training(model=model, loss=lambda tokens, targets: model(tokens, targets)[1], optimizer=optimizer)
 
