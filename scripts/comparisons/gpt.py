@@ -3,6 +3,7 @@
     python scripts/comparisons/gpt.py --nanogpt DIR               # steps in turns: tokens/s, ratios, MFU
     python scripts/comparisons/gpt.py --nanogpt DIR --memory      # the peak memory of a step of each
     python scripts/comparisons/gpt.py --nanogpt DIR --text FILE   # the losses on a real text, byte by byte
+    python scripts/comparisons/gpt.py --tricks                    # what each trick of ours gains
 
 All have the same weights (those of ours), the same batches, the same dtype (weights and activations), no dropout, and
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
@@ -37,7 +38,7 @@ from mfu_callback import count_flops  # noqa: E402
 from mfu_callback.finder.limits.available import available_bytes  # noqa: E402
 from mfu_callback.peaks import rates_in_training  # noqa: E402
 from mfu_callback.peaks.this_machine import device_name  # noqa: E402
-from scripts.comparisons.gpt_parts.contestants import CONTESTANTS  # noqa: E402
+from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, KEEPING, TRICKS  # noqa: E402
 from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker  # noqa: E402
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -57,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.dtype = DTYPES[options.precision] if options.precision != "auto" else fast_dtype()
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(shlex.join(["python", *sys.argv]), soft_wrap=True, highlight=False)
-    console.print(
-        f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end=""
-    )
+    console.print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, ", end="")
     console.print(f"Python {platform.python_version()}, {str(options.dtype).removeprefix('torch.')}")
     for size in options.sizes:
         config = size_of(options, size)
@@ -87,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contestants", nargs="+", choices=CONTESTANTS, help="those to compare; default: all there are"
     )
+    parser.add_argument("--tricks", action="store_true", help="ours beside ours without each of its tricks")
     parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of nanoGPT, to compare with it too")
     parser.add_argument("--text", metavar="FILE", help="a file whose bytes are the tokens; default: random tokens")
     parser.add_argument("--memory", action="store_true", help="measure peak memory at 8 x 512 instead of speed")
@@ -121,6 +121,8 @@ def size_of(options: argparse.Namespace, size: str) -> GPTConfig:
 
 def names_of(options: argparse.Namespace) -> list[str]:
     """The contestants, ours first."""
+    if options.tricks:
+        return [OURS, *TRICKS]
     names = [OURS, *(name for name in CONTESTANTS if name != OURS)]
     if options.nanogpt is None:
         names.remove("nanoGPT")
@@ -129,7 +131,7 @@ def names_of(options: argparse.Namespace) -> list[str]:
 
 def job_of(name: str, config: GPTConfig, shape: tuple[int, int], options: argparse.Namespace) -> Job:
     """What the process of a contestant is to do."""
-    keeps = options.keep_memory_all or (options.keep_memory and name == OURS)
+    keeps = options.keep_memory_all or (options.keep_memory and name == OURS) or name == KEEPING
     return Job(
         contestant=name,
         config=config,

@@ -8,7 +8,7 @@ import torch
 
 from gpt import GPTConfig
 from scripts.comparisons import gpt as script
-from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, _module_at
+from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, TRICKS, _module_at
 from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=32, vocab_size=256, context_length=32)
@@ -88,6 +88,14 @@ def test_a_real_text_is_trained_on(tiny, tmp_path, capsys):
     table = rows(capsys.readouterr().out)
     assert list(table) == ["ours", "plain"]
     assert float(table["plain"][-1]) < 1e-5
+
+
+def test_ours_without_each_of_its_tricks_loses_the_same(tiny, capsys):
+    options = ["--shapes", "2x16", "--precision", "fp32", "--rounds", "1", "--warmup", "2"]
+    assert script.main([*options, "--tricks"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert list(table) == ["ours", *TRICKS]
+    assert all(float(table[name][-1]) < 1e-5 for name in TRICKS)
 
 
 def test_memory_is_that_of_each_alone(tiny, monkeypatch, capsys):

@@ -6,16 +6,19 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import gpt.model
 from gpt import GPT, GPTConfig, GPTModule
 from gpt.hugging_face import to_hf
+from gpt.model import next_token_loss
 from scripts.comparisons.gpt_parts.plain import PlainGPT
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 3e-4, 0.1, (0.9, 0.95)
@@ -41,6 +44,29 @@ def ours(config: GPTConfig, nanogpt: str | None) -> Training:
     """Our GPT, with the optimizer of GPTModule: AdamW, fused."""
     module = GPTModule(config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS)
     return Training(model=module.model, loss=module.model.loss, optimizer=module.configure_optimizers())
+
+
+def without_attention(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with torch's fused attention."""
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    gpt.model.causal_attention = fused  # type: ignore[attr-defined]  # for this process
+    return ours(config, nanogpt)
+
+
+def without_head_loss(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with the cross-entropy of whole logits."""
+    training = ours(config, nanogpt)
+    model = training.model
+    return replace(training, loss=lambda tokens, targets: next_token_loss(model(tokens), targets))
+
+
+def without_fused_adamw(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with torch's AdamW as it is."""
+    training = ours(config, nanogpt)
+    return replace(training, optimizer=adamw(training.model))
 
 
 def plain(config: GPTConfig, nanogpt: str | None) -> Training:
@@ -109,4 +135,11 @@ CONTESTANTS: dict[str, Callable[[GPTConfig, str | None], Training]] = {
     "nanoGPT": nano_gpt,
     "Hugging Face": hugging_face,
     "plain": plain,
+}
+KEEPING = "ours, keeping memory"
+TRICKS: dict[str, Callable[[GPTConfig, str | None], Training]] = {
+    "torch's attention": without_attention,
+    "whole logits": without_head_loss,
+    "plain AdamW": without_fused_adamw,
+    KEEPING: ours,
 }
