@@ -8,8 +8,8 @@
 All have the same weights (those of ours), the same batches, the same dtype (weights and activations), no dropout, and
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
 CUDA alone; Hugging Face's Trainer uses torch's AdamW as it is (`adamw_torch`), and so does the plain one. A step is
-forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns step by step, with matmuls
-(measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives ours the
+forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns of two steps, the second timed,
+with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives ours the
 setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
 """
 
@@ -81,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=("auto", *DTYPES), default="auto", help="auto: the fastest here, measured"
     )
-    parser.add_argument("--rounds", type=int, default=8, help="rounds that are timed")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before that")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that are timed")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before that")
     parser.add_argument(
         "--contestants", nargs="+", choices=CONTESTANTS, help="those to compare; default: all there are"
     )
@@ -176,7 +176,7 @@ def compare(
         console.print(f"{title}: two of about {needed / 2**30:.1f} GiB do not fit into the memory, so none is timed.")
     for group in groups:
         jobs = [job_of(name, config, shape, options) for name in group]
-        answers = take_turns(jobs, warmup=options.warmup, rounds=options.rounds)
+        answers = take_turns(jobs, warmup=options.warmup, rounds=options.rounds, steps=options.steps)
         console.print(table_of(title, answers, tokens=shape[0] * shape[1], flops=step_flops(config, shape)))
 
 
@@ -186,13 +186,14 @@ def step_flops(config: GPTConfig, shape: tuple[int, int]) -> int:
         return 3 * count_flops(GPT(config), torch.zeros(shape, dtype=torch.long)).forward
 
 
-def take_turns(jobs: list[Job], *, warmup: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+def take_turns(jobs: list[Job], *, warmup: int, rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
     """What each process answered in each round that counts; every other round goes the other way.
 
     Args:
         jobs: Those of the contestants; one that multiplies matrices joins them.
         warmup: Rounds that do not count, except for the losses.
         rounds: Rounds that count.
+        steps: Steps in a turn, of which the last counts; of matmuls one is enough.
     """
     jobs = [*jobs, replace(jobs[0], contestant=MATMULS, environment=())]
     answers: dict[str, list[dict[str, float]]] = {job.contestant: [] for job in jobs}
@@ -202,7 +203,9 @@ def take_turns(jobs: list[Job], *, warmup: int, rounds: int) -> dict[str, list[d
             stack.callback(worker.close)
         for turn in track(range(warmup + rounds), description="rounds", console=Console(stderr=True), transient=True):
             for name in sorted(workers, reverse=bool(turn % 2)):
-                answers[name].append({**workers[name].step(), "counts": turn >= warmup})
+                for _ in range(1 if name == MATMULS else steps):
+                    answer = workers[name].step()
+                answers[name].append({**answer, "counts": turn >= warmup})
     return answers
 
 
