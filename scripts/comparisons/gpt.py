@@ -9,8 +9,8 @@ All have the same weights (those of ours), the same batches, the same dtype (wei
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
 CUDA alone; Hugging Face's Trainer uses torch's AdamW as it is (`adamw_torch`), and so does the plain one. A step is
 forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns of two steps, the second timed,
-with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives ours the
-setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
+with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives
+ours the setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
 """
 
 from __future__ import annotations
