@@ -105,7 +105,7 @@ class _HeadLoss(torch.autograd.Function):
             with torch.enable_grad():
                 inputs = rows.detach().requires_grad_(needs_grad), weight.detach().requires_grad_(needs_grad)
                 logits = F.linear(*inputs)  # (rows, V)
-            loss, grad_logits = _loss_in_place(logits.detach(), ids[:, None])
+            loss, grad_logits = _loss_in_place(logits.detach(), ids)
             losses.append(loss)
             if needs_grad:  # by autograd, so that whoever counts FLOPs sees a backward pass
                 grad_x, grad = torch.autograd.grad(logits, inputs, grad_logits)
@@ -125,11 +125,12 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _loss_in_place(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N, 1) in fp32, and N times the gradient of the mean, (N, V), in the memory of the logits.
+    """Losses (N,) in fp32, and N times the gradient of their mean, (N, V), in the memory of the logits.
 
     From a probability in bf16, a loss is exact to 0.002; a logarithm in bf16 would be off by 0.03.
     """
     probabilities = torch.softmax(logits, -1, out=logits)
-    of_target = probabilities.gather(-1, ids)
-    losses = of_target.float().clamp_min(_SMALLEST).log().neg()
-    return losses, probabilities.scatter_(-1, ids, of_target - 1.0)
+    targets = torch.arange(len(ids), device=ids.device), ids
+    of_target = probabilities[targets]  # (N,)
+    probabilities[targets] = of_target - 1.0  # by index: scatter_ goes through all of them
+    return of_target.float().clamp_min(_SMALLEST).log().neg(), probabilities

@@ -35,7 +35,7 @@ def to_hf(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {_their_name(name): weight for name, weight in state_dict.items()}
     return {
-        name if name.startswith("lm_head") else _PREFIX + name: weight.T if name.endswith(_TRANSPOSED) else weight
+        name if name.startswith("lm_head") else _PREFIX + name: _turned(name, weight)
         for name, weight in renamed.items()
     }
 
@@ -51,18 +51,19 @@ def from_hf(state_dict: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> d
         ValueError: Weights are missing, are not GPT-2's, or have other shapes.
     """
     theirs = _plain_names(state_dict)
+    theirs.setdefault("lm_head.weight", theirs["wte.weight"])  # GPT2Model has no head
     expected = {_their_name(name): name for name in shapes}
     problems = [f"{name} is missing" for name in expected if name not in theirs]
     problems += [f"{name} is not a weight of this GPT" for name in theirs if name not in expected]
-    found = {ours: _as_ours(name, theirs[name]) for name, ours in expected.items() if name in theirs}
+    wanted = {name: tuple(_turned(name, shapes[ours]).shape) for name, ours in expected.items() if name in theirs}
     problems += [
-        f"{_their_name(name)} has the shape {tuple(weight.shape)} in place of {tuple(shapes[name].shape)}"
-        for name, weight in found.items()
-        if weight.shape != shapes[name].shape
+        f"{name} has the shape {tuple(theirs[name].shape)} in place of {shape}"
+        for name, shape in wanted.items()
+        if theirs[name].shape != shape
     ]
     if problems:
         raise ValueError(f"These are no weights of GPT-2: {'; '.join(problems)}. Give GPT2LMHeadModel.state_dict().")
-    return found
+    return {ours: _turned(name, theirs[name]) for name, ours in expected.items()}
 
 
 def config_of(state_dict: Mapping[str, Tensor], *, n_head: int | None = None) -> GPTConfig:
@@ -103,5 +104,6 @@ def _their_name(name: str) -> str:
     return f"{_TO_THEIRS[generic].format(number)}.{kind}"
 
 
-def _as_ours(name: str, weight: Tensor) -> Tensor:
+def _turned(name: str, weight: Tensor) -> Tensor:
+    """A weight of theirs as we store it, or one of ours as they do."""
     return weight.T if name.endswith(_TRANSPOSED) else weight

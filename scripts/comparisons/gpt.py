@@ -3,13 +3,14 @@
     python scripts/comparisons/gpt.py --nanogpt DIR               # steps in turns: tokens/s, ratios, MFU
     python scripts/comparisons/gpt.py --nanogpt DIR --memory      # the peak memory of a step of each
     python scripts/comparisons/gpt.py --nanogpt DIR --text FILE   # the losses on a real text, byte by byte
+    python scripts/comparisons/gpt.py --tricks                    # what each trick of ours gains
 
 All have the same weights (those of ours), the same batches, the same dtype (weights and activations), no dropout, and
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
 CUDA alone; Hugging Face's Trainer uses torch's AdamW as it is (`adamw_torch`), and so does the plain one. A step is
-forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns step by step, with matmuls
-(measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives ours the
-setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
+forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns of two steps, the second timed,
+with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives
+ours the setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mfu_callback import count_flops  # noqa: E402
 from mfu_callback.finder.limits.available import available_bytes  # noqa: E402
 from mfu_callback.peaks import rates_in_training  # noqa: E402
 from mfu_callback.peaks.this_machine import device_name  # noqa: E402
-from scripts.comparisons.gpt_parts.contestants import CONTESTANTS  # noqa: E402
+from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, KEEPING, TRICKS  # noqa: E402
 from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker  # noqa: E402
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -57,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.dtype = DTYPES[options.precision] if options.precision != "auto" else fast_dtype()
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(shlex.join(["python", *sys.argv]), soft_wrap=True, highlight=False)
-    console.print(
-        f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end=""
-    )
+    console.print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, ", end="")
     console.print(f"Python {platform.python_version()}, {str(options.dtype).removeprefix('torch.')}")
     for size in options.sizes:
         config = size_of(options, size)
@@ -82,11 +81,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=("auto", *DTYPES), default="auto", help="auto: the fastest here, measured"
     )
-    parser.add_argument("--rounds", type=int, default=8, help="rounds that are timed")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before that")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that are timed")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before that")
     parser.add_argument(
         "--contestants", nargs="+", choices=CONTESTANTS, help="those to compare; default: all there are"
     )
+    parser.add_argument("--tricks", action="store_true", help="ours beside ours without each of its tricks")
     parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of nanoGPT, to compare with it too")
     parser.add_argument("--text", metavar="FILE", help="a file whose bytes are the tokens; default: random tokens")
     parser.add_argument("--memory", action="store_true", help="measure peak memory at 8 x 512 instead of speed")
@@ -121,6 +121,8 @@ def size_of(options: argparse.Namespace, size: str) -> GPTConfig:
 
 def names_of(options: argparse.Namespace) -> list[str]:
     """The contestants, ours first."""
+    if options.tricks:
+        return [OURS, *TRICKS]
     names = [OURS, *(name for name in CONTESTANTS if name != OURS)]
     if options.nanogpt is None:
         names.remove("nanoGPT")
@@ -129,7 +131,7 @@ def names_of(options: argparse.Namespace) -> list[str]:
 
 def job_of(name: str, config: GPTConfig, shape: tuple[int, int], options: argparse.Namespace) -> Job:
     """What the process of a contestant is to do."""
-    keeps = options.keep_memory_all or (options.keep_memory and name == OURS)
+    keeps = options.keep_memory_all or (options.keep_memory and name == OURS) or name == KEEPING
     return Job(
         contestant=name,
         config=config,
@@ -174,7 +176,7 @@ def compare(
         console.print(f"{title}: two of about {needed / 2**30:.1f} GiB do not fit into the memory, so none is timed.")
     for group in groups:
         jobs = [job_of(name, config, shape, options) for name in group]
-        answers = take_turns(jobs, warmup=options.warmup, rounds=options.rounds)
+        answers = take_turns(jobs, warmup=options.warmup, rounds=options.rounds, steps=options.steps)
         console.print(table_of(title, answers, tokens=shape[0] * shape[1], flops=step_flops(config, shape)))
 
 
@@ -184,13 +186,14 @@ def step_flops(config: GPTConfig, shape: tuple[int, int]) -> int:
         return 3 * count_flops(GPT(config), torch.zeros(shape, dtype=torch.long)).forward
 
 
-def take_turns(jobs: list[Job], *, warmup: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+def take_turns(jobs: list[Job], *, warmup: int, rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
     """What each process answered in each round that counts; every other round goes the other way.
 
     Args:
         jobs: Those of the contestants; one that multiplies matrices joins them.
         warmup: Rounds that do not count, except for the losses.
         rounds: Rounds that count.
+        steps: Steps in a turn, of which the last counts; of matmuls one is enough.
     """
     jobs = [*jobs, replace(jobs[0], contestant=MATMULS, environment=())]
     answers: dict[str, list[dict[str, float]]] = {job.contestant: [] for job in jobs}
@@ -200,7 +203,9 @@ def take_turns(jobs: list[Job], *, warmup: int, rounds: int) -> dict[str, list[d
             stack.callback(worker.close)
         for turn in track(range(warmup + rounds), description="rounds", console=Console(stderr=True), transient=True):
             for name in sorted(workers, reverse=bool(turn % 2)):
-                answers[name].append({**workers[name].step(), "counts": turn >= warmup})
+                for _ in range(1 if name == MATMULS else steps):
+                    answer = workers[name].step()
+                answers[name].append({**answer, "counts": turn >= warmup})
     return answers
 
 

@@ -7,6 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, SIZES, GPTConfig, get_config
 from gpt.model import next_token_loss
+from mfu_callback import FlopCounter
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=32, vocab_size=97, context_length=16)
 # Wide enough that a standard deviation of its matrices is exact to 2 %.
@@ -338,3 +339,24 @@ def test_checkpointed_activations_are_not_kept() -> None:
 
     assert bytes_kept(recomputing) < bytes_kept(model) / 2
     assert bytes_kept(recomputing.eval()) == bytes_kept(model.eval())
+
+
+def test_the_loss_compiles_in_one_graph() -> None:
+    model, tokens = build(TINY), random_tokens(2, 16)
+    expected = model.loss(tokens, tokens)
+
+    model.compile(backend="aot_eager", fullgraph=True)
+
+    torch.testing.assert_close(model.loss(tokens, tokens), expected)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_and_head_count_as_many_flops_as_ever_with_twice_as_many_backward(precision: torch.dtype) -> None:
+    model, tokens = build(TINY).to(precision), random_tokens(2, 16)
+    forward = 2 * 16 * (2 * (24 * 32**2 + 4 * 16 * 32) + 2 * 32 * 97)
+
+    with FlopCounter(model) as counter:
+        model.loss(tokens, tokens).backward()
+
+    count = counter.result()
+    assert (count.forward, count.backward, count.uncounted) == (forward, 2 * forward, ())

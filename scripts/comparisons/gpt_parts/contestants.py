@@ -1,4 +1,4 @@
-"""The GPTs that are compared: each with the weights of ours and with the optimizer that it ships with."""
+"""The GPTs that are compared: each with the weights of ours, drawn first, and with the optimizer that it ships with."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import gpt.model
 from gpt import GPT, GPTConfig, GPTModule
 from gpt.hugging_face import to_hf
+from gpt.model import next_token_loss
 from scripts.comparisons.gpt_parts.plain import PlainGPT
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS = 3e-4, 0.1, (0.9, 0.95)
@@ -43,10 +46,34 @@ def ours(config: GPTConfig, nanogpt: str | None) -> Training:
     return Training(model=module.model, loss=module.model.loss, optimizer=module.configure_optimizers())
 
 
+def without_attention(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with torch's fused attention."""
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    gpt.model.causal_attention = fused  # type: ignore[attr-defined]  # for this process
+    return ours(config, nanogpt)
+
+
+def without_head_loss(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with the cross-entropy of whole logits."""
+    training = ours(config, nanogpt)
+    model = training.model
+    return replace(training, loss=lambda tokens, targets: next_token_loss(model(tokens), targets))
+
+
+def without_fused_adamw(config: GPTConfig, nanogpt: str | None) -> Training:
+    """Ours with torch's AdamW as it is."""
+    training = ours(config, nanogpt)
+    return replace(training, optimizer=adamw(training.model))
+
+
 def plain(config: GPTConfig, nanogpt: str | None) -> Training:
     """The plain GPT with torch's AdamW as it is."""
+    weights = GPT(config).state_dict()
     model = PlainGPT(config)
-    model.load_state_dict(GPT(config).state_dict())
+    model.load_state_dict(weights)
     return Training(model=model, loss=model, optimizer=adamw(model))
 
 
@@ -56,9 +83,10 @@ def hugging_face(config: GPTConfig, nanogpt: str | None) -> Training:
     sizes |= {"vocab_size": config.vocab_size, "n_positions": config.context_length}
     none = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), config.vocab_size - 1)
+    weights = to_hf(GPT(config).state_dict())
     settings = GPT2Config(**sizes, **none, **ends, use_cache=False, attn_implementation="sdpa")
     model = GPT2LMHeadModel(settings).to(torch.get_default_dtype())
-    model.load_state_dict(to_hf(GPT(config).state_dict()))
+    model.load_state_dict(weights)
     return Training(
         model=model,
         loss=lambda tokens, targets: model(tokens, labels=tokens, shift_labels=targets).loss,
@@ -69,15 +97,15 @@ def hugging_face(config: GPTConfig, nanogpt: str | None) -> Training:
 def nano_gpt(config: GPTConfig, nanogpt: str | None) -> Training:
     """NanoGPT from a checkout, with its own configure_optimizers (fused AdamW on CUDA alone)."""
     theirs = _module_at(Path(str(nanogpt)) / "model.py")
+    untransposed = {  # its names are Hugging Face's, its projections are nn.Linear
+        name: weight.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else weight
+        for name, weight in to_hf(GPT(config).state_dict()).items()
+    }
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
     sizes |= {"vocab_size": config.vocab_size, "block_size": config.context_length}
     with contextlib.redirect_stdout(sys.stderr):
         model = theirs.GPT(theirs.GPTConfig(**sizes, dropout=0.0, bias=True))
         optimizer = model.configure_optimizers(WEIGHT_DECAY, LEARNING_RATE, BETAS, "cpu")
-    untransposed = {  # its names are Hugging Face's, its projections are nn.Linear
-        name: weight.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else weight
-        for name, weight in to_hf(GPT(config).state_dict()).items()
-    }
     model.load_state_dict(untransposed)
     return Training(model=model, loss=lambda tokens, targets: model(tokens, targets)[1], optimizer=optimizer)
 
@@ -107,4 +135,11 @@ CONTESTANTS: dict[str, Callable[[GPTConfig, str | None], Training]] = {
     "nanoGPT": nano_gpt,
     "Hugging Face": hugging_face,
     "plain": plain,
+}
+KEEPING = "ours, keeping memory"
+TRICKS: dict[str, Callable[[GPTConfig, str | None], Training]] = {
+    "torch's attention": without_attention,
+    "whole logits": without_head_loss,
+    "plain AdamW": without_fused_adamw,
+    KEEPING: ours,
 }

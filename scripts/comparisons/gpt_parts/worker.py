@@ -17,7 +17,7 @@ from gpt import GPTConfig, TextFile
 from gpt.data import RandomTokenDataset
 from mfu_callback import measure_peak
 from mfu_callback.tools.host_memory import status_bytes
-from scripts.comparisons.gpt_parts.contestants import CONTESTANTS
+from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, TRICKS
 
 MATMULS = "matmul"
 _MATMUL_SEC = 0.4
@@ -28,7 +28,7 @@ class Job:
     """What a process is to do.
 
     Attributes:
-        contestant: A key of CONTESTANTS, or MATMULS.
+        contestant: A key of CONTESTANTS or TRICKS, or MATMULS.
         config: Of the model.
         batch_size: Sequences in a batch.
         length: Tokens in a sequence.
@@ -114,7 +114,7 @@ def _training(job: Job) -> Any:
     before = psutil.Process().memory_info().rss
     torch.manual_seed(0)  # every contestant draws the weights of ours first
     torch.set_default_dtype(job.dtype)
-    training = CONTESTANTS[job.contestant](job.config, job.nanogpt)
+    training = {**CONTESTANTS, **TRICKS}[job.contestant](job.config, job.nanogpt)
     training.model.train()
     examples, taken = _examples(job), 0
 
