@@ -54,8 +54,6 @@ def peak_of_any_number_of_threads(own_cache):
     [
         ({}, SCORES),
         ({"checkpoint_activations": True}, SCORES + AGAIN),
-        ({"accumulate_grad_batches": 2}, SCORES),
-        ({"compile": "default"}, SCORES),
         ({"compile": "default", "checkpoint_activations": True}, SCORES + AGAIN),
         ({"strategy": "ddp", "devices": 2, "accumulate_grad_batches": 2}, SCORES),
         # On several devices each block is compiled by itself, and runs again to its end.
