@@ -122,9 +122,9 @@ def largest(rows: Sequence[Row]) -> Grid:
 
 def _largest(row: Row) -> list[str]:
     book = row.notebook or {}
-    budget = book.get("budget_bytes")
-    memory = "free" if budget is None else f"{budget / 2**30:.1f} GiB"
-    return [row.size, str(row.context_length), memory, _size(book, "forward"), _size(book, "training")]
+    budget, sizes = book.get("budget_bytes"), [_size(book, "forward"), _size(book, "training")]
+    memory = f"{budget / 2**30:.1f} GiB" if budget is not None else "free" if sizes != ["-", "-"] else "-"
+    return [row.size, str(row.context_length), memory, *sizes]
 
 
 def _size(book: Mapping[str, Any], of: str) -> str:

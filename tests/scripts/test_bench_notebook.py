@@ -119,6 +119,8 @@ def test_the_largest_batches_stand_side_by_side():
     assert largest([ROW]).rows == [["gpt-small", "1024", "3.0 GiB", "12", "2"]]
     late = replace(ROW, notebook=BOOK | {"forward_is_limit": False, "largest_training": None, "budget_bytes": None})
     assert largest([late]).rows == [["gpt-small", "1024", "free", "at least 12", "-"]]
+    neither = replace(ROW, notebook={"flops_by_thop": 1, "flops": 2})
+    assert largest([neither]).rows == [["gpt-small", "1024", "-", "-", "-"]]
 
 
 def test_figures_that_were_not_reached_leave_out_their_table():
