@@ -10,8 +10,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # before torch 2.6
+    from torch.distributed._composable.fsdp import fully_shard  # type: ignore[attr-defined]
+
 from gpt.config import GPTConfig, get_config
-from gpt.model import GPT, next_token_loss
+from gpt.model import GPT
 
 Batch = tuple[Tensor, Tensor]
 
@@ -21,10 +26,11 @@ _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})  # meta has no fused k
 class GPTModule(LightningModule):
     """Trains a GPT to predict the next token.
 
-    Logs ``train/loss`` and ``val/loss``, in nats per token.
+    Logs ``train/loss`` and ``val/loss``, in nats per token. ``ModelParallelStrategy`` shards its weights (FSDP2).
 
     Args:
         config: The model's shape, the name of a size ("gpt-small"), or the fields of a shape, as a checkpoint has them.
+        checkpoint_activations: As ``GPT`` has it.
         learning_rate: AdamW's learning rate.
         weight_decay: AdamW's weight decay, on matrices only.
         betas: AdamW's averaging coefficients.
@@ -37,6 +43,7 @@ class GPTModule(LightningModule):
         self,
         config: GPTConfig | str | Mapping[str, Any] = "gpt-small",
         *,
+        checkpoint_activations: bool = False,
         learning_rate: float = 3e-4,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -48,7 +55,25 @@ class GPTModule(LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
-        self.model = GPT(self.config)
+        self.model = GPT(self.config, checkpoint_activations=checkpoint_activations)
+        self._is_sharded = False
+
+    def configure_model(self) -> None:
+        """Shard each block, then what is left, over the data-parallel devices of a ``ModelParallelStrategy``.
+
+        Raises:
+            ValueError: The strategy splits tensors too.
+        """
+        if self.device_mesh is None or self._is_sharded:
+            return
+        if (ways := self.device_mesh["tensor_parallel"].size()) > 1:
+            raise ValueError(
+                f"tensor_parallel_size is {ways}, and this GPT shards its weights over data-parallel devices alone: "
+                "give ModelParallelStrategy(data_parallel_size=<all devices>, tensor_parallel_size=1)."
+            )
+        for part in (*self.model.blocks, self.model):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
+        self._is_sharded = True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) of the token after each of ``tokens`` (B, T)."""
@@ -76,7 +101,7 @@ class GPTModule(LightningModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         inputs, targets = batch
-        return next_token_loss(self(inputs), targets)
+        return self.model.loss(inputs, targets)
 
     def _can_fuse(self, parameters: list[torch.nn.Parameter]) -> bool:
         return not self._clips_under_amp() and all(p.device.type in _FUSED_DEVICES for p in parameters)

@@ -6,16 +6,19 @@ Shapes: B sequences, T tokens each, C channels (``n_embd``), H heads of D channe
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gpt.config import GPTConfig
+from gpt.fused import causal_attention, head_loss
+from gpt.hugging_face import config_of, from_hf
+from gpt.initialization import fill_normal
 
 WEIGHT_STD = 0.02
-_CHUNK = 1 << 20  # weights drawn by one thread at a time
 
 
 class Attention(nn.Module):
@@ -33,7 +36,7 @@ class Attention(nn.Module):
         heads = (self.n_head, x.shape[-1] // self.n_head)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))  # (B, H, T, D)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)  # (B, H, T, D)
+        y = causal_attention(q, k, v, dropout=dropout)  # (B, H, T, D)
         out: Tensor = self.project(y.transpose(1, 2).flatten(-2))  # (B, T, C)
         return out
 
@@ -79,11 +82,14 @@ class GPT(nn.Module):
 
     Args:
         config: The model's shape.
+        checkpoint_activations: Whether training keeps each block's input alone and computes the block a second time in
+            the backward pass: the same loss and gradients, a third more time, and far less memory.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = checkpoint_activations
         device = torch.empty(0).device  # get_default_device does not know of a `with torch.device` in every torch
         # A module fills its weights when it is made. On the meta device that is free; init_weights fills each once.
         with torch.device("meta"):
@@ -96,14 +102,15 @@ class GPT(nn.Module):
         self.to_empty(device=device)
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Predict the token after each one.
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Predict the token after each one, or tell how well the targets are predicted.
 
         Args:
             tokens: (B, T) token ids, T at most ``config.context_length``.
+            targets: (B, T) token ids that should follow, for the loss.
 
         Returns:
-            (B, T, V) logits.
+            (B, T, V) logits; with targets their mean cross-entropy, (), in nats per token.
 
         Raises:
             ValueError: The sequences are longer than the model's context.
@@ -116,10 +123,38 @@ class GPT(nn.Module):
             )
         positions = torch.arange(length, device=tokens.device)  # (T,)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))  # (B, T, C)
+        recompute = self.checkpoint_activations and self.training
         for block in self.blocks:
-            x = block(x)  # (B, T, C)
-        logits: Tensor = self.head(self.norm(x))  # (B, T, V)
-        return logits
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)  # (B, T, C)
+        x = self.norm(x)
+        if targets is not None and not torch.compiler.is_compiling():
+            return head_loss(x.flatten(0, 1), self.head.weight, targets.flatten())
+        logits: Tensor = self.head(x)  # (B, T, V)
+        return logits if targets is None else next_token_loss(logits, targets)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy, (), in nats per token, of inputs (B, T) and targets (B, T)."""
+        loss: Tensor = self(tokens, targets)  # through the call, for the sake of hooks and of compiled models
+        return loss
+
+    @classmethod
+    def from_hf(cls, state_dict: Mapping[str, Tensor], *, n_head: int | None = None) -> GPT:
+        """A GPT with the weights of Hugging Face's GPT-2, of their dtype.
+
+        Args:
+            state_dict: Of GPT2LMHeadModel or GPT2Model.
+            n_head: Attention heads, which no weight tells; None stands for heads of 64 channels, as in every GPT-2.
+
+        Raises:
+            ValueError: Weights are missing, are not GPT-2's, or have other shapes.
+        """
+        with torch.device("meta"):
+            model = cls(config_of(state_dict, n_head=n_head))
+        weights = from_hf(state_dict, model.state_dict())
+        model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+        if model.config.tie_head:
+            model.head.weight = model.token_embedding.weight
+        return model
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -152,23 +187,3 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")  # (B * T,)
     return losses.float().mean()
-
-
-def fill_normal(weight: Tensor, std: float) -> None:
-    """Fill a weight with normal noise that the global generator seeds; on the CPU, with all of torch's threads.
-
-    Each chunk has its own generator, so the numbers do not depend on the number of threads.
-    """
-    # Only plain CPU parameters can be filled in chunks; fake and distributed tensors have other types.
-    if weight.device.type != "cpu" or type(weight) is not nn.Parameter:
-        weight.normal_(0.0, std)
-        return
-    chunks: tuple[Tensor, ...] = weight.detach().view(-1).split(_CHUNK)  # type: ignore[no-untyped-call]
-    first_seed = int(torch.randint(2**31, (), device="cpu"))  # a generator uses only 32 bits of its seed
-    seeds = range(first_seed, first_seed + len(chunks))
-
-    def fill(chunk: Tensor, seed: int) -> None:
-        chunk.normal_(0.0, std, generator=torch.Generator().manual_seed(seed))
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(fill, chunks, seeds))

@@ -26,8 +26,9 @@ def test_what_a_block_prints_is_what_stands_below_it(block, output):
 
 
 def test_the_output_of_flops_only_is_that_of_the_readme(tmp_path):
-    arguments = ["--flops-only", "--batch-size", "2", "--context-length", "1024", "--output", str(tmp_path / "out")]
-    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *arguments]
+    arguments = ["--flops-only", "--as-notebook"]
+    assert f"python scripts/bench.py {' '.join(arguments)}\n" in README
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *arguments, "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     printed = [line.rstrip() for line in done.stdout.splitlines() if not line.startswith("rows in")]
     assert "\n".join(printed) in README
@@ -40,11 +41,19 @@ def test_the_two_commands_are_targets_of_make(target):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_names_every_option_of_the_benchmark_and_no_other():
+def test_the_page_on_the_benchmark_has_a_row_for_each_of_its_options_and_no_other():
     command = [sys.executable, str(ROOT / "scripts" / "bench.py"), "--help"]
-    options = set(re.findall(r"--[a-z-]+", subprocess.run(command, capture_output=True, text=True).stdout))
+    options = re.findall(r"^  (--[a-z0-9-]+)", subprocess.run(command, capture_output=True, text=True).stdout, re.M)
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    assert re.findall(r"^\| `(--[a-z0-9-]+)` \|", page, re.M) == options
+
+
+def test_the_readme_and_its_page_name_no_option_that_the_benchmark_has_not():
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), "--help"]
+    options = set(re.findall(r"--[a-z0-9-]+", subprocess.run(command, capture_output=True, text=True).stdout))
     section = README.split("## The benchmark")[1].split("`scripts/comparisons/hugging_face.py`")[0]
-    assert set(re.findall(r"--[a-z-]+", section)) == options
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", section + page)) <= options
 
 
 TAG_ROWS = [(tag.name, tag.unit, tag.when) for tag in TAGS]

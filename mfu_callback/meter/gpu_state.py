@@ -77,9 +77,9 @@ class GpuWatch:
     ) -> None:
         self._device = device
         self._nvml = nvml
-        self._properties = properties or _properties
+        self._properties = properties
         self._now = now
-        self._gpu: _Gpu | None = None
+        self._gpu: Gpu | None = None
         self._energy: tuple[float, float] | None = None
         self._readings: deque[GpuReading] = deque(maxlen=_READINGS_KEPT)
 
@@ -107,14 +107,9 @@ class GpuWatch:
             self.take_window()
         return figures_of(self._readings)
 
-    def _find(self) -> _Gpu | None:
-        if self._device.type != "cuda":
-            return None
-        with suppress(Exception):  # no package, no library, no driver, no such GPU
-            nvml = self._nvml or importlib.import_module("pynvml")
-            nvml.nvmlInit()  # counted by NVML, and never undone: others in this process may use it too
-            return _Gpu.of(nvml, self._properties(self._device))
-        return None
+    def _find(self) -> Gpu | None:
+        gpu = gpu_of(self._device, self._nvml, self._properties)
+        return None if gpu is None or gpu.is_partitioned else gpu
 
     def _energy_now(self) -> tuple[float, float] | None:
         millijoules = None if self._gpu is None else self._gpu.ask("nvmlDeviceGetTotalEnergyConsumption")
@@ -128,32 +123,33 @@ class GpuWatch:
         return joules / (self._energy[0] - before[0]) if joules >= 0 else None
 
 
-class _Gpu:
-    """One GPU, and what NVML tells of it."""
+class Gpu:
+    """One GPU, and what NVML tells of it.
+
+    Args:
+        nvml: The module ``pynvml``.
+        handle: NVML's handle of the GPU.
+    """
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
 
-    @classmethod
-    def of(cls, nvml: Any, properties: Any) -> _Gpu | None:
-        """The GPU with the properties that torch reports; None if there is none, or if it is partitioned.
-
-        CUDA_VISIBLE_DEVICES renumbers the devices for torch and not for NVML, so that numbers do not tell which it is.
-        """
-        by_uuid = _answer(lambda: nvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}"))
-        handle = by_uuid or _answer(lambda: nvml.nvmlDeviceGetHandleByPciBusId(_pci_bus_id(properties)))
-        if handle is None:
-            return None
-        gpu = cls(nvml, handle)
-        mode = gpu.ask("nvmlDeviceGetMigMode")  # current and pending; an error where there is no such mode
-        return None if mode is not None and mode[0] else gpu
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether programs are given parts of it (MIG)."""
+        mode = self.ask("nvmlDeviceGetMigMode")  # current and pending; an error where there is no such mode
+        return bool(mode and mode[0])
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """The answer of one of NVML's functions; None for an error, or if the package or the driver lacks it."""
         return _answer(lambda: getattr(self._nvml, name)(self._handle, *arguments))
 
-    def read(self, mean_power_watts: float | None) -> GpuReading:
+    def ask_system(self, name: str) -> Any:
+        """The answer of one of NVML's functions that are of no single GPU; None as above."""
+        return _answer(lambda: getattr(self._nvml, name)())
+
+    def read(self, mean_power_watts: float | None = None) -> GpuReading:
         """The state now.
 
         Args:
@@ -179,6 +175,30 @@ class _Gpu:
         """The answer of the first function that has one: the newer name comes before the deprecated one."""
         answers = (self.ask(name, *arguments) for name in names)
         return next((answer for answer in answers if answer is not None), None)
+
+
+def gpu_of(
+    device: torch.device, nvml: Any = None, properties: Callable[[torch.device], Any] | None = None
+) -> Gpu | None:
+    """The GPU that a device of torch is, or is a part of; None without NVML, and of anything else.
+
+    CUDA_VISIBLE_DEVICES renumbers the devices for torch and not for NVML, so that numbers do not tell which it is.
+
+    Args:
+        device: The device of torch.
+        nvml: The module ``pynvml``; None imports it.
+        properties: Returns torch's properties of the device.
+    """
+    if device.type != "cuda":
+        return None
+    with suppress(Exception):  # no package, no library, no driver, no such GPU
+        nvml = nvml or importlib.import_module("pynvml")
+        nvml.nvmlInit()  # counted by NVML, and never undone: others in this process may use it too
+        known = (properties or _properties)(device)
+        by_uuid = _answer(lambda: nvml.nvmlDeviceGetHandleByUUID(f"GPU-{known.uuid}"))
+        handle = by_uuid or _answer(lambda: nvml.nvmlDeviceGetHandleByPciBusId(_pci_bus_id(known)))
+        return None if handle is None else Gpu(nvml, handle)
+    return None
 
 
 def figures_of(readings: Sequence[GpuReading]) -> dict[str, Any] | None:

@@ -1,71 +1,86 @@
-"""The command line of scripts/bench.py: its options, their defaults and their checks."""
+"""The command line of scripts/bench.py: its options and their defaults. `checks.py` refuses what cannot work."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
-
-import torch
 
 from gpt import SIZES
 from mfu_callback.finder.prediction.predict import bytes_of
-from scripts.bench_parts.plan import CONTEXTS, WARMUP_STEPS
-from scripts.bench_parts.replaced import VECTOR_PEAKS, vector_peak
+from scripts.bench_parts.against import NoRowsError, rows_in
+from scripts.bench_parts.row import Row
 
-CONTEXT_LIMIT = CONTEXTS[0]
 PRECISIONS = ("auto", "bf16-true", "bf16-mixed", "16-true", "16-mixed", "32-true")
+STRATEGIES = ("auto", "ddp", "fsdp2")
+# https://docs.pytorch.org/docs/stable/generated/torch.compile.html; the second uses CUDA graphs.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    add = parser.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"some of {', '.join(SIZES)}")
-    add("--minutes", type=minutes, default=10.0, help="the time for all sizes together, which is kept")
-    add(
-        "--batch-size",
-        type=batch_size,
-        help="sequences in a batch, or auto for the largest that fits"
-        " (default: auto on CUDA, else as the time allows; with --flops-only 2)",
-        default=argparse.SUPPRESS,
-    )
-    add(
-        "--budget",
-        type=budget,
-        help="memory for --batch-size auto, model included, such as 8GiB (default: free memory; on a CPU 80 %% of it)",
-        default=argparse.SUPPRESS,
-    )
-    add(
-        "--context-length",
-        type=int,
-        help="tokens in a sequence (default: 1024, or less as the time allows)",
-        default=argparse.SUPPRESS,
-    )
-    add(
-        "--precision", choices=PRECISIONS, default="auto", help="precision of Lightning's Trainer; auto for the fastest"
-    )
-    add(
-        "--max-steps",
-        type=int,
-        help="optimizer steps, including warm-up: 2, or 1 of fewer than 5 (default: as the time allows, 30 at most)",
-        default=argparse.SUPPRESS,
-    )
-    add("--accelerator", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to train")
-    add("--devices", type=int, default=1, help="number of devices")
-    add("--strategy", default="auto", help="strategy of Lightning's Trainer, such as ddp")
-    add("--compile", action="store_true", help="compile the model with torch.compile")
-    add("--output", default=time.strftime("bench-results/%Y-%m-%d_%H-%M-%S"), help="directory of the results")
-    add(
-        "--peaks",
-        choices=("dense", "vector"),
-        default="dense",
-        help="the peak that MFU is relative to: the dense"
-        " tensor-core rate, or the vector units' rate that the replaced benchmark used",
-    )
-    add("--flops-only", action="store_true", help="count forward FLOPs and stop, without memory for the models")
+    formatter = lambda prog: argparse.HelpFormatter(prog, max_help_position=32)  # noqa: E731 - an option is a line
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    _add_work(parser.add_argument_group("what is trained"))
+    _add_way(parser.add_argument_group("how it is trained"))
+    _add_time(parser.add_argument_group("how long it takes"))
+    _add_results(parser.add_argument_group("what comes out"))
     return parser
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE", help=f"{_listed(SIZES)} (all)")
+    add("--batch-size", type=batch_size, metavar="N", help="sequences, or auto for the most that fit (auto on CUDA)")
+    add("--budget", type=budget, metavar="BYTES", help="memory for --batch-size auto, such as 8GiB (what is free)")
+    add("--context-length", type=int, metavar="N", help="tokens in a sequence (1024, or less as the time allows)")
+    add("--precision", choices=PRECISIONS, default="auto", metavar="P", help=f"{_listed(PRECISIONS)} (auto)")
+    add("--accumulate-grad-batches", type=at_least_one, default=1, metavar="N", help="batches in a step (1)")
+
+
+def _add_way(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--accelerator", choices=ACCELERATORS, default="auto", metavar="A", help=f"{_listed(ACCELERATORS)} (auto)")
+    add("--devices", type=at_least_one, default=1, metavar="N", help="number of devices (1)")
+    add("--strategy", choices=STRATEGIES, default="auto", metavar="S", help=f"{_listed(STRATEGIES)} (auto)")
+    modes = f"with torch.compile: {_listed(COMPILE_MODES)} (not compiled)"
+    add("--compile", nargs="?", choices=COMPILE_MODES, const="default", metavar="MODE", help=modes)
+    add("--checkpoint-activations", action="store_true", help="compute each block again in the backward pass")
+    add("--tf32", action="store_true", help="multiply float32 matrices in TF32, on CUDA")
+
+
+def _add_time(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--minutes", type=minutes, default=10.0, metavar="N", help="the time for all of it, which is kept (10)")
+    add(
+        "--max-steps", type=int, metavar="N", help="optimizer steps, 2 of them warm-up (30, or less as the time allows)"
+    )
+    add("--repeat", type=at_least_one, default=1, metavar="N", help="runs of each size, in turns (1)")
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    now = time.strftime("bench-results/%Y-%m-%d_%H-%M-%S")
+    add("--output", default=now, metavar="DIR", help="directory of the results (a new one in bench-results/)")
+    add("--against", type=earlier_rows, metavar="FILE", help="compare with an earlier bench.json")
+    add("--as-notebook", action="store_true", help="run the replaced notebook's benchmarks beside ours")
+    add("--device-report", action="store_true", help="write all that is needed to quote a result to device.md")
+    add("--flops-only", action="store_true", help="count forward FLOPs and stop, without memory for the models")
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
+def at_least_one(text: str) -> int:
+    """Parses a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 1")
+    return int(text)
 
 
 def minutes(text: str) -> float:
@@ -96,53 +111,9 @@ def budget(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; give bytes, or text such as 8GiB") from error
 
 
-def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Fill in the defaults that depend on the machine, and refuse options that cannot work."""
-    arguments.accelerator = accelerator_of(parser, arguments.accelerator)
-    fill_defaults(arguments)
-    if arguments.context_length is not None and not 1 <= arguments.context_length <= CONTEXT_LIMIT:
-        parser.error(f"--context-length {arguments.context_length}: give 1 to {CONTEXT_LIMIT}, the models' context")
-    if arguments.devices < 1:
-        parser.error(f"--devices {arguments.devices}: give at least 1")
-    if arguments.max_steps is not None and arguments.max_steps <= WARMUP_STEPS:
-        parser.error(f"--max-steps {arguments.max_steps}: give at least {WARMUP_STEPS + 1}; the first are warm-up")
-    if arguments.accelerator == "cpu" and arguments.precision.startswith("16"):
-        parser.error(
-            f"--precision {arguments.precision}: fp16 is about 100 times slower than fp32 on a CPU; give"
-            " auto, bf16-true or 32-true"
-        )
-    if arguments.flops_only and arguments.batch_size == "auto":
-        parser.error("--batch-size auto: --flops-only trains nothing; give a number")
-    if arguments.batch_size != "auto" and arguments.budget is not None:
-        parser.error("--budget: is for --batch-size auto; give both, or neither")
-    if arguments.peaks == "vector" and not arguments.flops_only and not has_vector_peak(arguments):
-        names = ", ".join(" ".join(sorted(row.words, reverse=True)).upper() for row in VECTOR_PEAKS)
-        parser.error(f"--peaks vector: the replaced benchmark has a peak for {names} only; give --peaks dense")
-    if (Path(arguments.output) / "bench.json").exists():
-        parser.error(f"--output {arguments.output}: holds the results of another run; give another directory")
-
-
-def fill_defaults(arguments: argparse.Namespace) -> None:
-    """Set the options that were not given; None leaves one to the plan of each size."""
-    for name in ("budget", "batch_size", "context_length", "max_steps"):
-        setattr(arguments, name, getattr(arguments, name, None))
-    if arguments.flops_only:
-        arguments.batch_size = arguments.batch_size or 2
-        arguments.context_length = arguments.context_length or CONTEXT_LIMIT
-    elif arguments.accelerator == "cuda" and arguments.batch_size is None:
-        arguments.batch_size = "auto"
-
-
-def accelerator_of(parser: argparse.ArgumentParser, name: str) -> str:
-    """Returns the accelerator to use, with "auto" resolved; refuses one that this machine does not have."""
-    current = torch.accelerator.current_accelerator(check_available=True)
-    available = "cpu" if current is None else current.type
-    if name not in ("auto", "cpu", available):
-        parser.error(f"--accelerator {name}: this machine has none; give cpu or auto")
-    return available if name == "auto" else name
-
-
-def has_vector_peak(arguments: argparse.Namespace) -> bool:
-    """Whether the replaced benchmark knows this machine's GPU."""
-    dtype = torch.float32 if arguments.precision == "32-true" else torch.bfloat16
-    return arguments.accelerator == "cuda" and vector_peak(torch.cuda.get_device_name(), dtype) is not None
+def earlier_rows(text: str) -> tuple[str, list[Row]]:
+    """Parses --against: the name of the file, and its rows."""
+    try:
+        return text, rows_in(Path(text))
+    except NoRowsError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; give the bench.json of an earlier run") from error

@@ -1,11 +1,10 @@
-"""The request that starts the run of one size, the row of its results, and the table of all rows."""
+"""The request that starts the run of one size, and the row of its results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from rich.table import Table
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +13,7 @@ class Request:
 
     Attributes:
         size: A name in `gpt.SIZES`.
+        turn: Number of the run among the runs of this size, from 1.
         precision: Precision of Lightning's Trainer.
         batch_size: Sequences in a batch.
         find_batch_size: Whether to search for the largest batch that fits instead.
@@ -25,13 +25,17 @@ class Request:
         end_at: When the process must be over, in seconds since 1970.
         accelerator: Accelerator of Lightning's Trainer.
         devices: Number of devices of Lightning's Trainer.
-        strategy: Strategy of Lightning's Trainer.
-        compile: Whether `torch.compile` compiles the model.
-        peaks: The peak that MFU is relative to, "dense" or "vector".
+        strategy: "auto", "ddp" or "fsdp2".
+        compile: The mode in which `torch.compile` compiles the model; None does not.
+        checkpoint_activations: Whether each block is computed a second time in the backward pass.
+        accumulate_grad_batches: Batches in an optimizer step.
+        tf32: Whether CUDA multiplies float32 matrices in TF32.
+        as_notebook: Whether to run the replaced notebook's benchmarks beside ours.
         output: The directory of the results.
     """
 
     size: str
+    turn: int = 1
     precision: str
     batch_size: int | None
     find_batch_size: bool
@@ -44,9 +48,17 @@ class Request:
     accelerator: str
     devices: int
     strategy: str
-    compile: bool
-    peaks: str
+    compile: str | None
+    checkpoint_activations: bool
+    accumulate_grad_batches: int
+    tf32: bool
+    as_notebook: bool
     output: str
+
+    @property
+    def name(self) -> str:
+        """The name of the run, for its log and its curves."""
+        return run_name(self.size, self.turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +68,18 @@ class Row:
     None is unknown, or not measured because of ``error`` or ``reason``.
 
     Attributes:
+        batch_size: Sequences in a batch of one device; a step has ``accumulate_grad_batches`` of them.
         steps: Measured optimizer steps.
+        forward_flops: Of one batch of one device.
+        tokens_per_sec: Of all devices.
+        hfu: MFU with the FLOPs that really ran a second time.
         mfu_fastest: MFU of the peak of the device's fastest dtype, where that is another one.
+        waterfall: The share of the machine that each part used or lost; sums to 1.
         kernels: What the waterfall's part "kernels" consists of, where enough steps were trained to profile one.
+        operators: The figures of each operator in each phase of a batch (`mfu_callback.meter.per_operator`).
+        bandwidth_bytes_per_sec: How fast the device copies, bytes read and written.
+        notebook: What the replaced notebook's benchmarks say of this size, beside ours; of ``--as-notebook``.
+        runs: The rows of all runs of this size, of which this is the one in the middle; of ``--repeat``.
         reason: Why the size was not run as asked, or not in the fastest precision, and the option that would do it.
         error: Why its run failed.
     """
@@ -70,88 +91,80 @@ class Row:
     context_length: int | None = None
     steps: int | None = None
     device: str | None = None
+    devices: int | None = None
+    strategy: str | None = None
+    compile: str | None = None
+    checkpoint_activations: bool | None = None
+    accumulate_grad_batches: int | None = None
+    tf32: bool | None = None
+    torch: str | None = None
     forward_flops_thop: int | None = None
     forward_flops: int | None = None
     tokens_per_sec: float | None = None
     step_time_sec: float | None = None
     mfu: float | None = None
+    hfu: float | None = None
     mfu_achievable: float | None = None
     mfu_fastest: float | None = None
+    waterfall: dict[str, float] | None = None
     kernels: dict[str, float] | None = None
+    operators: list[dict[str, Any]] | None = None
+    bandwidth_bytes_per_sec: float | None = None
     peak_memory_bytes: int | None = None
     peak_flops_per_sec: float | None = None
     peak_source: str | None = None
+    notebook: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] | None = None
     reason: str | None = None
     error: str | None = None
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Row:
+        """The row of plain data, as bench.json has it: what it lacks is unknown, and what is unknown here is left out.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """One column of the table: its heading, the row's field, and the format of its cells."""
+        Raises:
+            TypeError: If it has no size.
+        """
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in plain.items() if name in known})
 
-    head: str
-    field: str
-    form: str | Callable[[float], str] = "{}"
-
-    def cell(self, row: Row) -> str:
-        """Returns the row's value as text, or a dash if it is None."""
-        value = getattr(row, self.field)
-        if value is None:
-            return "-"
-        return self.form(value) if callable(self.form) else self.form.format(value)
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column(head="size", field="size"),
-    Column(head="parameters", field="parameters", form=lambda n: f"{n / 1e6:,.0f}M"),
-    Column(head="precision", field="precision"),
-    Column(head="batch", field="batch_size"),
-    Column(head="context", field="context_length"),
-    Column(head="steps", field="steps"),
-    Column(head="fwd FLOPs\nby thop", field="forward_flops_thop", form="{:.1e}"),
-    Column(head="fwd FLOPs\ncomplete", field="forward_flops", form="{:.4e}"),
-    Column(head="tokens/s", field="tokens_per_sec", form=lambda rate: rate_text(rate)),
-    Column(head="step s", field="step_time_sec", form="{:.3f}"),
-    Column(head="MFU", field="mfu", form="{:.3f}"),
-    Column(head="MFU of\nachievable", field="mfu_achievable", form="{:.3f}"),
-    Column(head="of fastest\ndtype", field="mfu_fastest", form="{:.3g}"),
-    Column(head="peak\nmemory", field="peak_memory_bytes", form=lambda n: f"{n / 2**30:.2f} GiB"),
-)
-_TEXT = ("size", "precision")
-_LABELS = {"memory": "memory-bound"}
-_WORTH_TELLING = 0.005  # of the machine
+    def range_of(self, field: str) -> tuple[float, float] | None:
+        """The smallest and the largest value of a field among several runs; None where there are not two with one."""
+        values = [run[field] for run in self.runs or () if run.get(field) is not None]
+        return (min(values), max(values)) if len(values) > 1 else None
 
 
-def rate_text(tokens_per_sec: float) -> str:
-    """Returns tokens per second as text."""
-    return f"{tokens_per_sec:,.1f}" if tokens_per_sec >= 10 else f"{tokens_per_sec:.3g}"
+def run_name(size: str, turn: int) -> str:
+    """Returns the name of a run of a size; the first has the size's own."""
+    return size if turn == 1 else f"{size}-{turn}"
 
 
-def table_of(rows: Sequence[Row], title: str) -> Table:
-    """Returns the benchmark's table without empty columns; `notes_of` are for below it."""
-    columns = [column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)]
-    if all(row.mfu_achievable == row.mfu for row in rows):  # as where the peak is the measured one
-        columns = [column for column in columns if column.field != "mfu_achievable"]
-    if any(row.tokens_per_sec is not None for row in rows):  # the table is wide
-        columns = [column for column in columns if column.field != "forward_flops_thop"]
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.head, justify="left" if column.field in _TEXT else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(column.cell(row) for column in columns))
-    return table
+def middle_of(runs: Sequence[Row]) -> Row:
+    """Returns the row of a size that ran several times: the run with the median tokens/s, with all of them in it.
+
+    One run is kept whole, so that its parts belong together; of an even number it is the slower of the middle two. Runs
+    that failed are named.
+
+    Args:
+        runs: The rows of the runs, at least one, in their order.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    measured = sorted((row for row in runs if row.tokens_per_sec is not None), key=_speed)
+    middle = measured[(len(measured) - 1) // 2] if measured else runs[0]
+    plain = asdict(middle)
+    for field in ("reason", "error"):
+        plain[field] = _first_of(runs, field) if measured else getattr(middle, field)
+    return Row(**plain | {"runs": [asdict(row) for row in runs]})
 
 
-def losses_of(rows: Sequence[Row]) -> list[str]:
-    """Returns what the forward and backward pass of each size lost below the best matmul, the largest loss first."""
-    return [f"{row.size} kernels: {_losses(row.kernels)}" for row in rows if row.kernels]
+def _speed(row: Row) -> float:
+    return row.tokens_per_sec or 0.0
 
 
-def _losses(kernels: Mapping[str, float]) -> str:
-    shown = [(part, share) for part, share in kernels.items() if share >= _WORTH_TELLING]
-    return ", ".join(f"{_LABELS.get(part, part)} {share:.0%}" for part, share in sorted(shown, key=lambda one: -one[1]))
-
-
-def notes_of(rows: Sequence[Row]) -> list[str]:
-    """Returns the reasons and errors of the rows."""
-    return [f"{row.size}: {row.error or row.reason}" for row in rows if row.error or row.reason]
+def _first_of(runs: Sequence[Row], field: str) -> str | None:
+    said = [(turn, text) for turn, row in enumerate(runs, 1) if (text := getattr(row, field)) is not None]
+    if not said:
+        return None
+    turn, text = said[0]
+    return text if len(said) == len(runs) else f"run {turn} of {len(runs)}: {text}"

@@ -5,13 +5,15 @@ Writes JSON lines to standard output: its progress, its plan, and the row as the
 
 from __future__ import annotations
 
-import gc
 import json
 import math
+import os
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,24 +21,20 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
 
 from gpt import GPTModule, RandomTokens
 from mfu_callback import BatchSizeFinder, MFUCallback, measure_peak
-from mfu_callback.peaks.this_machine import device_name
-from scripts.bench_parts.needs import flops_of_step
-from scripts.bench_parts.plan import CONTEXTS, FEWEST_STEPS, MOST_STEPS, Plan, Wish, line_through, plan_of
+from mfu_callback.meter.summary import Summary
+from mfu_callback.peaks.bandwidth import measure_bandwidth
+from mfu_callback.peaks.this_machine import cores, device_name
+from scripts.bench_parts.first_steps import time_of_a_step
+from scripts.bench_parts.plan import CONTEXTS, FEWEST_STEPS, MOST_STEPS, Plan, Wish, plan_of
 from scripts.bench_parts.process import end_with_parent, events_to_stdout
-from scripts.bench_parts.replaced import vector_peak
 from scripts.bench_parts.row import Request, Row
+from scripts.bench_parts.trainers import make_module, make_trainer, set_precision_of_float32
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
-FIRST_CONTEXTS = (8, 8, 64, 256)  # of the first short steps, a sequence each
-# Of the time that is left: after a step longer than that no other is tried; the first allocates the memory.
-QUICK_SHARE, LONG_SHARE = 0.05, 0.45
-MEMORY_AGAIN = 0.6  # of the seconds in which the first of them allocates the memory, which the next fit does again
 AFTER_SEC = 7.5  # for what follows the steps: a peak that is measured once more, the roofs of operators, the files
-EFFICIENCY = 0.3  # of the device's matmuls, where a step cannot be tried before the plan is made
 
 
 class Progress(Callback):
@@ -49,6 +47,7 @@ class Progress(Callback):
     def __init__(self, end_at: float) -> None:
         self._end_at = end_at
         self._before = time.time()
+        self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts."""
@@ -56,6 +55,9 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Report the number of finished steps."""
+        if trainer.global_step == self._steps:  # a batch in the middle of a step
+            return
+        self._steps = trainer.global_step
         now = time.time()
         took, self._before = now - self._before, now
         # The first step is slower than the others, and without a second one nothing is measured.
@@ -66,64 +68,32 @@ class Progress(Callback):
             report(step=trainer.global_step)
 
 
-class FirstSteps(Callback):
-    """Times short steps of growing length, until one is long.
-
-    Args:
-        left_sec: The seconds that are left.
-
-    Attributes:
-        seconds: Those of each step.
-    """
-
-    def __init__(self, left_sec: float) -> None:
-        self.seconds: list[float] = []
-        self._left_sec = left_sec
-        self._before = 0.0
-
-    def on_train_start(self, *_: Any) -> None:
-        """Training starts."""
-        self._before = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """A step is over."""
-        if trainer.strategy.root_device.type != "cpu":
-            torch.accelerator.synchronize()
-        now = time.perf_counter()
-        self.seconds.append(now - self._before)
-        self._before = now
-        share = LONG_SHARE if len(self.seconds) == 1 else QUICK_SHARE
-        trainer.should_stop = self.seconds[-1] > share * self._left_sec
-
-    def of_context(self) -> dict[int, float]:
-        """The seconds of the quickest step of each context that was tried."""
-        tried: dict[int, float] = {}
-        for context, seconds in zip(FIRST_CONTEXTS, self.seconds, strict=False):
-            tried[context] = min(seconds, tried.get(context, math.inf))
-        return tried
-
-
 def main() -> None:
     """Run the request that the command line gives."""
     request = Request(**json.loads(sys.argv[1]))
     try:
         row = run(request)
     except Exception as error:
-        message = str(error).strip().splitlines()
-        row = Row(size=request.size, error=f"{type(error).__name__}: {message[0] if message else ''}")
+        row = Row(size=request.size, error=f"{type(error).__name__}: {first_line(str(error))}")
+        traceback.print_exc()
     if row is not None:
         report(row=asdict(row))
+
+
+def first_line(message: str) -> str:
+    """Returns the first line of an error's message, with the next if it ends in a colon."""
+    first, *others = [line.strip() for line in message.strip().splitlines() if line.strip()] or [""]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def run(request: Request) -> Row | None:
     """Train and return the row, or None on every rank but the first."""
     started = time.time()
     torch.manual_seed(0)
+    set_precision_of_float32(request)
+    share_cores(request)
     report(doing="building the model")
-    with make_trainer(request, [], max_steps=1).init_module():
-        module = GPTModule(request.size)
-    if request.compile:
-        module.model.compile()
+    module = make_module(request)
     report(doing="first short steps")
     step_sec, first_sec = time_of_a_step(request, module)
     left = request.end_at - AFTER_SEC - first_sec - time.time()
@@ -134,33 +104,10 @@ def run(request: Request) -> Row | None:
     return train(request, module, plan)
 
 
-def time_of_a_step(request: Request, module: GPTModule) -> tuple[Callable[[int, int], float], float]:
-    """Returns a function from batch size and context to the seconds of a step, and what the first takes beyond.
-
-    Measured with short steps, whose matmuls are less efficient than those of long ones, so it rather says too much.
-    Where first steps would be unlike those that follow, it is computed from the rate of the device's matmuls.
-    """
-    if request.compile or request.devices > 1 or request.find_batch_size:
-        rate = (request.flops_per_sec or math.inf) * EFFICIENCY  # unknown: as many steps as there is time for
-        return lambda batch, context: flops_of_step(request.size, batch, context) / rate, 0.0
-    times = FirstSteps(request.end_at - time.time())
-    trainer = make_trainer(request, [times], max_steps=len(FIRST_CONTEXTS))
-    vocabulary = module.config.vocab_size
-    tokens = [torch.randint(vocabulary, (1, context)) for context in FIRST_CONTEXTS]
-    trainer.fit(module, DataLoader([(inputs, inputs) for inputs in tokens], batch_size=None))
-    forget(module, trainer)
-    points = [(flops_of_step(request.size, 1, context), sec) for context, sec in times.of_context().items()]
-    beyond = MEMORY_AGAIN * (times.seconds[0] - min(times.seconds[:2]))
-    return lambda batch, context: line_through(points, flops_of_step(request.size, batch, context)), beyond
-
-
-def forget(module: GPTModule, trainer: Trainer) -> None:
-    """Free the gradients and the optimizer's state of a fit, which the next one would need room beside."""
-    module.zero_grad(set_to_none=True)
-    module.trainer = None
-    trainer.strategy.teardown()
-    trainer.strategy.optimizers = []
-    gc.collect()
+def share_cores(request: Request) -> None:
+    """Give each of several processes on a CPU its share of the cores; Lightning does so for the first of them alone."""
+    if request.accelerator == "cpu" and request.devices > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // request.devices))
 
 
 def make_plan(request: Request, step_sec: Callable[[int, int], float], left_sec: float) -> Plan | None:
@@ -189,68 +136,72 @@ def train(request: Request, module: GPTModule, plan: Plan) -> Row | None:
     """Train as planned and return the row, or None on every rank but the first."""
     dtype = DTYPES[request.precision.split("-")[0]]
     data = RandomTokens(batch_size=plan.batch_size, context_length=plan.context_length)
-    callback = MFUCallback(warmup_steps=plan.warmup_steps, peak=vector_peak_of(request, dtype), operators=True)
+    callback = MFUCallback(warmup_steps=plan.warmup_steps, operators=True)
     finder = [BatchSizeFinder(budget=request.budget)] if request.find_batch_size else []
     trainer = make_trainer(
         request,
         [*finder, callback, Progress(request.end_at - AFTER_SEC)],
         max_steps=plan.max_steps,
-        logger=TensorBoardLogger(request.output, name="tensorboard", version=request.size),
+        logger=TensorBoardLogger(request.output, name="tensorboard", version=request.name),
     )
     trainer.fit(module, datamodule=data)
-    return make_row(request, trainer, data, callback, dtype) if trainer.is_global_zero else None
+    return make_row(request, trainer, data, callback.summary, dtype) if trainer.is_global_zero else None
 
 
-def make_trainer(request: Request, callbacks: list[Callback], *, max_steps: int, logger: Any = False) -> Trainer:
-    """Returns a Trainer that logs every step and has all other output off."""
-    return Trainer(
-        accelerator=request.accelerator,
-        devices=request.devices,
-        strategy=request.strategy,
-        precision=request.precision,
-        max_steps=max_steps,
-        callbacks=callbacks,
-        logger=logger,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def vector_peak_of(request: Request, dtype: torch.dtype) -> float | None:
-    """Returns the replaced benchmark's peak of this machine's GPU if the request asks for it, else None."""
-    return vector_peak(torch.cuda.get_device_name(), dtype) if request.peaks == "vector" else None
-
-
-def make_row(request: Request, trainer: Trainer, data: RandomTokens, callback: MFUCallback, dtype: torch.dtype) -> Row:
+def make_row(
+    request: Request, trainer: Trainer, data: RandomTokens, summary: Summary | None, dtype: torch.dtype
+) -> Row:
     """Returns the row of a finished run."""
-    summary, device = callback.summary, trainer.strategy.root_device
-    known = {"size": request.size, "precision": request.precision, "batch_size": data.batch_size}
-    known["context_length"] = data.dataset.context_length
+    device = trainer.strategy.root_device
+    known = settings_of(request, device) | {
+        "batch_size": data.batch_size,
+        "context_length": data.dataset.context_length,
+    }
     if summary is None or not summary.steps:
         return Row(**known, reason=f"no step was measured in its time: --sizes {request.size} with more --minutes")
     if summary.mfu is None or summary.peak is None or summary.flops is None:
-        return Row(**known, error=f"MFU is unknown; see {request.output}/logs/{request.size}.log")
+        return Row(**known, error=f"MFU is unknown; see {request.output}/logs/{request.name}.log")
     achievable = summary.achievable or measure_peak(device, dtype)
     scale = summary.peak.flops_per_sec / achievable.flops_per_sec
+    same = ("steps", "tokens_per_sec", "step_time_sec", "mfu", "hfu", "mfu_fastest", "waterfall", "kernels")
     return Row(
         **known,
-        steps=summary.steps,
-        device=device_name(device),
+        **{name: getattr(summary, name) for name in same},
         forward_flops_thop=summary.flops.thop,
         forward_flops=summary.flops.forward,
-        tokens_per_sec=summary.tokens_per_sec,
-        step_time_sec=summary.step_time_sec,
-        mfu=summary.mfu,
         mfu_achievable=min(summary.mfu * scale, 1.0) if summary.achievable is None else summary.mfu_achievable,
-        mfu_fastest=summary.mfu_fastest,
-        kernels=summary.kernels,
+        operators=None if summary.operators is None else [asdict(one) for one in summary.operators],
+        bandwidth_bytes_per_sec=bandwidth_of(device),
         peak_memory_bytes=peak_memory_bytes(device),
-        peak_flops_per_sec=summary.peak.flops_per_sec,
+        peak_flops_per_sec=peak_of(summary, request, known),
         peak_source=summary.peak.source,
         reason=cut_short(request, trainer),
     )
+
+
+def settings_of(request: Request, device: torch.device) -> dict[str, Any]:
+    """Returns the fields of a row that say what ran on what."""
+    same = ("size", "precision", "devices", "strategy", "compile", "checkpoint_activations")
+    same = (*same, "accumulate_grad_batches", "tf32")
+    return {name: getattr(request, name) for name in same} | {
+        "device": device_name(device),
+        "torch": torch.__version__,
+    }
+
+
+def peak_of(summary: Summary, request: Request, known: dict[str, Any]) -> float:
+    """Returns the peak of one device that MFU is relative to, in FLOP/s; of several devices it is their mean."""
+    if request.devices == 1:
+        return summary.peak.flops_per_sec
+    flops_per_token = 3 * summary.flops.forward / (known["batch_size"] * known["context_length"])
+    return flops_per_token * summary.tokens_per_sec / request.devices / summary.mfu
+
+
+def bandwidth_of(device: torch.device) -> float | None:
+    """Returns how fast the device copies, in bytes per second; None where it has no room for that."""
+    with suppress(RuntimeError):
+        return measure_bandwidth(device)
+    return None
 
 
 def cut_short(request: Request, trainer: Trainer) -> str | None:

@@ -13,7 +13,6 @@ import torch
 import transformers
 
 from gpt import GPT, SIZES, get_config
-from gpt.model import next_token_loss
 from scripts.comparisons.in_turns import print_comparison, time_in_turns
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -48,7 +47,7 @@ def our_step(arguments: argparse.Namespace) -> Callable[[], None]:
     """Returns a training step of our model."""
     model = GPT(get_config(arguments.size))
     inputs, targets = random_batch(arguments)
-    return training_step(model, lambda: next_token_loss(model(inputs), targets))
+    return training_step(model, lambda: model.loss(inputs, targets))
 
 
 def hugging_face_step(arguments: argparse.Namespace) -> Callable[[], None]:

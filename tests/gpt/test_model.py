@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt import GPT, SIZES, GPTConfig, get_config
 from gpt.model import next_token_loss
+from mfu_callback import FlopCounter
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=32, vocab_size=97, context_length=16)
 # Wide enough that a standard deviation of its matrices is exact to 2 %.
@@ -210,7 +212,7 @@ def test_without_biases_there_is_not_one() -> None:
 
 
 def test_the_same_seed_draws_the_same_weights_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt.model._CHUNK", 100)
+    monkeypatch.setattr("gpt.initialization._CHUNK", 100)
     many = build(TINY).state_dict()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     one = build(TINY).state_dict()
@@ -223,7 +225,7 @@ def test_another_seed_draws_other_weights() -> None:
 
 
 def test_no_two_parts_of_a_matrix_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt.model._CHUNK", 32)
+    monkeypatch.setattr("gpt.initialization._CHUNK", 32)
     rows = build(TINY).token_embedding.weight  # one chunk a row
 
     assert rows.unique(dim=0).shape == rows.shape
@@ -295,3 +297,66 @@ def test_the_loss_of_bfloat16_logits_is_finer_than_bfloat16() -> None:
 
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), abs=2e-3)  # bfloat16's own steps are 3e-2 wide here
+
+
+def checkpointing(config: GPTConfig) -> tuple[GPT, GPT]:
+    """Two models with the same weights; the second checkpoints its activations."""
+    model, recomputing = build(config), GPT(config, checkpoint_activations=True)
+    recomputing.load_state_dict(model.state_dict())
+    return model, recomputing
+
+
+def test_checkpointed_activations_change_neither_loss_nor_gradients_nor_the_generator() -> None:
+    tokens = random_tokens(2, 16)
+    ends = []
+    for model in checkpointing(replace(TINY, dropout=0.2)):
+        torch.manual_seed(2)
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        ends.append((loss, [parameter.grad for parameter in model.parameters()], torch.get_rng_state()))
+
+    (loss, gradients, state), (again, gradients_again, state_again) = ends
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, gradients_again, strict=True))
+    assert torch.equal(state, state_again)
+
+
+def bytes_kept(model: GPT) -> int:
+    """The bytes that a forward pass keeps for the backward pass."""
+    sizes: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(random_tokens(2, 16))
+    return sum(sizes)
+
+
+def test_checkpointed_activations_are_not_kept() -> None:
+    model, recomputing = checkpointing(TINY)
+
+    assert bytes_kept(recomputing) < bytes_kept(model) / 2
+    assert bytes_kept(recomputing.eval()) == bytes_kept(model.eval())
+
+
+def test_the_loss_compiles_in_one_graph() -> None:
+    model, tokens = build(TINY), random_tokens(2, 16)
+    expected = model.loss(tokens, tokens)
+
+    model.compile(backend="aot_eager", fullgraph=True)
+
+    torch.testing.assert_close(model.loss(tokens, tokens), expected)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_and_head_count_as_many_flops_as_ever_with_twice_as_many_backward(precision: torch.dtype) -> None:
+    model, tokens = build(TINY).to(precision), random_tokens(2, 16)
+    forward = 2 * 16 * (2 * (24 * 32**2 + 4 * 16 * 32) + 2 * 32 * 97)
+
+    with FlopCounter(model) as counter:
+        model.loss(tokens, tokens).backward()
+
+    count = counter.result()
+    assert (count.forward, count.backward, count.uncounted) == (forward, 2 * forward, ())
