@@ -4,8 +4,7 @@ Shapes: N tokens of B sequences, T tokens each, C channels, H heads of D channel
 stands in docs/gpt.md.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: torch 2.4 reads the annotations of an operator, and not as text.
 import math
 from typing import Any
 
