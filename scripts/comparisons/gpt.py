@@ -84,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7, help="rounds that are timed")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before that")
     parser.add_argument(
+        "--steps",
+        type=int,
+        default=2,
+        help="steps in a turn; the last is timed, after those that find their caches cold",
+    )
+    parser.add_argument(
         "--contestants", nargs="+", choices=CONTESTANTS, help="those to compare; default: all there are"
     )
     parser.add_argument("--tricks", action="store_true", help="ours beside ours without each of its tricks")
