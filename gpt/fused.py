@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 ATTENTION_ROWS = 256  # queries of a head at once: fewer make smaller matmuls, more compute more of what is masked
-LOSS_ROWS = 1024  # tokens at once whose logits are held
+LOSS_ROWS = 512  # tokens at once whose logits are held
 _SMALLEST = 1e-38  # of a probability: below, its logarithm would be infinite
 
 
