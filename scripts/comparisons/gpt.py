@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["gpt-small"], help="which GPTs")
     parser.add_argument("--layers", type=int, help="layers instead of the size's")
     parser.add_argument(
-        "--shapes", nargs="+", type=shape_of, default=["1x1024", "2x512", "8x128"], help="sequences x tokens of a batch"
+        "--shapes",
+        nargs="+",
+        type=shape_of,
+        default=[(1, 1024), (2, 512), (8, 128)],
+        help="sequences x tokens of a batch",
     )
     parser.add_argument(
         "--precision", choices=("auto", *DTYPES), default="auto", help="auto: the fastest here, measured"
