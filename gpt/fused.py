@@ -4,18 +4,17 @@ Shapes: N tokens of B sequences, T tokens each, C channels, H heads of D channel
 stands in docs/gpt.md.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: torch 2.4 reads the annotations of an operator, and not as text.
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 ATTENTION_ROWS = 256  # queries of a head at once: fewer make smaller matmuls, more compute more of what is masked
-LOSS_ROWS = 1024  # tokens at once whose logits are held
+LOSS_ROWS = 512  # tokens at once whose logits are held
 _SMALLEST = 1e-38  # of a probability: below, its logarithm would be infinite
 
 
@@ -83,15 +82,15 @@ def _attention_backward_flops(grad: Any, q: Any, k: Any, v: Any, **_: Any) -> in
     return 2 * _attention_flops(q, k, v)
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats per token, of the logits ``x @ weight.T``, which never exist as a whole.
+def head_loss(x: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats per token, of the logits ``head(x)``, which never exist as a whole.
 
     Args:
         x: (N, C).
-        weight: (V, C), the head's.
+        head: From C to V, without a bias.
         targets: (N,) token ids.
     """
-    loss: Tensor = _HeadLoss.apply(x, weight, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    loss: Tensor = _HeadLoss.apply(x, head.weight, head, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -99,29 +98,33 @@ class _HeadLoss(torch.autograd.Function):
     """Makes the gradients in the forward pass, chunk by chunk, while the logits of a chunk are there."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, needs_grad: bool) -> Tensor:
-        losses, grads_x, grad_weight = [], [], None
-        for rows, ids in zip(torch.split(x, LOSS_ROWS), torch.split(targets, LOSS_ROWS), strict=True):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, head: nn.Linear, targets: Tensor, needs_grad: bool) -> Tensor:
+        needed = [needs_grad and needs for needs in ctx.needs_input_grad[:2]]
+        losses, grad_x, grad_weight = [], torch.empty_like(x) if needed[0] else None, None
+        for start in range(0, len(x), LOSS_ROWS):
+            chunk = slice(start, start + LOSS_ROWS)
             with torch.enable_grad():
-                inputs = rows.detach().requires_grad_(needs_grad), weight.detach().requires_grad_(needs_grad)
-                logits = F.linear(*inputs)  # (rows, V)
-            loss, grad_logits = _loss_in_place(logits.detach(), ids)
+                rows = x[chunk].detach().requires_grad_(needed[0])  # (rows, C)
+                logits = head(rows)  # (rows, V)
+            loss, grad_logits = _loss_in_place(logits.detach(), targets[chunk])
             losses.append(loss)
-            if needs_grad:  # by autograd, so that whoever counts FLOPs sees a backward pass
-                grad_x, grad = torch.autograd.grad(logits, inputs, grad_logits)
-                grads_x.append(grad_x)
-                grad_weight = grad if grad_weight is None else grad_weight.add_(grad)
-        if needs_grad:
-            ctx.grads = torch.cat(grads_x), grad_weight
+            if any(needed):  # by autograd, so that whoever counts FLOPs sees a backward pass
+                wanted = [tensor for tensor, needs in zip((rows, weight), needed, strict=True) if needs]
+                grads = list(torch.autograd.grad(logits, wanted, grad_logits))
+                if grad_x is not None:
+                    grad_x[chunk] = grads.pop(0)
+                if grads:
+                    grad_weight = grads[0] if grad_weight is None else grad_weight.add_(grads[0])
+        ctx.grads, ctx.tokens = (grad_x, grad_weight), len(x)
         return torch.cat(losses).mean()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
             raise RuntimeError("The GPT's loss makes its gradients once: call loss() again for a second backward pass.")
-        (grad_x, grad_weight), ctx.grads = ctx.grads, None
-        scale = grad / len(grad_x)
-        return grad_x.mul_(scale), grad_weight.mul_(scale), None, None
+        grads, ctx.grads = ctx.grads, None
+        scale = grad / ctx.tokens
+        return *(None if one is None else one.mul_(scale) for one in grads), None, None, None
 
 
 def _loss_in_place(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,7 @@ class GPT(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)  # (B, T, C)
         x = self.norm(x)
         if targets is not None and not torch.compiler.is_compiling():
-            return head_loss(x.flatten(0, 1), self.head.weight, targets.flatten())
+            return head_loss(x.flatten(0, 1), self.head, targets.flatten())
         logits: Tensor = self.head(x)  # (B, T, V)
         return logits if targets is None else next_token_loss(logits, targets)
 

@@ -9,8 +9,8 @@ All have the same weights (those of ours), the same batches, the same dtype (wei
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
 CUDA alone; Hugging Face's Trainer uses torch's AdamW as it is (`adamw_torch`), and so does the plain one. A step is
 forward, backward, AdamW and zero_grad. Each is in a process of its own; they take turns of two steps, the second timed,
-with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory gives
-ours the setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
+with matmuls (measure_peak) in each round: a ratio and an MFU are the medians of those of the rounds. --keep-memory
+gives ours the setting of docs/gpt.md for the C library's allocator, --keep-memory-all gives it to all.
 """
 
 from __future__ import annotations
@@ -76,13 +76,23 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["gpt-small"], help="which GPTs")
     parser.add_argument("--layers", type=int, help="layers instead of the size's")
     parser.add_argument(
-        "--shapes", nargs="+", type=shape_of, default=["1x1024", "2x512", "8x128"], help="sequences x tokens of a batch"
+        "--shapes",
+        nargs="+",
+        type=shape_of,
+        default=[(1, 1024), (2, 512), (8, 128)],
+        help="sequences x tokens of a batch",
     )
     parser.add_argument(
         "--precision", choices=("auto", *DTYPES), default="auto", help="auto: the fastest here, measured"
     )
     parser.add_argument("--rounds", type=int, default=7, help="rounds that are timed")
     parser.add_argument("--warmup", type=int, default=1, help="rounds before that")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=2,
+        help="steps in a turn; the last is timed, after those that find their caches cold",
+    )
     parser.add_argument(
         "--contestants", nargs="+", choices=CONTESTANTS, help="those to compare; default: all there are"
     )
@@ -259,15 +269,13 @@ def column(rows: list[dict[str, float]], key: str) -> np.ndarray:
 
 
 def memory_table(size: str, config: GPTConfig, options: argparse.Namespace) -> Table:
-    """Peak memory of training steps, each contestant in a process of its own, one after the other."""
+    """Peak memory of training steps, less that before the model, each contestant alone in a process of its own."""
     peaks = {}
     for name in names_of(options):
         worker = Worker(job_of(name, config, MEMORY_SHAPE, options))
         peaks[name] = [worker.step() for _ in range(MEMORY_STEPS)][-1]["peak_bytes"]
         worker.close()
-    title = (
-        f"{size}, {MEMORY_SHAPE[0]} x {MEMORY_SHAPE[1]} tokens: resident memory at its peak, less that before the model"
-    )
+    title = f"{size}, {MEMORY_SHAPE[0]} x {MEMORY_SHAPE[1]} tokens: peak of resident memory"
     table = Table(title=title, title_justify="left")
     for head in ("model", "GiB", "ours over it"):
         table.add_column(head, justify="left" if head == "model" else "right")

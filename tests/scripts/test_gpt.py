@@ -175,3 +175,8 @@ def test_the_flops_of_a_step_are_three_forward_passes():
     forward = tokens * (TINY.n_layer * (24 * 32**2 + 4 * 16 * 32) + 2 * 32 * 256)
     assert script.step_flops(TINY, (2, 16)) == 3 * forward
     assert np.isclose(script.bytes_needed(TINY, (2, 16), torch.float32), (600 << 20), rtol=1e-2)
+
+
+def test_three_shapes_are_trained_unless_said_otherwise():
+    assert script.parser().parse_args([]).shapes == [(1, 1024), (2, 512), (8, 128)]
+    assert script.parser().parse_args(["--shapes", "4x32"]).shapes == [(4, 32)]
