@@ -83,5 +83,6 @@ class SimulatedEvent:
 
     def elapsed_time(self, end: SimulatedEvent) -> float:
         """Milliseconds from this event to another, both of which are over."""
-        assert self.at is not None and end.at is not None
+        assert self.at is not None
+        assert end.at is not None
         return 1e3 * (end.at - self.at)
