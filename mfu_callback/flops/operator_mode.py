@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -112,7 +113,8 @@ def _unwraps_itself(kind: type) -> bool:
         own is not _OPAQUE
         and own is not getattr(torch.Tensor, "__torch_dispatch__", None)
         # A DTensor's operator is counted whole: its local tensors are shards, and fake ones run to infer shapes.
-        and not issubclass(kind, FakeTensor)
+        # A FunctionalTensor, of a compiler that leaves this mode on (DDP's), is for the mode below.
+        and not issubclass(kind, FakeTensor | FunctionalTensor)
         and not hasattr(kind, "device_mesh")
     )
 

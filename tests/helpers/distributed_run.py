@@ -23,7 +23,7 @@ import torch
 import torch.distributed._functional_collectives as functional_collectives
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -41,6 +41,7 @@ SLOW_STEPS, SLEEP_SEC = 23, 0.1
 EVERY = 5  # with "rarely": only one step of five is slow, and the more so
 
 LOG_EVERY = 10
+BUCKET_BYTES = 1 << 12  # of DDP's buckets: less than the tiny GPT has
 RATES = {
     dtype: DtypeRate(
         peak=Peak(flops_per_sec=rate, name="X", dtype=dtype, source="measured: in turns"), in_training=rate
@@ -140,7 +141,7 @@ class TensorParallel(LightningModule):
 
 
 STRATEGIES: dict[str, Any] = {
-    "ddp": lambda processes: "ddp",
+    "ddp": lambda processes: DDPStrategy(bucket_cap_mb=BUCKET_BYTES / 2**20),
     "fsdp2": lambda processes: ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1),
     "tp": lambda processes: ModelParallelStrategy(data_parallel_size=processes // 2, tensor_parallel_size=2),
 }
@@ -193,6 +194,9 @@ def main() -> None:
         known = trainer.global_rank == 0
         mfu_callback.meter.peak_of_run.rates_in_training = lambda *_, **__: RATES if known else 1 / 0
     module = MODULES[kind]() if kind == "tp" else MODULES[kind](TINY)
+    if words[0] == "ddp" and "compiled" in words:  # in several graphs, one for each bucket of DDP
+        torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = BUCKET_BYTES
+        module.model.compile(backend="aot_eager")
     module.how = words
     gathers = count_calls(trainer.strategy, "all_gather")
     sent = count_calls(mfu_callback.lightning.trainer_ranks, "begin_gather")
