@@ -10,6 +10,9 @@ brackets that does nothing in them: its time, which is the cost of the measureme
 The last column is our time over ThroughputMonitor's. Steps on which the Trainer logs are shown separately; with several
 ranks they include the collective. The time that Lightning and its loggers need to send our values away is separate too.
 
+Below the table stands what each callback adds to whole steps, of fits that take turns (``--turns``): with what it does
+to the code around it, and with the noise of whole steps.
+
 Each setting is one run in its own process (several processes for several ranks; the first is shown). If an option has
 several values, each further value is run with the first value of the other options.
 """
@@ -25,6 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +36,8 @@ from rich.table import Table
 from mfu_callback.meter.ledger import SYNCS
 
 KINDS = ("plain", "logging")  # of steps
-RUN = Path(__file__).with_name("overhead_parts") / "run.py"
+PARTS = Path(__file__).with_name("overhead_parts")
+RUN, WHOLE = PARTS / "run.py", PARTS / "whole_steps.py"
 
 
 def main() -> None:
@@ -45,6 +50,8 @@ def main() -> None:
         add_rows(table, setting, run(setting, arguments))
     print(f"sync={arguments.sync}, one logging step in {arguments.log_every}; medians in microseconds per step")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if arguments.turns:
+        print(whole_steps_text(run_part(WHOLE, {"steps": arguments.steps[0], "turns": arguments.turns})))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,9 +60,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[5000], help="steps of a run (default: 5000)")
     parser.add_argument("--modules", type=int, nargs="+", default=[10], help="layers of the model (default: 10)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="processes that train with DDP (default: 1)")
-    parser.add_argument("--sync", choices=SYNCS, default="step", help="sync of MFUCallback (default: %(default)s)")
+    parser.add_argument("--sync", choices=SYNCS, default="events", help="sync of MFUCallback (default: %(default)s)")
     parser.add_argument("--log-every", type=int, default=50, help="log_every_n_steps (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=8, help="fits with each callback, for whole steps; 0 for none")
     arguments = parser.parse_args()
+    if arguments.turns < 0:
+        parser.error("--turns must be at least 0.")
     if min(arguments.steps) < 3 * arguments.log_every:
         parser.error("--steps must be at least 3 times --log-every, so that some logging steps are measured.")
     if min(*arguments.modules, *arguments.ranks, arguments.log_every) < 1:
@@ -71,13 +81,31 @@ def settings(arguments: argparse.Namespace) -> list[dict[str, int]]:
 
 
 def run(setting: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures that a run in its own process prints."""
-    options = {**setting, "log-every": arguments.log_every, "sync": arguments.sync}
-    command = [sys.executable, str(RUN), *(f"--{name}={value}" for name, value in options.items())]
+    """The figures of one setting."""
+    return run_part(RUN, {**setting, "log-every": arguments.log_every, "sync": arguments.sync})
+
+
+def run_part(script: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The figures that a script in its own process prints."""
+    command = [sys.executable, str(script), *(f"--{name}={value}" for name, value in options.items())]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{shlex.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def whole_steps_text(added: dict[str, list[float]]) -> str:
+    """Returns what each callback adds to whole steps, in microseconds, and the ratio of the medians.
+
+    Args:
+        added: The microseconds that each callback adds, turn by turn.
+    """
+    ours, monitor = (float(np.median(added[name])) for name in ("MFUCallback", "ThroughputMonitor"))
+    return (
+        f"whole steps, {len(added['nothing'])} turns: MFUCallback adds {ours:.1f}, ThroughputMonitor {monitor:.1f},"
+        f" in the median; ratio {ours / monitor:.2f}"
+    )
 
 
 def make_table() -> Table:

@@ -22,6 +22,7 @@ def now(monkeypatch):
 
 def test_a_short_run_prints_a_row_for_each_callback():
     command = [sys.executable, str(SCRIPT), "--steps", "90", "--log-every", "30", "--modules", "2", "--sync", "window"]
+    command += ["--turns", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     rows = {
@@ -37,6 +38,13 @@ def test_a_short_run_prints_a_row_for_each_callback():
     for kind in (0, 2):
         assert float(ours[kind + 1]) == pytest.approx(float(ours[kind]) / float(monitor[kind]), abs=0.02)
     assert rows["nothing"][1::2] == ["", ""]
+    assert "whole steps, 2 turns: MFUCallback adds" in done.stdout
+
+
+def test_what_is_added_to_whole_steps_is_a_ratio_of_medians():
+    added = {"nothing": [0.0] * 3, "MFUCallback": [4.0, 5.0, 90.0], "ThroughputMonitor": [20.0, 1.0, 25.0]}
+    text = overhead.whole_steps_text(added)
+    assert text.endswith("MFUCallback adds 5.0, ThroughputMonitor 20.0, in the median; ratio 0.25")
 
 
 def test_the_time_of_an_empty_callback_is_taken_off_step_by_step():
@@ -50,7 +58,7 @@ def test_the_time_of_an_empty_callback_is_taken_off_step_by_step():
 
 
 def test_wrong_numbers_are_named():
-    for options in (["--steps", "100"], ["--modules", "0"]):
+    for options in (["--steps", "100"], ["--modules", "0"], ["--turns", "-1"]):
         done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
         assert done.returncode == 2
         assert options[0] in done.stderr

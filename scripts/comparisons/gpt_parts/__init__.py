@@ -1,1 +1,1 @@
-"""The parts of scripts/comparisons/gpt.py."""
+"""The parts of scripts/comparisons/gpts.py."""

@@ -31,7 +31,7 @@ HOOKS = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
     *("on_before_optimizer_step", "on_train_batch_end"),
 )
-_BATCH_SIZE = 4
+BATCH_SIZE = 4
 
 
 class Model(LightningModule):
@@ -45,7 +45,7 @@ class Model(LightningModule):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(modules))
         self.layers[1:].requires_grad_(False)
-        self.flops_per_batch = 3 * 2 * _BATCH_SIZE * 8 * 8  # ThroughputMonitor reads it
+        self.flops_per_batch = 3 * 2 * BATCH_SIZE * 8 * 8  # ThroughputMonitor reads it
         self.optimizer = torch.optim.SGD(self.layers[0].parameters(), lr=1e-3)
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
@@ -226,6 +226,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def rows_of(steps: int) -> torch.Tensor:
+    """Returns the rows of so many batches."""
+    return torch.zeros(BATCH_SIZE * steps, 8)
+
+
 def timing_registration(optimizer: torch.optim.Optimizer, times: StepTimes) -> Callable[[Function], Any]:
     """Returns a replacement for the optimizer's method that registers hooks; it registers timed hooks."""
     register = optimizer.register_step_post_hook
@@ -236,7 +241,7 @@ def train(
     module: LightningModule, callbacks: list[Callback], arguments: argparse.Namespace, directory: Path
 ) -> Trainer:
     """Fit without output."""
-    data = DataLoader(torch.zeros(_BATCH_SIZE * arguments.steps * arguments.ranks, 8), batch_size=_BATCH_SIZE)
+    data = DataLoader(rows_of(arguments.steps * arguments.ranks), batch_size=BATCH_SIZE)
     trainer = Trainer(
         accelerator="cpu",
         devices=arguments.ranks,

@@ -1,9 +1,9 @@
 """Train our GPT, nanoGPT, Hugging Face's GPT-2 and a plain GPT-2 in turns, and compare speed, memory and losses.
 
-    python scripts/comparisons/gpt.py --nanogpt DIR               # steps in turns: tokens/s, ratios, MFU
-    python scripts/comparisons/gpt.py --nanogpt DIR --memory      # the peak memory of a step of each
-    python scripts/comparisons/gpt.py --nanogpt DIR --text FILE   # the losses on a real text, byte by byte
-    python scripts/comparisons/gpt.py --tricks                    # what each trick of ours gains
+    python scripts/comparisons/gpts.py --nanogpt DIR               # steps in turns: tokens/s, ratios, MFU
+    python scripts/comparisons/gpts.py --nanogpt DIR --memory      # the peak memory of a step of each
+    python scripts/comparisons/gpts.py --nanogpt DIR --text FILE   # the losses on a real text, byte by byte
+    python scripts/comparisons/gpts.py --tricks                    # what each trick of ours gains
 
 All have the same weights (those of ours), the same batches, the same dtype (weights and activations), no dropout, and
 AdamW with the same hyperparameters and groups, each as it ships: ours is fused; nanoGPT's configure_optimizers fuses on
@@ -22,24 +22,20 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
-# This file has the name of the package that it compares: its directory must not be searched for that.
-sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from gpt import GPT, SIZES, GPTConfig, get_config  # noqa: E402
-from mfu_callback import count_flops  # noqa: E402
-from mfu_callback.finder.limits.available import available_bytes  # noqa: E402
-from mfu_callback.peaks import rates_in_training  # noqa: E402
-from mfu_callback.peaks.this_machine import device_name  # noqa: E402
-from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, KEEPING, TRICKS  # noqa: E402
-from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker  # noqa: E402
+from gpt import GPT, SIZES, GPTConfig, get_config
+from mfu_callback import count_flops
+from mfu_callback.finder.limits.available import available_bytes
+from mfu_callback.peaks import rates_in_training
+from mfu_callback.peaks.this_machine import device_name
+from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, KEEPING, TRICKS
+from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 OURS = "ours"

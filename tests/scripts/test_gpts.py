@@ -1,4 +1,4 @@
-"""scripts/comparisons/gpt.py, with a tiny model and few steps."""
+"""scripts/comparisons/gpts.py, with a tiny model and few steps."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt import GPTConfig
-from scripts.comparisons import gpt as script
+from scripts.comparisons import gpts as script
 from scripts.comparisons.gpt_parts.contestants import CONTESTANTS, TRICKS, _module_at
 from scripts.comparisons.gpt_parts.worker import MATMULS, Job, Worker
 
