@@ -51,16 +51,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token on its own."""
-        hidden = self.expand(x)  # (B, T, 4C)
-        if torch.compiler.is_compiling():  # which decides by itself what it computes again
-            return self.activate_and_project(hidden)
-        # The GELU is a quarter of what a block would keep, and cheap to compute again: the matmul after it is not.
-        out: Tensor = checkpoint(self.activate_and_project, hidden, use_reentrant=False, preserve_rng_state=False)
-        return out  # (B, T, C)
-
-    def activate_and_project(self, hidden: Tensor) -> Tensor:
-        """The second half, (B, T, 4C) -> (B, T, C)."""
-        out: Tensor = self.project(F.gelu(hidden, approximate="tanh"))
+        hidden = F.gelu(self.expand(x), approximate="tanh")  # (B, T, 4C)
+        out: Tensor = self.project(hidden)  # (B, T, C)
         return out
 
 
