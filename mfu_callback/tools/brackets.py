@@ -18,7 +18,8 @@ def _is_of_class(owner: object, method: str, found: Any) -> bool:
     Its ``__dict__`` would tell too, but once that was asked for, CPython finds each attribute of the object by a slower
     way for the rest of its life: on a Trainer's loops that took 5 us of every step.
     """
-    return getattr(found, "__func__", found) is getattr(type(owner), method, None)
+    of_class = getattr(type(owner), method, None)
+    return getattr(found, "__func__", found) is getattr(of_class, "__func__", of_class)
 
 
 class Brackets:

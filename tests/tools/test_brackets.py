@@ -62,3 +62,41 @@ def test_brackets_that_come_off_in_the_order_in_which_they_were_put_on_leave_not
     assert "run" in vars(loop)
     second.remove()
     assert vars(loop) == {}
+
+
+def test_methods_of_a_class_of_every_kind_come_off_without_a_trace():
+    class Owner:
+        @staticmethod
+        def static():
+            return "static"
+
+        @classmethod
+        def of_class(cls):
+            return "class"
+
+    owner, brackets = Owner(), Brackets()
+    for method in ("static", "of_class"):
+        brackets.put(owner, method, lambda function: lambda: [function()])
+    assert (owner.static(), owner.of_class()) == (["static"], ["class"])
+    brackets.remove()
+    assert not vars(owner)
+
+
+def test_no_object_is_asked_for_its_dict_which_would_make_its_attributes_slow():
+    asked = []
+
+    class Owner:
+        def __getattribute__(self, name):
+            asked.append(name)
+            return super().__getattribute__(name)
+
+        def work(self):
+            return 1
+
+    owner, brackets = Owner(), Brackets()
+    undo = brackets.put(owner, "work", lambda function: lambda: 1 + function())
+    assert owner.work() == 2
+    undo()
+    brackets.remove()
+    assert owner.work() == 1
+    assert "__dict__" not in asked
