@@ -28,6 +28,7 @@ def test_a_short_run_prints_a_row_for_each_callback():
     rows = {
         name: [cell.strip() for cell in line.split("│")[5:9]]
         for line in done.stdout.splitlines()
+        if "│" in line
         for name in ("MFUCallback", "ThroughputMonitor", "nothing")
         if f" {name} " in line
     }
