@@ -67,6 +67,7 @@ class StepTimes:
     def __init__(self, steps: int) -> None:
         self.seconds = 0.0
         self.per_step = np.full(steps, np.nan)
+        self.is_running = False  # what is timed inside of what is timed counts once
         self._ended = 0
 
     def begin_step(self) -> None:
@@ -80,11 +81,14 @@ class StepTimes:
         """Returns the function, with its time added to the current step."""
 
         def call(*arguments: Any, **keywords: Any) -> Any:
-            start = perf_counter()
+            if self.is_running:
+                return function(*arguments, **keywords)
+            self.is_running, start = True, perf_counter()
             try:
                 return function(*arguments, **keywords)
             finally:
                 self.seconds += perf_counter() - start
+                self.is_running = False
 
         return call
 
@@ -111,11 +115,13 @@ class TimedBrackets(Brackets):
 
         def timed(original: Function) -> Function:
             def uncounted(*arguments: Any, **keywords: Any) -> Any:
+                was_running, self._own.is_running = self._own.is_running, False
                 start = perf_counter()
                 try:
                     return original(*arguments, **keywords)
                 finally:
                     seconds = perf_counter() - start
+                    self._own.is_running = was_running
                     self._own.seconds -= seconds
                     self._sending.seconds += seconds if method == SEND_METRICS else 0.0
 
