@@ -50,24 +50,29 @@ class MetricLog:
         if not self._trainer.barebones:
             brackets.put(private_names.logger_connector(self._trainer), private_names.SEND_METRICS, self._joining)
 
-    def show(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> None:
+    def show(self, values: Mapping[str, float], *, in_progress_bar: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Put values into ``callback_metrics`` and some into the progress bar.
 
         Args:
             values: The values by tag, the same on every rank.
             in_progress_bar: By tag, the name of the value in the progress bar.
+
+        Returns:
+            The values on the host, so that loggers and checkpoints read them without waiting for a device.
         """
+        tensors = dict(zip(values, torch.tensor(list(values.values()), dtype=torch.float32).unbind(), strict=True))
         shown = {label: ThreeDigits(values[name]) for name, label in in_progress_bar.items() if name in values}
-        private_names.show_metrics(self._trainer, _tensors(values), in_progress_bar=shown)
+        private_names.show_metrics(self._trainer, tensors, in_progress_bar=shown)
+        return tensors
 
-    def join(self, values: Mapping[str, float]) -> None:
+    def join(self, values: Mapping[str, torch.Tensor]) -> None:
         """Send values with the Trainer's own at the end of this batch, at which it logs."""
-        self._waiting = _tensors(values)
+        self._waiting = values
 
-    def send(self, values: Mapping[str, float], step: int) -> None:
+    def send(self, values: dict[str, torch.Tensor], step: int) -> None:
         """Send values by themselves, at an earlier step."""
-        if values and not self._trainer.barebones:
-            private_names.log_at(self._trainer, _tensors(values), step)
+        if values:
+            private_names.log_at(self._trainer, values, step)
 
     def _joining(self, send: Function) -> Callable[..., Any]:
         def call(metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -75,9 +80,3 @@ class MetricLog:
             return send({**metrics, **waiting}, *args, **kwargs)
 
         return call
-
-
-def _tensors(values: Mapping[str, float]) -> dict[str, torch.Tensor]:
-    """The values on the host, so that loggers and checkpoints read them without waiting for a device."""
-    tensors = torch.tensor(list(values.values()), dtype=torch.float32).unbind()
-    return dict(zip(values, tensors, strict=True))

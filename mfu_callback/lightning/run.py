@@ -35,6 +35,7 @@ from mfu_callback.report.end_of_fit import line_of, print_summary
 from mfu_callback.tools.brackets import Brackets
 
 if TYPE_CHECKING:
+    import torch
     from lightning.pytorch import LightningModule, Trainer
 
 
@@ -104,7 +105,7 @@ class MeasuredRun:
             tensor_parallel=group_size(self._pl_module),
             is_in_first_replica=lambda: is_in_first_replica(trainer),
         )
-        self._steps = self._put_brackets()
+        self._has_stepped = self._put_brackets().any_since_last_asked
         self._prometheus.start()
         self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
@@ -165,11 +166,8 @@ class MeasuredRun:
 
     def end_batch(self) -> None:
         """End a batch, and the step if an optimizer stepped; log if the Trainer logs now."""
-        steps = self._steps
-        count = steps.counter.completed
-        if count == steps.seen and not steps.was_notified:
+        if not self._has_stepped():
             return
-        steps.seen, steps.was_notified = count, False
         self._end_step()
         self._in_step = False
         if self._also_at_end is not None:
@@ -220,9 +218,7 @@ class MeasuredRun:
 
     def _log(self) -> None:
         if self.waits is None:
-            values = self._measurement.take_values()
-            self._show_values(values)
-            self._metric_log.join(values)
+            self._metric_log.join(self._show_values(self._measurement.take_values()))
         else:  # none waits for another here: what is read now was sent at the logging step before
             self._log_sent()
             self._measurement.begin_values(private_names.step_of_logs(self._trainer))
@@ -232,14 +228,15 @@ class MeasuredRun:
         sent = self._measurement.end_values()
         if sent is not None:
             step, values = sent
-            self._show_values(values)
-            self._metric_log.send(values, step)
+            self._metric_log.send(self._show_values(values), step)
 
-    def _show_values(self, values: dict[str, float]) -> None:
+    def _show_values(self, values: dict[str, float]) -> dict[str, torch.Tensor]:
+        """Show values everywhere but in the loggers; returns what these are sent."""
         if not values or self._trainer.barebones:
-            return
+            return {}
         self._prometheus.show(values)
-        self._metric_log.show(values, in_progress_bar=IN_PROGRESS_BAR)
+        sent = self._metric_log.show(values, in_progress_bar=IN_PROGRESS_BAR)
         if not self._board.has_dashboard:
             with self._clock.during(Phase.REPORT):
                 self._board.show_dashboard(values)
+        return sent
