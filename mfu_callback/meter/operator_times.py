@@ -6,7 +6,7 @@ import functools
 import gc
 import os
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any, NamedTuple
@@ -22,7 +22,10 @@ FORWARD, BACKWARD, OPTIMIZER, OTHER = "forward", "backward", "optimizer", "other
 COMPILED = "compiled code"
 _PREFIX = "mfu_callback: "
 _COMPILED = "## Call CompiledFxGraph"  # what Inductor has made of one graph
+_OPTIMIZER_STEP = "Optimizer.step"  # Optimizer.step#AdamW.step
+_BACKWARD_NODE = "autograd::engine::evaluate_function"  # one node of a graph that autograd walks back
 _LOG_LEVEL = "KINETO_LOG_LEVEL"
+_Span = tuple[float, float, str]  # start and end in us, and the phase
 # What keeps the events of a finished profile; an older torch always keeps them.
 _KEPT: dict[str, Any] = {"acc_events": True} if "acc_events" in signature(profile.__init__).parameters else {}
 
@@ -162,6 +165,19 @@ def _owner_of(event: Any, known: Container[tuple[str, Shapes]]) -> Any:
     return owner
 
 
+def _phase_named(name: str) -> str:
+    return OPTIMIZER if name.startswith(_OPTIMIZER_STEP) else name.removeprefix(_PREFIX)
+
+
+def _span(event: Any, phase: str) -> _Span:
+    return event.time_range.start, event.time_range.end, phase
+
+
+def _in_order(spans: Iterable[_Span]) -> list[_Span]:
+    """Spans by their start, and an outer one before those inside it."""
+    return sorted(spans, key=lambda span: (span[0], -span[1]))
+
+
 def _is_another_prepared() -> bool:
     """Whether a profiler of the user's has a schedule that is in its warm-up."""
     profilers = [one for one in gc.get_objects() if issubclass(type(one), profile)]
@@ -185,20 +201,19 @@ class _Spans:
     """When each phase ran, in one profile.
 
     The innermost of several counts: passes run inside the optimizer's closure, or with manual optimization everything
-    inside the training step.
+    inside the training step. What autograd walks back inside a forward pass (a loss that makes its gradients at once, a
+    penalty on gradients) is backward, as the count of FLOPs has it.
 
     Args:
         events: The events of the profile.
     """
 
-    def __init__(self, events: Iterable[Any]) -> None:
-        self._spans: list[tuple[float, float, str]] = []
-        for event in events:
-            is_optimizer = event.name.startswith("Optimizer.step")
-            if is_optimizer or event.name.startswith(_PREFIX):
-                phase = OPTIMIZER if is_optimizer else event.name.removeprefix(_PREFIX)
-                self._spans.append((event.time_range.start, event.time_range.end, phase))
-        self._spans.sort(key=lambda span: (span[0], -span[1]))
+    def __init__(self, events: Sequence[Any]) -> None:
+        named = [event for event in events if event.name.startswith((_OPTIMIZER_STEP, _PREFIX))]
+        self._spans = _in_order(_span(event, _phase_named(event.name)) for event in named)
+        nodes = [event for event in events if event.name.startswith(_BACKWARD_NODE)]
+        inside_forward = [_span(node, BACKWARD) for node in nodes if self.phase_of(node) == FORWARD]
+        self._spans = _in_order([*self._spans, *inside_forward])
 
     def phase_of(self, event: Any) -> str:
         """The phase in which an event begins."""
@@ -215,5 +230,5 @@ class _Spans:
         return whole / 1e6
 
     @staticmethod
-    def _around(moment: float, spans: list[tuple[float, float, str]]) -> tuple[float, float, str] | None:
+    def _around(moment: float, spans: list[_Span]) -> _Span | None:
         return next((span for span in reversed(spans) if span[0] <= moment < span[1]), None)

@@ -4,11 +4,12 @@
     python scripts/comparisons/finders.py --models gpt --rounds 1 --budget 128
 
 Every search runs in its own process, on the same model, with the same limit on the private memory of the model and
-everything that training allocates (RLIMIT_DATA). All processes fix glibc's thresholds and have trained once before. The
-finders take turns in each round, and the figures are medians. "ours" and "binsearch" look for the exact largest size:
-without a margin, at full resolution, and without Lightning's maximum of 8192. "as it comes" marks a finder with its own
-defaults; the trials that ours then needs are told. "trials" in the table is how often training was started, warm-up
-steps included.
+everything that training allocates (RLIMIT_DATA). All processes fix glibc's thresholds, keep none of MKL's buffers (what
+earlier trials left to MKL costs the next nothing, and a fresh process some MiB of its budget), and have trained once
+before. The finders take turns in each round, and the figures are medians. "ours" and "binsearch" look for the exact
+largest size: without a margin, at full resolution, and without Lightning's maximum of 8192. "as it comes" marks a
+finder with its own defaults; the trials that ours then needs are told. "trials" in the table is how often training was
+started, warm-up steps included.
 
 The limit is found without any finder: a Trainer trains two steps at one size within the budget, each time in a fresh
 process. It tries sizes further and further from the one that ours found, until one trains and another does not, and
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -124,7 +126,8 @@ def in_own_process(request: Request) -> tuple[dict[str, Any] | None, str]:
     """Returns the worker's answer, or None and how its process ended."""
     worker = Path(__file__).with_name("finder_parts") / "worker.py"
     command = [sys.executable, str(worker), json.dumps(asdict(request))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "MKL_DISABLE_FAST_MM": "1"}  # MKL reads it when it is loaded
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no error output"])[-1]
         return None, f"its process ended with {done.returncode}: {last}"

@@ -52,6 +52,7 @@ def test_manual_optimization_ends_in_the_same_weights():
     not hasattr(lightning.pytorch.callbacks, "EMAWeightAveraging"),
     reason="this version of Lightning has no EMA callback",
 )
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")  # the GPT's
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_an_average_of_the_weights_beside_us_is_the_same(ours_first):
     def averaged(*callbacks):

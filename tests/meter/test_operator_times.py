@@ -56,6 +56,28 @@ def test_what_a_known_operator_calls_is_its_own_time():
     assert not names & {"aten::_convolution", "aten::mkldnn_convolution", "aten::_nnpack_spatial_convolution"}
 
 
+def test_what_is_walked_back_inside_a_forward_pass_is_backward():
+    """A penalty on gradients: one product forward, one for the gradient in it, and two for each of both backward."""
+    times, layer = OperatorTimes(CPU), torch.nn.Linear(64, 32, bias=False)
+
+    def penalty():
+        rows = torch.ones(8, 64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(layer(rows).square().sum(), rows, create_graph=True)
+        return gradient.square().sum()
+
+    with times.profiling():
+        loss = times.during("forward", penalty)()
+        times.during("backward", lambda: loss.backward())()
+    read = times.read(())
+    products = dict.fromkeys(("forward", "backward"), 0)
+    for one, took in read.operators.items():
+        products[one.phase] += took.calls if one.name == "aten::mm" else 0
+    assert products == {"forward": 1, "backward": 1 + 2 * 2}
+    assert all(read.phases_sec[phase] > 0 for phase in products)
+    ran = {phase: sum(took.seconds for one, took in read.operators.items() if one.phase == phase) for phase in products}
+    assert all(ran[phase] <= read.phases_sec[phase] for phase in products)
+
+
 @pytest.mark.parametrize("waiting", [0, 1])
 def test_a_profiler_with_a_schedule_is_left_alone(waiting):
     """Starting a second one while the first is in its warm-up ends the process."""
