@@ -6,7 +6,8 @@ from typing import Any
 
 from mfu_callback.finder.result import BatchSizeResult
 from mfu_callback.lightning.namespaces import rank_zero_warn
-from mfu_callback.meter.tokens import count_samples, count_tokens
+from mfu_callback.meter.samples import count_samples
+from mfu_callback.meter.tokens import count_tokens
 
 
 def warn_of_larger(batch: Any, result: BatchSizeResult) -> bool:

@@ -10,7 +10,8 @@ from mfu_callback.lightning import private_names
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.meter.metrics import model_flops_utilization
 from mfu_callback.meter.precision import matmul_dtype_of
-from mfu_callback.meter.tokens import count_samples, count_tokens
+from mfu_callback.meter.samples import count_samples
+from mfu_callback.meter.tokens import count_tokens
 from mfu_callback.peaks import resolve_peak
 
 if TYPE_CHECKING:

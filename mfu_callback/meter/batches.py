@@ -11,7 +11,8 @@ import torch
 
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, TrainingFlops, form_of, shape_of
 from mfu_callback.meter.conventions import FlopsArgument
-from mfu_callback.meter.tokens import count_real_tokens, count_samples, count_tokens
+from mfu_callback.meter.samples import count_samples
+from mfu_callback.meter.tokens import count_real_tokens, count_tokens
 from mfu_callback.meter.user_functions import UserFunctions
 
 _MOST_FORMS = 1_000

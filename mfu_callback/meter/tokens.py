@@ -1,4 +1,4 @@
-"""Counts the tokens and the samples of a batch."""
+"""Counts the tokens of a batch."""
 
 from __future__ import annotations
 
@@ -75,23 +75,6 @@ def _token_ids(batch: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]
         inputs = list(parts.values())[:1]
     for part in inputs:
         yield from _token_ids(part)
-
-
-def count_samples(batch: Any) -> int | None:
-    """Count the samples of a batch: the first dimension of the first tensor in it.
-
-    Args:
-        batch: A batch as the dataloader yields it.
-
-    Returns:
-        The batch size, or None if it has no tensor with a dimension.
-    """
-    if isinstance(batch, PackedSequence):
-        return int(batch.batch_sizes[0])
-    if isinstance(batch, torch.Tensor):
-        return batch.size(0) if batch.dim() else None
-    counts = (count_samples(part) for _, part in parts_of(batch) or ())
-    return next((count for count in counts if count is not None), None)
 
 
 def _is_integer(value: Any) -> bool:

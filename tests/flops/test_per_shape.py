@@ -7,7 +7,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 from mfu_callback import FlopCount
 from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, form_of, shape_of
-from mfu_callback.meter.tokens import count_samples, count_tokens
+from mfu_callback.meter.samples import count_samples
+from mfu_callback.meter.tokens import count_tokens
 
 
 @dataclass

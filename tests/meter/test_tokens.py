@@ -4,7 +4,8 @@ from torch.nn.utils.rnn import pack_sequence
 from transformers import BatchEncoding
 
 from mfu_callback import count_tokens
-from mfu_callback.meter.tokens import count_real_tokens, count_samples
+from mfu_callback.meter.samples import count_samples
+from mfu_callback.meter.tokens import count_real_tokens
 
 IDS = torch.zeros(3, 16, dtype=torch.long)
 IMAGES = torch.zeros(5, 3, 8, 8)
