@@ -48,11 +48,15 @@ class CountedBatches:
         return counted
 
     def _around_training_step(self, training_step: Function) -> Function:
-        """An optimizer may run it several times."""
+        """An optimizer may run it several times; one that returns None skips the batch."""
+        automatic = self._trainer.lightning_module.automatic_optimization
 
         @functools.wraps(training_step)
         def counted(*args: Any, **kwargs: Any) -> Any:
             with self._counting.forward():
-                return training_step(*args, **kwargs)
+                out = training_step(*args, **kwargs)
+            if out is None and automatic:
+                self._counting.skip()
+            return out
 
         return counted

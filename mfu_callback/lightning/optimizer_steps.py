@@ -21,12 +21,14 @@ class OptimizerSteps:
 
     Attributes:
         was_notified: Whether the hook of an optimizer was called since `any_since_last_asked`; the hook sets it.
+        has_skipped: Whether a batch was skipped since this was last set to False: its training step returned None,
+            after which Lightning steps all the same. The bracket around the training step sets it.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.counter: Any = private_names.step_counter(trainer)
         self.seen = self.counter.completed
-        self.was_notified = False
+        self.was_notified = self.has_skipped = False
 
     def any_since_last_asked(self) -> bool:
         """Whether an optimizer has stepped since the last call."""

@@ -27,7 +27,8 @@ def bracket_phases(
         trainer: The Trainer, in fit.
         clock: The clock whose phases are entered.
         steps: Is notified of each optimizer step.
-        add_forward: Called after each training step, which an optimizer may run several times.
+        add_forward: Called after each training step, which an optimizer may run several times; not after one that
+            returns None, which tells Lightning to skip the batch.
     """
     begin_fetch, begin_forward, end_forward = map(clock.marker, (Phase.DATA, Phase.FORWARD, Phase.OTHER))
 
@@ -58,7 +59,10 @@ def bracket_phases(
             begin_forward()
             try:
                 out = training_step(*args, **kwargs)
-                add_forward()
+                if automatic and out is None:
+                    steps.has_skipped = True
+                else:
+                    add_forward()
                 return out
             finally:
                 if not automatic:

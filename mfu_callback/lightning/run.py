@@ -11,6 +11,7 @@ from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
 from mfu_callback.lightning.circumstances import circumstances_of
 from mfu_callback.lightning.counted import CountedBatches
+from mfu_callback.lightning.loaders import batches_in
 from mfu_callback.lightning.metric_log import MetricLog
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
@@ -105,7 +106,9 @@ class MeasuredRun:
             tensor_parallel=group_size(self._pl_module),
             is_in_first_replica=lambda: is_in_first_replica(trainer),
         )
-        self._has_stepped = self._put_brackets().any_since_last_asked
+        self._meter.batches.of_loaders = lambda batch: batches_in(batch, trainer)
+        self._steps = self._put_brackets()
+        self._has_stepped = self._steps.any_since_last_asked
         self._prometheus.start()
         self._brackets.call_at_removal(self._prometheus.stop)
         self._meter.device_watch.restart()
@@ -168,12 +171,18 @@ class MeasuredRun:
         """End a batch, and the step if an optimizer stepped; log if the Trainer logs now."""
         if not self._has_stepped():
             return
-        self._end_step()
-        self._in_step = False
-        if self._also_at_end is not None:
-            self._also_at_end()
+        if not (self._steps.has_skipped and self._goes_on()):
+            self._end_step()
+            self._in_step = False
+            if self._also_at_end is not None:
+                self._also_at_end()
         if self._is_logging_step():
             self._log()
+
+    def _goes_on(self) -> bool:
+        """Whether the step goes on, since all its batches were skipped: their time is the next step's."""
+        self._steps.has_skipped = False
+        return not self._meter.has_work
 
     def finish(self) -> Summary | None:
         """Take the brackets off and sum up the run over all ranks; None if training never started."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,12 +50,14 @@ class Batches:
 
     Attributes:
         in_hand: What is known of the micro-batch in hand: the one that was looked at last.
+        of_loaders: Returns the batches of several loaders that arrive as one; a single one otherwise.
     """
 
     def __init__(
         self, flops: FlopsArgument, tokens: TokensArgument, note: Callable[[torch.Tensor | None], None]
     ) -> None:
         self.in_hand = Batch()
+        self.of_loaders: Callable[[Any], Sequence[Any]] = lambda batch: (batch,)
         self._note = note
         self._flops = flops
         self._tokens = tokens
@@ -66,7 +69,7 @@ class Batches:
         try:
             form = form_of(batch)
             self.in_hand = found = self._known.get(form) or self._find(batch, form)
-            real_tokens = count_real_tokens(batch) if found.has_mask else None
+            real_tokens = self._real_tokens_of(batch) if found.has_mask else None
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
@@ -88,12 +91,12 @@ class Batches:
             self.in_hand = replace(self.in_hand, flops=None)
 
     def _find(self, batch: Any, form: Hashable) -> Batch:
-        tokens, samples = self._tokens_of(batch), count_samples(batch)
+        tokens, samples = self._tokens_of(batch), _sum_of_known(map(count_samples, self.of_loaders(batch)))
         is_counted = isinstance(self._flops, str)
         found = Batch(
             tokens=math.nan if tokens is None else tokens,
             samples=math.nan if samples is None else samples,
-            has_mask=count_real_tokens(batch) is not None,
+            has_mask=self._real_tokens_of(batch) is not None,
             shape=shape_of(batch) if is_counted else None,
             flops=None if is_counted else self._given_flops(batch, tokens),
         )
@@ -113,10 +116,24 @@ class Batches:
         if callable(self._tokens):
             tokens = self._functions.ask("tokens=", self._tokens, batch)
             return None if tokens is None else int(tokens)
-        return count_tokens(batch) if self._tokens is None else self._tokens
+        return _sum_of_known(map(count_tokens, self.of_loaders(batch))) if self._tokens is None else self._tokens
+
+    def _real_tokens_of(self, batch: Any) -> torch.Tensor | None:
+        """Tokens without padding; None if the tokens of a loader have no mask."""
+        counts = [count_real_tokens(one) for one in self.of_loaders(batch) if count_tokens(one) is not None]
+        return functools.reduce(_plus, counts) if counts else None
 
     def _given_flops(self, batch: Any, tokens: float | None) -> TrainingFlops:
         if callable(self._flops):
             flops = self._functions.ask("flops=", self._flops, batch)
             return UNKNOWN if flops is None else TrainingFlops(flops)
         return UNKNOWN if tokens is None else TrainingFlops(float(self._flops) * tokens)
+
+
+def _sum_of_known(numbers: Iterable[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
+
+
+def _plus(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    return None if one is None or other is None else one + other

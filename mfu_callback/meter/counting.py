@@ -18,6 +18,7 @@ from mfu_callback.meter.pipelines import PipelineTrial
 # Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
 _TOLERANCE = 0.05
 _MOST_TRIALS = 3  # counts that are made again because a pipeline tried its stages in them
+_MOST_SKIPPED = 32  # counts that are made again because their batch was skipped
 
 
 class Counting:
@@ -46,7 +47,8 @@ class Counting:
         self._on_first_count = on_first_count
         self._counter: FlopCounter | None = None
         self._calls = 0
-        self._trials = 0
+        self._trials = self._skipped = 0
+        self._is_skipped = False
         self._state_is_known = False
         self._has_noted = False
 
@@ -74,6 +76,9 @@ class Counting:
             counter = self._counter = self._enter_counter(stack, in_forward=passes is not None)
             stack.callback(self._leave_counter)
             yield
+        if self._is_skipped and self._skipped < _MOST_SKIPPED:
+            self._skipped += 1
+            return
         if trial.was_seen:
             counter = None
         if not (trial.was_seen and self._counts_again()):
@@ -89,6 +94,10 @@ class Counting:
         with self._counter.forward_only_inside():
             yield
 
+    def skip(self) -> None:
+        """Say that the batch that is being counted is not trained on after its forward pass: another one is counted."""
+        self._is_skipped = True
+
     def _counts_again(self) -> bool:
         """Whether the batch is counted again because its step also ran a pipeline's trial; not for ever."""
         self._trials += 1
@@ -103,7 +112,7 @@ class Counting:
         return False
 
     def _enter_counter(self, stack: ExitStack, *, in_forward: bool) -> FlopCounter | None:
-        self._calls = 0
+        self._calls, self._is_skipped = 0, False
         try:
             self._meter.leave_out("counting")
             operators = self._meter.operators

@@ -142,6 +142,11 @@ class RunMeter:
         note, batches = self._work.note, self.batches
         return lambda: note(batches.in_hand)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether the running step has a forward and backward pass so far."""
+        return self._work.is_noted
+
     def begin_step(self) -> None:
         """Start a step."""
         self.ledger.begin_step()

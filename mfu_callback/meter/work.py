@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from mfu_callback.flops.per_shape import TrainingFlops
@@ -27,6 +28,12 @@ class Work:
         self._flops_of = flops_of
         self._notes: list[Any] = []
         self.note: Callable[[Any], None] = self._notes.append
+
+    @property
+    def is_noted(self) -> bool:
+        """Whether the running step has a forward and backward pass so far."""
+        of_step = takewhile(lambda note: note is not END_OF_WORK, reversed(self._notes))
+        return any(isinstance(note, Batch) for note in of_step)
 
     def take(self, steps: int) -> list[Amounts]:
         """Add up and forget the first steps.

@@ -1,14 +1,19 @@
 """Every way of looping over batches, on a fake clock: what is measured is told by the numbers of batches alone."""
 
+import csv
+
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from gpt import GPTModule
 from mfu_callback import MFUCallback
 from mfu_callback.meter.clock import HostTimer
-from tests.helpers.runs import PEAK, TINY, FakeNow, fit, make_trainer
+from mfu_callback.tools.nested import tensors_in
+from tests.helpers.runs import PEAK, TINY, TINY_FLOPS, FakeNow, fit, make_trainer
 from tests.lightning.test_time import SlowCallback, SlowData, SlowRun
 
 # Of a batch of SlowRun; a step takes 1 s more, to clip.
@@ -88,6 +93,108 @@ def test_batches_of_several_loaders_count_with_all_their_tokens(now):
 
     summary, _ = run(now, training_on(now, make), max_steps=6)
     expect(summary, batches=5, steps=5, tokens_per_batch=3 * 32, extra_data=5 * 4.0)
+
+
+class Every(FromLoader):
+    """Trains on the first tensors of whatever several loaders give."""
+
+    def training_step(self, batch, batch_idx):
+        (first, *_) = [part for part in tensors_in(batch) if len(part) == 4]
+        return SlowRun.training_step(self, (first, first), batch_idx)
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda a, b, c: [a, b, c],
+        lambda a, b, c: {"a": a, "b": b, "c": c},
+        lambda a, b, c: {"a": [a, b], "c": c},
+        lambda a, b, c: CombinedLoader((a, {"b": b, "c": c}), "max_size_cycle"),
+        lambda a, b, c: CombinedLoader([c, b, a], "min_size"),
+    ],
+)
+def test_all_loaders_samples_and_tokens_count(now, arrange):
+    def make(now):
+        return arrange(*(DataLoader(SlowData(now), batch_size=size) for size in (4, 8, 12)))
+
+    module = Every(now)
+    module.make = make
+    summary, _ = run(now, module, max_steps=6)
+    assert summary.tokens == 5 * (4 + 8 + 12) * 8
+    assert summary.samples_per_sec * sum(summary.phases_sec.values()) == pytest.approx(4 + 8 + 12)
+
+
+def test_a_loader_that_has_ended_before_the_others_counts_no_more(now):
+    def make(now):
+        short = DataLoader(Subset(SlowData(now), range(16)), batch_size=8)
+        return CombinedLoader([DataLoader(SlowData(now), batch_size=4), short], "max_size")
+
+    module = Every(now)
+    module.make = make
+    summary, _ = run(now, module, max_steps=6)
+    # The second batch has the shape of the first, which was counted; the third is the first without the short loader.
+    assert (summary.steps, summary.tokens) == (4, 8 * (4 + 8) + 3 * 8 * 4)
+
+
+class Merged(Every):
+    """Makes one batch of those of its loaders."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return tuple(torch.cat(parts) for parts in zip(*batch, strict=True))
+
+    def training_step(self, batch, batch_idx):
+        return SlowRun.training_step(self, batch, batch_idx)
+
+
+def test_batches_that_a_hook_has_merged_are_one(now):
+    module = Merged(now)
+    module.make = lambda now: [DataLoader(SlowData(now), batch_size=size) for size in (4, 8)]
+    summary, _ = run(now, module, max_steps=6)
+    assert summary.tokens == 5 * 12 * 8
+    assert summary.samples_per_sec * sum(summary.phases_sec.values()) == pytest.approx(12)
+
+
+class Skips(SlowRun):
+    """Skips every other batch, after its forward pass."""
+
+    skipped = 1
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx % 2 == self.skipped else loss
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .*None")
+def test_a_skipped_batch_is_time_alone(now):
+    summary, trainer = run(now, Skips(now), max_steps=16)
+    assert trainer.global_step == 16
+    assert (summary.steps, summary.tokens) == (7, 7 * 32)
+    seconds = {"data": 4.0, "forward": 6.0, "backward": 5.0, "optimizer": 2.0, "other": 8.0}
+    assert sum(summary.phases_sec.values()) == pytest.approx(sum(seconds.values()))
+    assert summary.phases_sec["backward"] == pytest.approx(5.0)
+    assert summary.mfu * PEAK * sum(seconds.values()) == pytest.approx(3 * TINY_FLOPS)
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .*None")
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_step_with_a_skipped_micro_batch_is_a_step(now, skipped):
+    module = Skips(now)
+    module.skipped = skipped
+    summary, _ = run(now, module, max_steps=8, accumulate_grad_batches=2)
+    assert (summary.steps, summary.tokens) == (7, 7 * 32)
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .*None")
+def test_a_logging_step_that_is_skipped_logs_what_came_before(now, tmp_path):
+    callback = MFUCallback(peak=PEAK, warmup_steps=0)
+    logger = CSVLogger(tmp_path)
+    trainer = make_trainer(SlowCallback(now), callback, max_steps=8, log_every_n_steps=4, logger=logger)
+    trainer.fit(Skips(now))
+    (written,) = tmp_path.rglob("metrics.csv")
+    rows = [row for row in csv.DictReader(written.read_text().splitlines()) if row["throughput/tokens_per_sec"]]
+    assert [int(row["step"]) for row in rows] == [3, 7]
+    # Of batches 0 to 3, the first is counted and the second is skipped; the fourth is time of the next window.
+    assert float(rows[1]["throughput/tokens_per_sec"]) > 0
 
 
 class StartsSlowly(DataLoader):
