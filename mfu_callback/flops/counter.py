@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from types import TracebackType
@@ -14,6 +14,7 @@ from mfu_callback.flops.compiled_regions import CompiledRegions
 from mfu_callback.flops.flop_count import FlopCount
 from mfu_callback.flops.formula_calls import FormulaCalls
 from mfu_callback.flops.function_calls import FunctionCalls
+from mfu_callback.flops.lookups import Integers
 from mfu_callback.flops.module_stack import Frame, ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.operator_mode import OperatorMode
@@ -151,6 +152,11 @@ class FlopCounter:
     def result(self) -> FlopCount:
         """The count so far."""
         return self._rules.result(self._attention)
+
+    @property
+    def lookups(self) -> Sequence[Integers]:
+        """What embeddings have looked up in the forward pass so far, in order."""
+        return self._tally.lookups
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         with self._one_at_a_time:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from mfu_callback.flops.lookups import looked_up
 from mfu_callback.flops.module_stack import ModuleStack
 from mfu_callback.flops.operator_calls import OperatorCalls
 from mfu_callback.flops.passes import Pass, in_backward
@@ -115,6 +116,8 @@ class Operators:
             self._count_due()
             running = self._running_pass()
             self._look(running, func, args, kwargs, out)
+            if running is Pass.FORWARD and (integers := looked_up(func, args)) is not None:
+                self._tally.lookups.append(integers)
             if running is not None and not self.are_replaced:
                 work = self._count(running, func, args, kwargs, out)
         except UncountableError as reason:

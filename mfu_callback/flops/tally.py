@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from mfu_callback.flops.flop_count import FlopCount, OperatorCount
+from mfu_callback.flops.lookups import Integers
 from mfu_callback.flops.module_stack import Frame
 from mfu_callback.flops.passes import Pass
 from mfu_callback.flops.rules.call import Work
@@ -33,6 +34,7 @@ class Tally:
         rule_errors: Calls on which a rule of this package failed.
         notes: Remarks on how some calls were counted.
         saw_backward: Whether a backward ran.
+        lookups: What embeddings have looked up in the forward pass.
     """
 
     def __init__(self) -> None:
@@ -40,6 +42,7 @@ class Tally:
         self.rule_errors: set[str] = set()
         self.notes: set[str] = set()
         self.saw_backward = False
+        self.lookups: list[Integers] = []
         self._flops: Counter[Pass] = Counter()
         self._thop = 0
         self._per_module: defaultdict[str, Counter[str]] = defaultdict(Counter)  # forward FLOPs by module and rule

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from mfu_callback.flops.lookups import Integers
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, TrainingFlops, form_of, shape_of
 from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.samples import count_samples
-from mfu_callback.meter.tokens import count_real_tokens, count_tokens
+from mfu_callback.meter.token_finder import TokenFinder, integers_in
 from mfu_callback.meter.user_functions import UserFunctions
 
 _MOST_FORMS = 1_000
@@ -63,12 +64,15 @@ class Batches:
         self._tokens = tokens
         self._functions = UserFunctions()
         self._known: dict[Hashable, Batch] = {}
+        self._finder = TokenFinder()
+        self._due: Any = None  # the batch in hand, while it is to be counted
 
     def look_at(self, batch: Any) -> None:
-        """Look at the micro-batch that runs next; no reference to it is kept."""
+        """Look at the micro-batch that runs next; no reference to it is kept, unless it is to be counted."""
         try:
             form = form_of(batch)
             self.in_hand = found = self._known.get(form) or self._find(batch, form)
+            self._due = batch if found.flops is None else None
             real_tokens = self._real_tokens_of(batch) if found.has_mask else None
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
@@ -78,6 +82,27 @@ class Batches:
             )
             self.in_hand, real_tokens = self._as_given(batch), None
         self._note(real_tokens)
+
+    def learn_tokens(self, lookups: Sequence[Integers]) -> str | None:
+        """Learn which integers of the batch in hand, which was counted, are tokens; returns what is to be said of it.
+
+        Args:
+            lookups: What the model's embeddings have looked up.
+        """
+        batch, self._due = self._due, None
+        if batch is None or self._tokens is not None:
+            return None
+        finder, batches = self._finder, self.of_loaders(batch)
+        before = finder.has_learned, finder.source
+        finder.learn([found for one in batches for found in integers_in(one)], lookups)
+        if before == (True, finder.source):
+            return None
+        self._known.clear()
+        tokens = self._tokens_of(batch)
+        self.in_hand.tokens = math.nan if tokens is None else tokens
+        self.in_hand.has_mask = self._has_masks(batch)
+        said = [said for one in batches if (said := finder.said_of(one)) is not None]
+        return said[0] if said and (finder.source is not None or not before[0]) else None
 
     @property
     def size(self) -> int | None:
@@ -96,7 +121,7 @@ class Batches:
         found = Batch(
             tokens=math.nan if tokens is None else tokens,
             samples=math.nan if samples is None else samples,
-            has_mask=self._real_tokens_of(batch) is not None,
+            has_mask=self._has_masks(batch),
             shape=shape_of(batch) if is_counted else None,
             flops=None if is_counted else self._given_flops(batch, tokens),
         )
@@ -116,12 +141,17 @@ class Batches:
         if callable(self._tokens):
             tokens = self._functions.ask("tokens=", self._tokens, batch)
             return None if tokens is None else int(tokens)
-        return _sum_of_known(map(count_tokens, self.of_loaders(batch))) if self._tokens is None else self._tokens
+        return _sum_of_known(map(self._finder.count, self.of_loaders(batch))) if self._tokens is None else self._tokens
 
-    def _real_tokens_of(self, batch: Any) -> torch.Tensor | None:
-        """Tokens without padding; None if the tokens of a loader have no mask."""
-        counts = [count_real_tokens(one) for one in self.of_loaders(batch) if count_tokens(one) is not None]
-        return functools.reduce(_plus, counts) if counts else None
+    def _has_masks(self, batch: Any) -> bool:
+        """Whether all tokens of a batch have a mask."""
+        with_tokens = [one for one in self.of_loaders(batch) if self._finder.count(one) is not None]
+        return bool(with_tokens) and all(self._finder.count_real(one) is not None for one in with_tokens)
+
+    def _real_tokens_of(self, batch: Any) -> torch.Tensor:
+        """Tokens without padding of a batch whose tokens have masks."""
+        counts = [self._finder.count_real(one) for one in self.of_loaders(batch)]
+        return functools.reduce(torch.add, [count for count in counts if count is not None])
 
     def _given_flops(self, batch: Any, tokens: float | None) -> TrainingFlops:
         if callable(self._flops):
@@ -133,7 +163,3 @@ class Batches:
 def _sum_of_known(numbers: Iterable[int | None]) -> int | None:
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None
-
-
-def _plus(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
-    return None if one is None or other is None else one + other

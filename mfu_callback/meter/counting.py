@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from torch import nn
 
@@ -81,6 +81,8 @@ class Counting:
             return
         if trial.was_seen:
             counter = None
+        if counter is not None:
+            self._learn_tokens(counter)
         if not (trial.was_seen and self._counts_again()):
             self._take_count(None if counter is None else counter.result().of_one(passes or self._calls))
 
@@ -93,6 +95,16 @@ class Counting:
         self._calls += 1
         with self._counter.forward_only_inside():
             yield
+
+    def _learn_tokens(self, counter: FlopCounter) -> None:
+        """Learn which tensors are tokens, unless the layer that looks them up may be elsewhere or was not seen."""
+        was_all_seen = bool(counter.lookups) or counter.result().complete
+        if self._meter.conventions.counts_own_part or not was_all_seen:
+            return
+        with suppress(Exception):  # reading a user's own object may raise anything
+            said = self._meter.batches.learn_tokens(counter.lookups)
+            if said is not None:
+                self._inform(f"{said}.")
 
     def skip(self) -> None:
         """Say that the batch that is being counted is not trained on after its forward pass: another one is counted."""

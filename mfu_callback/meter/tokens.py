@@ -11,12 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from mfu_callback.tools.nested import parts_of
 
-_TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
-_MASK_KEY = "attention_mask"
+TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
+MASK_KEY = "attention_mask"
 
 
-def count_tokens(batch: Any) -> int | None:
-    """Count the tokens of a batch, with padding.
+def count_tokens(batch: Any, *, named_only: bool = False) -> int | None:
+    """Count the tokens of a batch, with padding, as its names and shapes tell it.
 
     Token ids are the elements of ``input_ids`` (or ``tokens``, ``token_ids``) in a mapping or a dataclass, of an
     integer tensor of shape (B, T), or of a packed sequence of integers. In a tuple or list, the first item is the
@@ -25,6 +25,7 @@ def count_tokens(batch: Any) -> int | None:
 
     Args:
         batch: A batch as the dataloader yields it.
+        named_only: Whether an integer tensor without one of these names has no tokens.
 
     Returns:
         The number of token ids; None if none are found, as in a batch of images.
@@ -33,48 +34,35 @@ def count_tokens(batch: Any) -> int | None:
         >>> count_tokens((torch.zeros(2, 16, dtype=torch.long), torch.zeros(2, 16, dtype=torch.long)))
         32
     """
-    found = list(_token_ids(batch))
+    found = list(ids_with_masks(batch, named_only=named_only))
     return sum(ids.numel() for ids, _ in found) if found else None
 
 
-def count_real_tokens(batch: Any) -> torch.Tensor | None:
-    """Count the tokens of a batch without padding, from the attention masks next to the token ids.
+def ids_with_masks(batch: Any, *, named_only: bool = False) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """All tensors of token ids in a batch, each with its attention mask or None.
 
     Args:
         batch: A batch as the dataloader yields it.
-
-    Returns:
-        The number, as a tensor on the device of the masks so that nothing waits for it; None if a tensor of token ids
-        has no mask of its shape.
+        named_only: As for `count_tokens`.
     """
-    found = list(_token_ids(batch))
-    if not found or any(getattr(mask, "shape", None) != ids.shape for ids, mask in found):
-        return None
-    with torch.no_grad():
-        counts = [mask.count_nonzero() for _, mask in found if mask is not None]
-        return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
-
-
-def _token_ids(batch: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    """All tensors of token ids in a batch, each with its attention mask or None."""
-    if isinstance(batch, PackedSequence):
-        batch = batch.data.unsqueeze(0)
+    if isinstance(batch, PackedSequence):  # of one length each, as texts are
+        batch, named_only = batch.data.unsqueeze(0), False
     if isinstance(batch, torch.Tensor):
-        if _is_integer(batch) and batch.dim() == 2:
+        if _is_integer(batch) and batch.dim() == 2 and not named_only:
             yield batch, None
         return
     parts = dict(parts_of(batch) or ())
     if isinstance(batch, Mapping) or is_dataclass(batch):
-        named = next((parts[key] for key in _TOKEN_KEYS if key in parts), None)
+        named = next((parts[key] for key in TOKEN_KEYS if key in parts), None)
         if named is not None:
             if _is_integer(named):
-                yield named, parts.get(_MASK_KEY)
+                yield named, parts.get(MASK_KEY)
             return
         inputs = [part for part in parts.values() if not isinstance(part, torch.Tensor)]
     else:
         inputs = list(parts.values())[:1]
     for part in inputs:
-        yield from _token_ids(part)
+        yield from ids_with_masks(part, named_only=named_only)
 
 
 def _is_integer(value: Any) -> bool:

@@ -5,7 +5,7 @@ from transformers import BatchEncoding
 
 from mfu_callback import count_tokens
 from mfu_callback.meter.samples import count_samples
-from mfu_callback.meter.tokens import count_real_tokens
+from mfu_callback.meter.token_finder import TokenFinder
 
 IDS = torch.zeros(3, 16, dtype=torch.long)
 IMAGES = torch.zeros(5, 3, 8, 8)
@@ -67,5 +67,5 @@ MASK[1, 10:] = MASK[2, 4:] = 0
     ],
 )
 def test_tokens_that_are_not_padding(batch, expected):
-    count = count_real_tokens(batch)
+    count = TokenFinder().count_real(batch)
     assert (count if count is None else count.item()) == expected
