@@ -80,7 +80,8 @@ class MFUCallback(EvaluationHooks):
         peak: Dense peak of one device, in FLOP/s or as a `Peak`. None looks the device up at the dtype of the matmuls,
             and measures it if it is unknown. "measured" always uses the measured peak. A measured peak is kept on
             disk (`measure_peak`).
-        tokens: Tokens of every batch, or a callable that returns those of a batch; None finds them (`count_tokens`).
+        tokens: Tokens of every batch, or a callable that returns those of a batch; None takes the integers that the
+            model looks up in a table of vectors, and what `count_tokens` finds where FLOPs are given.
         ranks_per_batch: Number of ranks that are handed the same batch and share the work on it (tensor, pipeline and
             context parallelism); its tokens and samples then count once. None follows the strategy's
             ``distributed_sampler_kwargs``: all ranks of a mesh outside of ``data_parallel``. 1 if each rank is handed

@@ -134,9 +134,12 @@ def _not_looked_up(way: Way, integers: Integers, lookup: Integers) -> int | None
         return 0 if _is_named(way) and shape == seen else None
     if math.prod(shape) == math.prod(seen):  # perhaps flat, or turned
         return 0
-    fewer = shape[-1] - seen[-1] if seen and shape[:-1] == seen[:-1] else 0
-    is_view = integers.storage == lookup.storage != 0
-    return fewer if fewer == 1 or (is_view and 0 < fewer < seen[-1]) else None
+    if len(shape) != len(seen):
+        return None
+    fewer, is_view = shape[-1] - seen[-1], integers.storage == lookup.storage != 0
+    if is_view:  # perhaps of a few of the sequences, as a loop over micro-batches takes them
+        return fewer if 0 <= fewer < seen[-1] else None
+    return fewer if fewer == 1 and shape[:-1] == seen[:-1] else None
 
 
 def _is_named(way: Way) -> bool:
