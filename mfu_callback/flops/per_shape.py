@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,9 +12,13 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.shape_law import ShapeLaw
 from mfu_callback.tools.nested import parts_of
 
-_MOST_COUNTS = 32  # counted shapes for one state of the model
+_ENOUGH_COUNTS = 32  # shapes for one state of the model after which a law may tell the FLOPs of further ones
+_MOST_COUNTS = 256  # counted shapes for one state of the model, if no law does
+_SMALL_ERROR = 0.01  # of a law that is believed
+_LARGE_ERROR = 0.25  # of a law beyond which the most similar batch tells more
 _SHORT = 100
 _TENSOR = torch.Tensor
 _MOST_TRIES = 3  # for one shape whose counts find nothing (a training_step that returns None)
@@ -78,13 +82,13 @@ class BatchShape:
 
     Attributes:
         structure: The nesting of the tensors, with their names, ranks and dtypes.
-        sizes: All dimensions of all tensors, in order.
+        shapes: The shapes of all tensors, in order.
         elements: Number of elements of the first tensor, which is the model's input.
         samples: The first dimension of the first tensor that has dimensions; 1 if none has.
     """
 
     structure: Hashable
-    sizes: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     elements: int
     samples: int
 
@@ -99,7 +103,7 @@ def shape_of(batch: Any) -> BatchShape:
     shapes: list[tuple[int, ...]] = []
     structure = _structure(batch, shapes)
     samples = next((shape[0] for shape in shapes if shape), 1)
-    return BatchShape(structure, sum(shapes, ()), math.prod(next(iter(shapes), (0,))), samples)
+    return BatchShape(structure, tuple(shapes), math.prod(next(iter(shapes), (0,))), samples)
 
 
 def _structure(value: Any, shapes: list[tuple[int, ...]]) -> Hashable:
@@ -122,24 +126,31 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
 class CountsByShape:
     """Keeps the training FLOPs of every counted batch shape.
 
+    Once enough shapes are counted, a law tells the FLOPs of others (`ShapeLaw`); where it is off by more than 1 %, more
+    are counted, each time a quarter more.
+
     Args:
         training_flops: Returns the training FLOPs of a count, or None if the count found nothing.
+
+    Attributes:
+        model_state: The state of the model, such as its frozen parameters; counts hold for one state alone.
+        error: The largest relative error of FLOPs that were not counted; infinite if it is not known, None if there are
+            none.
     """
 
     def __init__(self, training_flops: Callable[[FlopCount], TrainingFlops | None]) -> None:
-        self.model_state: Hashable = None  # such as the frozen parameters; counts hold for one state alone
+        self.error: float | None = None
         self._training_flops = training_flops
-        self._known: dict[tuple[Hashable, BatchShape], TrainingFlops] = {}
-        self._tries: Counter[tuple[Hashable, BatchShape]] = Counter()
+        self._of_state: dict[Hashable, _Counts] = defaultdict(_Counts)
+        self.model_state: Hashable = None
+
+    @property
+    def _counts(self) -> _Counts:
+        return self._of_state[self.model_state]
 
     def needs_count(self, shape: BatchShape) -> bool:
         """Whether a batch of this shape must be counted."""
-        return (self.model_state, shape) not in self._known and not self.is_full
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the limit of counted shapes is reached for this state of the model."""
-        return sum(state == self.model_state for state, _ in self._known) >= _MOST_COUNTS
+        return shape not in self._counts.known and not self._counts.are_enough(shape)
 
     def add(self, shape: BatchShape, count: FlopCount) -> bool:
         """Store the count of a batch of this shape. A count that found nothing may be repeated a few times.
@@ -147,31 +158,68 @@ class CountsByShape:
         Returns:
             False if it found nothing for the last time, so that the FLOPs stay unknown.
         """
-        key = self.model_state, shape
-        found = self._training_flops(count)
+        counts, found = self._counts, self._training_flops(count)
         if found is None:
-            self._tries[key] += 1
-            if self._tries[key] < _MOST_TRIES:
+            counts.tries[shape] += 1
+            if counts.tries[shape] < _MOST_TRIES:
                 return True
-        self._known[key] = found or UNKNOWN
+        counts.known[shape] = found or UNKNOWN
         return found is not None
 
     def give_up(self, shape: BatchShape) -> None:
         """Store the FLOPs of this shape as unknown."""
-        self._known[self.model_state, shape] = UNKNOWN
+        self._counts.known[shape] = UNKNOWN
 
     def flops(self, shape: BatchShape) -> TrainingFlops:
-        """FLOPs of a batch: as counted, or scaled from the most similar counted shape once the limit is reached."""
-        known = self._known.get((self.model_state, shape))
-        return self._scaled(shape) if known is None else known
+        """FLOPs of a batch: as counted, or told by those that were counted once these are enough."""
+        known = self._counts.known.get(shape)
+        if known is not None:
+            return known
+        flops, error = self._counts.told(shape)
+        if not self.needs_count(shape):  # else it is told for now alone
+            self.error = max(self.error or 0.0, error)
+        return flops
 
-    def _scaled(self, shape: BatchShape) -> TrainingFlops:
-        alike = [
-            (known, flops)
-            for (state, known), flops in self._known.items()
-            if state == self.model_state and known.structure == shape.structure and known.elements
-        ]
+
+class _Counts:
+    """The counts for one state of the model."""
+
+    def __init__(self) -> None:
+        self.known: dict[BatchShape, TrainingFlops] = {}
+        self.tries: Counter[BatchShape] = Counter()
+        self._laws: dict[Hashable, tuple[int, ShapeLaw]] = {}  # by structure, with the number of counts
+
+    def are_enough(self, shape: BatchShape) -> bool:
+        """Whether a batch of a new shape is not counted."""
+        number = len(self.known)
+        return number >= _MOST_COUNTS or (number >= _ENOUGH_COUNTS and self._law(shape).error <= _SMALL_ERROR)
+
+    def told(self, shape: BatchShape) -> tuple[TrainingFlops, float]:
+        """The FLOPs of a shape that was not counted, and their relative error."""
+        alike = self._alike(shape)
         if not alike:
-            return UNKNOWN
+            return UNKNOWN, math.inf
         nearest, flops = min(alike, key=lambda row: abs(row[0].elements_per_sample - shape.elements_per_sample))
-        return flops.times(shape.elements / nearest.elements)
+        law = self._law(shape)
+        if law.error > _LARGE_ERROR:
+            return flops.times(shape.elements / nearest.elements), math.inf
+        return flops.times(law.flops(shape.samples, shape.shapes) / flops.model), law.error
+
+    def _law(self, shape: BatchShape) -> ShapeLaw:
+        """The law of a structure, fitted again once there are a quarter more counts."""
+        number, law = self._laws.get(shape.structure, (0, None))
+        if law is None or len(self.known) >= 1.25 * number:
+            counted, flops = zip(*self._alike(shape), strict=True) if self._alike(shape) else ((), ())
+            law = ShapeLaw(
+                [one.samples for one in counted], [one.shapes for one in counted], [one.model for one in flops]
+            )
+            self._laws[shape.structure] = len(self.known), law
+        return law
+
+    def _alike(self, shape: BatchShape) -> list[tuple[BatchShape, TrainingFlops]]:
+        """Counted shapes of the same structure that have FLOPs."""
+        return [
+            (known, flops)
+            for known, flops in self.known.items()
+            if known.structure == shape.structure and known.elements and flops.model > 0
+        ]

@@ -47,9 +47,9 @@ class BatchFlops:
         return False
 
     @property
-    def is_full(self) -> bool:
-        """Whether the limit of counted shapes is reached; FLOPs of further shapes are scaled from a similar one."""
-        return self._counts.is_full
+    def error(self) -> float | None:
+        """The largest relative error of FLOPs that are told by those of other shapes; None if none are."""
+        return self._counts.error
 
     @property
     def of_first(self) -> TrainingFlops | None:

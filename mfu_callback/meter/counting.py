@@ -61,7 +61,9 @@ class Counting:
         if not self._state_is_known:
             self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
             self._state_is_known = True
-        return self._meter.flops.needs_count
+        is_due = self._meter.flops.needs_count
+        self._warn_of_estimates()
+        return is_due
 
     @contextmanager
     def batch(self, *, passes: int | None = None) -> Iterator[None]:
@@ -187,14 +189,23 @@ class Counting:
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
         self._say_of_backward(count)
-        if self._meter.flops.is_full:
-            self._warn_once(
-                "shapes",
-                "Many shapes of batches were counted, and further ones are not: their FLOPs are scaled from the most"
-                " similar counted shape by the size of the first tensor. They may be off by the share of attention in"
-                " them, and are unknown if no counted shape has the same structure. Pass flops= as a function of the"
-                " batch for exact FLOPs.",
-            )
+
+    def _warn_of_estimates(self) -> None:
+        """Warn that the FLOPs of some shapes are told by those of others."""
+        error = self._meter.flops.error
+        if error is None:
+            return
+        law = (
+            f"follow their sizes by a law that tells each counted one from the others to within {max(error, 1e-4):.2%}"
+            if math.isfinite(error)
+            else "are scaled from the most similar one by the size of the first tensor, as no law of the sizes fits,"
+            " and may be far off; they are unknown if none has the same structure"
+        )
+        self._warn_once(
+            "shapes",
+            f"Many shapes of batches were counted, and further ones are not: their FLOPs {law}. Pass flops= as a"
+            " function of the batch for exact FLOPs.",
+        )
 
     def _say_of_backward(self, count: FlopCount) -> None:
         off = self._meter.conventions.factor_error(count)

@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +8,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from mfu_callback import FlopCount
 from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, form_of, shape_of
+from mfu_callback.flops.shape_law import ShapeLaw
 from mfu_callback.meter.samples import count_samples
 from mfu_callback.meter.tokens import count_tokens
 
@@ -78,7 +80,7 @@ def test_batches_of_one_form_have_the_same_tokens_samples_and_shape(one, other, 
 
 def test_a_jagged_batch_has_the_shape_of_its_values():
     jagged = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(5, 8)], layout=torch.jagged)
-    assert shape_of(jagged).sizes == (8, 8)
+    assert shape_of(jagged).shapes == ((8, 8),)
 
 
 class Graph:
@@ -90,7 +92,7 @@ class Graph:
 
 def test_an_object_has_the_shapes_of_its_tensors():
     assert shape_of(Graph(3)) == shape_of(Graph(3)) != shape_of(Graph(4))
-    assert shape_of(Graph(3)).sizes == (3,)
+    assert shape_of(Graph(3)).shapes == ((3,),)
 
 
 def test_a_shape_is_counted_once():
@@ -112,16 +114,90 @@ def test_a_count_that_comes_to_nothing_is_tried_three_times():
     assert math.isnan(known.flops(shape).model)
 
 
-def test_further_shapes_are_scaled_from_the_most_similar_length():
+def counted(known, batches, flops):
+    """Counts batches until no more are needed; returns how many were."""
+    number = 0
+    for batch in batches:
+        if known.needs_count(shape_of(batch)):
+            known.add(shape_of(batch), count(flops(batch)))
+            number += 1
+    return number
+
+
+def texts(number, seed=0):
+    """Batches of any number of texts of any length, and their targets."""
+    sizes = random.Random(seed)
+    shapes = [(sizes.randint(1, 16), sizes.randint(4, 400)) for _ in range(number)]
+    return [(torch.zeros(shape), torch.zeros(shape)) for shape in shapes]
+
+
+def of_transformer(batch):
+    samples, length = batch[0].shape
+    return samples * (3_000_000 * length + 5_000 * length**2)
+
+
+def test_further_shapes_follow_a_law_of_second_order_in_the_length():
     known = counts()
-    for length in range(1, 33):
-        shape = shape_of(torch.zeros(2, length))
-        assert known.needs_count(shape)
-        known.add(shape, count(2 * length**2))
-    assert known.is_full
-    assert not known.needs_count(shape_of(torch.zeros(2, 40)))
-    assert known.flops(shape_of(torch.zeros(4, 40))).model == pytest.approx(3 * 2 * 32**2 * (4 * 40) / (2 * 32))
+    assert counted(known, texts(60), of_transformer) == 32
+    assert known.error is None
+    for batch in texts(20, seed=1):
+        assert known.flops(shape_of(batch)).model == pytest.approx(3 * of_transformer(batch), rel=1e-9)
+    assert known.error < 1e-9
     assert math.isnan(known.flops(shape_of({"other": torch.zeros(2, 8)})).model)
+    assert known.error == math.inf
+
+
+def test_source_and_target_vary_each_by_itself():
+    sizes = random.Random(0)
+    shapes = [[sizes.randint(1, 300) for _ in range(3)] for _ in range(60)]
+
+    def flops(batch):
+        samples, source, target = len(batch["src"]), batch["src"].size(1), batch["tgt"].size(1)
+        return samples * (100 * source + 200 * target + 3 * source**2 + 3 * target**2 + 5 * source * target)
+
+    batches = [{"src": torch.zeros(b, s), "tgt": torch.zeros(b, t)} for b, s, t in shapes]
+    known = counts()
+    assert counted(known, batches, flops) == 32
+    assert known.flops(shape_of(batches[-1])).model == pytest.approx(3 * flops(batches[-1]), rel=1e-9)
+
+
+def test_images_of_their_own_sizes_follow_the_sums_of_their_pixels_and_of_their_squares():
+    sizes = random.Random(0)
+    batches = [[torch.zeros(3, sizes.randint(20, 60), sizes.randint(20, 60)) for _ in range(8)] for _ in range(60)]
+
+    def flops(batch):
+        return sum(10 * image.numel() + image.numel() ** 2 for image in batch)
+
+    known = counts()
+    assert counted(known, batches, flops) == 32
+    assert known.flops(shape_of(batches[-1])).model == pytest.approx(3 * flops(batches[-1]), rel=1e-9)
+
+
+def test_where_no_law_fits_more_shapes_are_counted_and_the_error_is_not_known():
+    noise = random.Random(1)
+    known, batches = counts(), texts(400)
+    assert counted(known, batches, lambda batch: of_transformer(batch) * noise.uniform(0.5, 2)) == 256
+    assert not math.isnan(known.flops(shape_of(batches[-1])).model)
+    assert known.error > 0.01
+
+
+def test_the_error_of_a_law_is_that_of_counts_it_was_not_fitted_to():
+    noise = random.Random(1)
+    rows = [(batch, of_transformer(batch) * noise.uniform(0.95, 1.05)) for batch in texts(100)]
+    fitted, others = rows[:40], rows[40:]
+    law = ShapeLaw(
+        [len(batch[0]) for batch, _ in fitted],
+        [shape_of(batch).shapes for batch, _ in fitted],
+        [flops for _, flops in fitted],
+    )
+    assert 0.03 < law.error < 0.15
+    off = [abs(law.flops(len(batch[0]), shape_of(batch).shapes) / flops - 1) for batch, flops in others]
+    assert sum(one <= law.error for one in off) >= 0.9 * len(off)
+
+
+def test_too_few_counts_give_no_law():
+    assert ShapeLaw([], [], []).error == math.inf
+    assert ShapeLaw([2, 2, 2], [((2, 4),), ((2, 5),), ((2, 6),)], [16.0, 25.0, 36.0]).error == math.inf
 
 
 def test_another_state_of_the_model_is_counted_anew():
