@@ -144,7 +144,6 @@ def test_further_shapes_follow_a_law_of_second_order_in_the_length():
         assert known.flops(shape_of(batch)).model == pytest.approx(3 * of_transformer(batch), rel=1e-9)
     assert known.error < 1e-9
     assert math.isnan(known.flops(shape_of({"other": torch.zeros(2, 8)})).model)
-    assert known.error == math.inf
 
 
 def test_source_and_target_vary_each_by_itself():
