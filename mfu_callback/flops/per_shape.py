@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from mfu_callback.flops.flop_count import FlopCount
+from mfu_callback.flops.repeated_counts import RepeatedCounts, TrainingFlops
 from mfu_callback.flops.shape_law import ShapeLaw
 from mfu_callback.tools.nested import parts_of
 
@@ -22,25 +23,6 @@ _LARGE_ERROR = 0.25  # of a law beyond which the most similar batch tells more
 _SHORT = 100
 _TENSOR = torch.Tensor
 _MOST_TRIES = 3  # for one shape whose counts find nothing (a training_step that returns None)
-
-
-class TrainingFlops(NamedTuple):
-    """FLOPs of one call of ``training_step``; NaN if unknown.
-
-    Attributes:
-        model: Model FLOPs of the forward and backward pass.
-        recomputed: FLOPs that run a second time.
-        of_dtypes: The model FLOPs by the dtype that is multiplied, where they are of several; otherwise empty.
-    """
-
-    model: float = math.nan
-    recomputed: float = math.nan
-    of_dtypes: Mapping[str, float] = {}
-
-    def times(self, number: float) -> TrainingFlops:
-        """The FLOPs of a batch that is some times as large."""
-        of_dtypes = {dtype: flops * number for dtype, flops in self.of_dtypes.items()}
-        return TrainingFlops(self.model * number, self.recomputed * number, of_dtypes)
 
 
 UNKNOWN = TrainingFlops()
@@ -134,12 +116,12 @@ class CountsByShape:
 
     Attributes:
         model_state: The state of the model, such as its frozen parameters; counts hold for one state alone.
-        error: The largest relative error of FLOPs that were not counted; infinite if it is not known, None if there are
-            none.
+        error_of_law: The largest relative error of FLOPs that were not counted; infinite if it is not known, None if
+            there are none.
     """
 
     def __init__(self, training_flops: Callable[[FlopCount], TrainingFlops | None]) -> None:
-        self.error: float | None = None
+        self.error_of_law: float | None = None
         self._training_flops = training_flops
         self._of_state: dict[Hashable, _Counts] = defaultdict(_Counts)
         self.model_state: Hashable = None
@@ -163,8 +145,23 @@ class CountsByShape:
             counts.tries[shape] += 1
             if counts.tries[shape] < _MOST_TRIES:
                 return True
-        counts.known[shape] = found or UNKNOWN
-        return found is not None
+        if found is None:
+            counts.known[shape] = UNKNOWN
+            return False
+        counts.repeated[shape].add(found)
+        counts.known[shape] = counts.repeated[shape].mean
+        return True
+
+    @property
+    def error(self) -> float | None:
+        """The largest relative error of FLOPs that are a law's, or a mean of unequal counts; None if none are."""
+        errors = [counts.error for counts in self._counts.repeated.values() if counts.vary]
+        errors += [] if self.error_of_law is None else [self.error_of_law]
+        return max(errors, default=None)
+
+    def repeated(self, shape: BatchShape) -> RepeatedCounts | None:
+        """All counts of a shape; None if it was not counted, or nothing was found."""
+        return self._counts.repeated.get(shape)
 
     def give_up(self, shape: BatchShape) -> None:
         """Store the FLOPs of this shape as unknown."""
@@ -177,7 +174,7 @@ class CountsByShape:
             return known
         flops, error = self._counts.told(shape)
         if not self.needs_count(shape):  # else it is told for now alone
-            self.error = max(self.error or 0.0, error)
+            self.error_of_law = max(self.error_of_law or 0.0, error)
         return flops
 
 
@@ -186,6 +183,7 @@ class _Counts:
 
     def __init__(self) -> None:
         self.known: dict[BatchShape, TrainingFlops] = {}
+        self.repeated: dict[BatchShape, RepeatedCounts] = defaultdict(RepeatedCounts)
         self.tries: Counter[BatchShape] = Counter()
         self._laws: dict[Hashable, tuple[int, ShapeLaw]] = {}  # by structure, with the number of counts
 

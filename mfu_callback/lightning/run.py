@@ -64,7 +64,6 @@ class MeasuredRun:
         self._pl_module = pl_module
         self._arguments = arguments
         self._in_step = False
-        self._is_new_epoch = True
         self._also_at_end: Callable[[], None] | None = self._end_first_step
         self.is_over = False
         device = self._device = trainer.strategy.root_device
@@ -74,7 +73,8 @@ class MeasuredRun:
             pl_module, device, self._timer, arguments, TrainerRanks(trainer), self._messages
         )
         self._clock, self._meter = self._measurement.clock, self._measurement.meter
-        self._counted = CountedBatches(self._measurement.counting, trainer)
+        self._counting = self._measurement.counting
+        self._counted = CountedBatches(self._counting, trainer)
         marker = self._clock.marker
         self._end_wait = marker(Phase.OTHER)
         self.begin_backward, self.begin_optimizer = marker(Phase.BACKWARD), marker(Phase.OPTIMIZER)
@@ -119,6 +119,7 @@ class MeasuredRun:
     def _keep_at_hand(self) -> None:
         """Keep what every step uses where one look-up finds it."""
         self._batches, self._look_at = self._meter.batches, self._meter.batches.look_at
+        self._ledger = self._meter.ledger
         self.waits, self._waits_in_steps = self._measurement.waits, self._meter.ledger.waits_in_steps
         self._end_step = self._meter.ledger.end_step if self.waits is None else self._measurement.end_step
         self._is_logging_step = private_names.logging_step(self._trainer)
@@ -129,8 +130,7 @@ class MeasuredRun:
         self._in_step = True
 
     def _count_if_due(self) -> None:
-        self._is_new_epoch = False
-        if self._measurement.counting.is_due():
+        if self._counting.is_due():
             self._counted.put()
 
     def _end_first_step(self) -> None:
@@ -155,8 +155,7 @@ class MeasuredRun:
 
     def forget_frozen(self) -> None:
         """Check again at the next batch which parameters are frozen."""
-        self._measurement.counting.forget_state()
-        self._is_new_epoch = True
+        self._counting.forget_state()
 
     def begin_batch(self, batch: Any) -> None:
         """Begin a batch, and a step if this is its first micro-batch."""
@@ -164,7 +163,7 @@ class MeasuredRun:
             self._begin_step()
         self._end_wait()
         self._look_at(batch)
-        if self._batches.in_hand.flops is None or self._is_new_epoch:
+        if self._batches.in_hand.flops is None or self._ledger.ended >= self._counting.look_at:
             self._count_if_due()
 
     def end_batch(self) -> None:

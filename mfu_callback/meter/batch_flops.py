@@ -6,7 +6,8 @@ import math
 from collections.abc import Hashable
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops
+from mfu_callback.flops.per_shape import CountsByShape
+from mfu_callback.flops.repeated_counts import RepeatedCounts, TrainingFlops
 from mfu_callback.meter.batches import Batch, Batches
 from mfu_callback.meter.conventions import Conventions
 
@@ -20,10 +21,12 @@ class BatchFlops:
 
     Attributes:
         first: The first count that found forward FLOPs, or else the first count; None before.
+        is_recounted: Whether the micro-batch in hand is counted although its shape was counted before.
     """
 
     def __init__(self, conventions: Conventions, batches: Batches) -> None:
         self.first: FlopCount | None = None
+        self.is_recounted = False
         self._conventions = conventions
         self._batches = batches
         self._counts = CountsByShape(self._training_flops)
@@ -47,8 +50,19 @@ class BatchFlops:
         return False
 
     @property
-    def error(self) -> float | None:
+    def repeated(self) -> RepeatedCounts | None:
+        """All counts of the shape of the micro-batch in hand; None if there are none, or FLOPs are given."""
+        shape = self._batches.in_hand.shape
+        return None if shape is None else self._counts.repeated(shape)
+
+    @property
+    def error_of_law(self) -> float | None:
         """The largest relative error of FLOPs that are told by those of other shapes; None if none are."""
+        return self._counts.error_of_law
+
+    @property
+    def error(self) -> float | None:
+        """As above, of means of unequal counts too."""
         return self._counts.error
 
     @property
@@ -67,6 +81,9 @@ class BatchFlops:
         """
         batch = self._batches.in_hand
         assert batch.shape is not None
+        was_recounted, self.is_recounted = self.is_recounted, False
+        if count is None and was_recounted:
+            return True
         if count is None:
             self._counts.give_up(batch.shape)
             return False

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from mfu_callback.flops.lookups import Integers
-from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, TrainingFlops, form_of, shape_of
+from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, form_of, shape_of
+from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.meter.conventions import FlopsArgument
 from mfu_callback.meter.samples import count_samples
 from mfu_callback.meter.token_finder import TokenFinder, integers_in

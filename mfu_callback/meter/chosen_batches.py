@@ -24,7 +24,8 @@ class ChosenBatches:
 
     def is_next(self) -> bool:
         """Whether the batch in hand is one of them; asked once of each."""
-        if not self._meter.is_warm or self._meter.flops.needs_count:
+        flops = self._meter.flops
+        if not self._meter.is_warm or flops.needs_count or flops.is_recounted:
             return False
         self._batches += 1
         return self._batches - 1 in self._indices

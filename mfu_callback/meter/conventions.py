@@ -12,7 +12,7 @@ from torch import nn
 
 from mfu_callback.flops import CounterName, FlopCount, FlopCounter
 from mfu_callback.flops.operator_calls import OperatorCalls
-from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.flops.repeated_counts import TrainingFlops
 
 _SMALLEST_SHARE = 1e-3  # a dtype with less of the FLOPs (a router's, a norm's) counts as the others
 

@@ -14,6 +14,7 @@ from mfu_callback.flops.table import shares_of_rules
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.pipelines import PipelineTrial
+from mfu_callback.meter.recounts import Recounts
 
 # Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
 _TOLERANCE = 0.05
@@ -30,6 +31,9 @@ class Counting:
         messages: Says what was counted.
         warn_once: Warns of a count with a message, once per subject.
         on_first_count: Called with the first count that found any FLOPs.
+
+    Attributes:
+        look_at: The number of ended steps from which on `is_due` must be asked, also of a batch whose FLOPs are known.
     """
 
     def __init__(
@@ -51,19 +55,34 @@ class Counting:
         self._is_skipped = False
         self._state_is_known = False
         self._has_noted = False
+        self._recounts = Recounts()
+        self.look_at = 0
 
     def forget_state(self) -> None:
         """Check again at the next batch which parameters are frozen."""
         self._state_is_known = False
+        self.look_at = 0
 
     def is_due(self) -> bool:
         """Whether the batch in hand must be counted; asked once before it runs."""
         if not self._state_is_known:
             self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
             self._state_is_known = True
-        is_due = self._meter.flops.needs_count
+        flops = self._meter.flops
+        needs_count = flops.needs_count
+        flops.is_recounted = not needs_count and self._is_due_again()
         self._warn_of_estimates()
-        return is_due
+        self.look_at = self._recounts.at
+        return needs_count or flops.is_recounted
+
+    def _is_due_again(self) -> bool:
+        """Whether the batch in hand is counted again, to see whether it does the same work."""
+        flops, ledger, recounts = self._meter.flops, self._meter.ledger, self._recounts
+        known = flops.repeated
+        if not recounts.is_due(ledger.ended, is_warm=ledger.is_warm) or known is None:
+            return False
+        recounts.choose_next(ledger.ended, vary=known.vary, counts=len(known.counts), error=known.error)
+        return True
 
     @contextmanager
     def batch(self, *, passes: int | None = None) -> Iterator[None]:
@@ -80,6 +99,7 @@ class Counting:
             yield
         if self._is_skipped and self._skipped < _MOST_SKIPPED:
             self._skipped += 1
+            self._meter.flops.is_recounted = False
             return
         if trial.was_seen:
             counter = None
@@ -130,7 +150,7 @@ class Counting:
         try:
             self._meter.leave_out("counting")
             operators = self._meter.operators
-            calls = None if operators is None else operators.calls
+            calls = None if operators is None or self._meter.flops.is_recounted else operators.calls
             counter = self._meter.conventions.counter(self._module, calls)
             counter.in_forward = in_forward
             return stack.enter_context(counter)
@@ -147,6 +167,7 @@ class Counting:
 
     def _take_count(self, count: FlopCount | None) -> None:
         before = self._meter.flops.first
+        was_recounted = self._meter.flops.is_recounted
         is_first = before is None or not before.forward
         if not self._meter.flops.take(count) and count is not None and count.complete:
             self._warn_once(
@@ -161,6 +182,8 @@ class Counting:
             self._report(count)
             self._on_first_count(count)
         self._warn_of(count)
+        if was_recounted:
+            self._warn_of_unequal_work()
 
     def _report(self, count: FlopCount) -> None:
         self._inform(
@@ -190,9 +213,22 @@ class Counting:
             self._warn_once(note, f"FLOPs: {note}.")
         self._say_of_backward(count)
 
+    def _warn_of_unequal_work(self) -> None:
+        known = self._meter.flops.repeated
+        if known is None or not known.vary:
+            return
+        least, most = known.range
+        self._warn_once(
+            "unequal",
+            f"Batches of one shape take between {least:.3g} and {most:.3g} FLOPs, forward and backward, so their work"
+            " depends on their values or on the step. A batch counts as the mean of those that are counted, and more of"
+            " them are: summary.flops_error tells how far that may be off. Pass flops= as a function of the batch for"
+            " exact FLOPs.",
+        )
+
     def _warn_of_estimates(self) -> None:
         """Warn that the FLOPs of some shapes are told by those of others."""
-        error = self._meter.flops.error
+        error = self._meter.flops.error_of_law
         if error is None:
             return
         law = (

@@ -43,6 +43,7 @@ class Ledger:
     Attributes:
         waits_in_steps: Whether it waits for the device at both ends of each step.
         is_warm: Whether the warm-up is over.
+        ended: Number of steps that have ended.
         step_times: Seconds of the latest measured steps.
     """
 
@@ -64,7 +65,7 @@ class Ledger:
         self.is_warm = not warmup_steps
         self._on_warm = on_warm
         self._part = "training" if self.is_warm else "warmup"  # of the wall time that the running step is
-        self._ended = self._booked = 0
+        self.ended = self._booked = 0
         self._parts: dict[int, str] = {}  # by number, of the steps to be booked that are not training
         self._seeing: set[int] = set()  # the numbers of the steps to be booked in which waiting was measured
         self._waits = WaitsOfSteps()
@@ -90,7 +91,7 @@ class Ledger:
         """End a step."""
         self._mark_end()
         self._note(END_OF_WORK)
-        self._ended = ended = self._ended + 1
+        self.ended = ended = self.ended + 1
         if self._part != "training":
             self._end_part()
         if self.waits_in_steps:
@@ -100,7 +101,7 @@ class Ledger:
 
     def note_waits(self) -> None:
         """Say of the running step that waiting for other devices was measured in it."""
-        self._seeing.add(self._ended + 1)
+        self._seeing.add(self.ended + 1)
 
     def take_window(self) -> Totals:
         """Totals of the steps that the device has finished since the last call."""
@@ -136,7 +137,7 @@ class Ledger:
 
     def _end_part(self) -> None:
         """Return to training, or to the warm-up if it is not over."""
-        self._parts[self._ended] = self._part
+        self._parts[self.ended] = self._part
         if not self.is_warm:
             self._steps_to_skip -= 1
             self.is_warm = not self._steps_to_skip
@@ -148,8 +149,8 @@ class Ledger:
         """End what came after the last step, such as a validation or a checkpoint, as a step of its own."""
         self._mark_end()
         self._note(END_OF_WORK)
-        self._ended += 1
-        self._parts[self._ended] = "rest"
+        self.ended += 1
+        self._parts[self.ended] = "rest"
 
     def _book(self, *, wait: bool) -> None:
         if wait:

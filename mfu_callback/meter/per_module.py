@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.flops.table import group_of
 from mfu_callback.meter.module_times import ModuleTimes, Seconds
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
 from mfu_callback.meter.waits import StepWaits
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.meter.batches import Batch
 from mfu_callback.meter.totals import Amounts
 

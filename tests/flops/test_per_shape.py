@@ -7,7 +7,8 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 
 from mfu_callback import FlopCount
-from mfu_callback.flops.per_shape import CountsByShape, TrainingFlops, form_of, shape_of
+from mfu_callback.flops.per_shape import CountsByShape, form_of, shape_of
+from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.flops.shape_law import ShapeLaw
 from mfu_callback.meter.samples import count_samples
 from mfu_callback.meter.tokens import count_tokens
@@ -139,10 +140,10 @@ def of_transformer(batch):
 def test_further_shapes_follow_a_law_of_second_order_in_the_length():
     known = counts()
     assert counted(known, texts(60), of_transformer) == 32
-    assert known.error is None
+    assert known.error_of_law is None
     for batch in texts(20, seed=1):
         assert known.flops(shape_of(batch)).model == pytest.approx(3 * of_transformer(batch), rel=1e-9)
-    assert known.error < 1e-9
+    assert known.error_of_law < 1e-9
     assert math.isnan(known.flops(shape_of({"other": torch.zeros(2, 8)})).model)
 
 
@@ -177,7 +178,7 @@ def test_where_no_law_fits_more_shapes_are_counted_and_the_error_is_not_known():
     known, batches = counts(), texts(400)
     assert counted(known, batches, lambda batch: of_transformer(batch) * noise.uniform(0.5, 2)) == 256
     assert not math.isnan(known.flops(shape_of(batches[-1])).model)
-    assert known.error > 0.01
+    assert known.error_of_law > 0.01
 
 
 def test_the_error_of_a_law_is_that_of_counts_it_was_not_fitted_to():
