@@ -23,8 +23,10 @@ from mfu_callback.finder.trials.ranks import Ranks, Verdict
 from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, state_of
 from mfu_callback.finder.trials.steps import steps_of
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.namespaces import MisconfigurationException
 from mfu_callback.meter.clock import Timer
 from mfu_callback.tools.dynamo import uncompiled
+from mfu_callback.tools.errors import first_sentence, named
 from mfu_callback.tools.nested import tensors_in
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # From the batches of a trial, the context in which its steps run.
 Limited = Callable[[Any], AbstractContextManager[None]]
+# What assertions, torch's operators and modules, and look-ups by position raise at a size that they do not take.
+_REFUSALS = (AssertionError, ValueError, RuntimeError, IndexError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,8 @@ class Trials:
         """Run one trial, record it and return its outcome.
 
         Raises:
-            RuntimeError: If it failed in another process. An error in this process is raised unchanged.
+            MisconfigurationException: If the model refused the size, by an error of the kinds that say so.
+            RuntimeError: If it failed in another process. Any other error in this process is raised unchanged.
         """
         why, verdict = self._run(size, self._limited)
         self.seconds += verdict.seconds
@@ -227,7 +232,7 @@ class Trials:
     def _prepare(self) -> StageData:
         data = self._data = self._open_data()
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
-        data.show(self._trainer)  # asks samplers for their length, which some keep
+        data.show()  # asks samplers for their length, which some keep
         with self._ranks.all_or_none("failed to draw samples"):
             data.draw(self._ranks.most_of)
         self._steps = steps_of(self._trainer, self._pl_module, data)
@@ -252,9 +257,10 @@ class Trials:
                 self._run_steps(size, limited)
         except Exception as error:
             if not is_out_of_memory(error):
+                _explain(error, size)
                 raise
             traceback.clear_frames(error.__traceback__)  # the frames hold on to the tensors
-            return _first_line(error)
+            return first_sentence(error)
         return None
 
     def _run_steps(self, size: int, limited: Limited) -> None:
@@ -300,9 +306,18 @@ class Trials:
         self._limit.free()
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def _explain(error: Exception, size: int) -> None:
+    """Say what to do about an error that may be about the size.
+
+    Raises:
+        MisconfigurationException: If the error is of a kind that refuses a size.
+    """
+    if isinstance(error, _REFUSALS):
+        raise MisconfigurationException(
+            f"BatchSizeFinder's trial of batch size {size} failed: {named(error)}. If the model takes only some sizes,"
+            " pass the number that they are multiples of as multiple_of=, or the largest as max_size=. Otherwise the"
+            " step itself fails, as it would in training."
+        ) from error
 
 
 def _is_trained(parameter: Tensor) -> bool:
