@@ -20,13 +20,13 @@ from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome
 from mfu_callback.finder.trials.isolation import accumulation_kept, quick_collections, random_state_kept, unseen
 from mfu_callback.finder.trials.ranks import Ranks, Verdict
+from mfu_callback.finder.trials.refusals import explain
 from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, state_of
 from mfu_callback.finder.trials.steps import steps_of
 from mfu_callback.lightning import private_names
-from mfu_callback.lightning.namespaces import MisconfigurationException
 from mfu_callback.meter.clock import Timer
 from mfu_callback.tools.dynamo import uncompiled
-from mfu_callback.tools.errors import first_sentence, named
+from mfu_callback.tools.errors import first_sentence
 from mfu_callback.tools.nested import tensors_in
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 # From the batches of a trial, the context in which its steps run.
 Limited = Callable[[Any], AbstractContextManager[None]]
-# What assertions, torch's operators and modules, and look-ups by position raise at a size that they do not take.
-_REFUSALS = (AssertionError, ValueError, RuntimeError, IndexError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,7 +255,7 @@ class Trials:
                 self._run_steps(size, limited)
         except Exception as error:
             if not is_out_of_memory(error):
-                _explain(error, size)
+                explain(error, size)
                 raise
             traceback.clear_frames(error.__traceback__)  # the frames hold on to the tensors
             return first_sentence(error)
@@ -304,20 +302,6 @@ class Trials:
         for snapshot in reversed(self._snapshots):
             snapshot.restore()
         self._limit.free()
-
-
-def _explain(error: Exception, size: int) -> None:
-    """Say what to do about an error that may be about the size.
-
-    Raises:
-        MisconfigurationException: If the error is of a kind that refuses a size.
-    """
-    if isinstance(error, _REFUSALS):
-        raise MisconfigurationException(
-            f"BatchSizeFinder's trial of batch size {size} failed: {named(error)}. If the model takes only some sizes,"
-            " pass the number that they are multiples of as multiple_of=, or the largest as max_size=. Otherwise the"
-            " step itself fails, as it would in training."
-        ) from error
 
 
 def _is_trained(parameter: Tensor) -> bool:
