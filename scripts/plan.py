@@ -112,7 +112,7 @@ def batch_of(peak: Any, memory_bytes: int) -> str:
     """Returns the largest batch that fits in a memory less the reserve, as text; a dash if none does."""
     usable = memory_bytes - reserve_of(memory_bytes)
     lines = MemoryLines.through(32, [peak(32).total], 64, [peak(64).total])
-    size = largest_within(lambda size: peak(size).total, usable, max_size=MOST, lines=lines)
+    size = largest_within(lambda size: peak(size).total, usable, sizes=range(1, MOST + 1), lines=lines)
     return str(size) if size else "-"
 
 

@@ -42,8 +42,9 @@ class BatchSizeFinder(FindsBatchSize):
     at once, so that training uses no more memory than the trials did. This slows down models of very small tensors.
 
     Args:
-        max_size: The largest size to try. By default 1,048,576; if the loader drops a batch that it cannot fill, at
-            most the samples that the data set has for each process.
+        max_size: The largest size to try; by default 1,048,576. Sizes above the number of samples that a process has in
+            an epoch are not tried: no batch can hold more. Of several loaders the longest counts, and the shortest of
+            those that drop a batch that they cannot fill.
         max_tokens: The largest number of tokens in a batch to try, for loaders that fill their batches by tokens; in
             place of ``max_size``. Of a given loader, the ``max_tokens``, ``max_tokens_in_batch``, ``tokens_per_batch``
             or the like of its batch sampler is set (with ``batch_size=None``, of its sampler); else that of the model,
@@ -60,7 +61,8 @@ class BatchSizeFinder(FindsBatchSize):
             machine).
         init_size: The first size to try. By default one that two small steps foresee to use a fifth of the memory, or
             2 where they cannot be watched.
-        multiple_of: Only multiples of this number are tried.
+        multiple_of: Only multiples of this number are tried: for a model that takes no other sizes, such as 2 for
+            BatchNorm, which does not train on one sample.
         max_seconds: The search ends after this many seconds with the largest size that has run by then.
         worst_case: A batch that needs as much memory as any batch of its size; it is repeated or cut to the size of
             each trial. Or a function from a size (also with ``max_tokens`` the number of samples, each of the longest
@@ -73,9 +75,10 @@ class BatchSizeFinder(FindsBatchSize):
             micro-batches as make it up. With ``objective="throughput"`` the fastest such division is chosen.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is of another type or out of its range, or two contradict each other.
         MisconfigurationException: When the search runs: if there is nothing to set, if there is no DataLoader to draw
-            samples from, if the strategy is not one device, DDP or FSDP2, or if not even the smallest size fits.
+            samples from, if the strategy is not one device, DDP or FSDP2, if not even the smallest size fits, or if the
+            steps fail at a size for another reason than memory: the model's own error is its cause.
 
     Example:
         >>> trainer = Trainer(callbacks=[BatchSizeFinder()])  # doctest: +SKIP

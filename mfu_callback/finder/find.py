@@ -16,11 +16,11 @@ from mfu_callback.finder.data.tokens import Longest
 from mfu_callback.finder.data.units import unit
 from mfu_callback.finder.global_batch import GlobalBatch
 from mfu_callback.finder.limits.limit import MemoryLimit, limit_for
-from mfu_callback.finder.options import Options
+from mfu_callback.finder.options import Bound, Options
 from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.progress import SearchProgress
 from mfu_callback.finder.rate import Rates
-from mfu_callback.finder.result import BatchSizeResult
+from mfu_callback.finder.result import BY_MEMORY, BatchSizeResult
 from mfu_callback.finder.search import find_largest
 from mfu_callback.finder.sweep import SweepPoint, sizes_between, smallest_as_fast, step_times
 from mfu_callback.finder.trials.ranks import Ranks
@@ -61,6 +61,7 @@ class Search:
             size = options.global_batch_size
             self._global_batch = GlobalBatch(trainer, pl_module, size, multiple_of=options.multiple_of)
         self._own_largest: tuple[int, ...] = ()
+        self._has_run_out_of_time = False
         self._progress = SearchProgress(_console(trainer))
         self.limit: MemoryLimit = limit_for(
             trainer.strategy.root_device,
@@ -75,7 +76,7 @@ class Search:
             self.limit,
             self._ranks,
             self._open_data,
-            warmup_sizes=lambda data: _warmup_sizes(options, data),
+            warmup_sizes=self._warmup_sizes,
             report=self._progress.report,
         )
 
@@ -88,9 +89,11 @@ class Search:
         with self._progress.shown(), self._trials.prepared() as data:
             if data.longest is not None:
                 self._progress.in_words = data.longest.in_words
-            sizes = self._sizes(data)
-            self._tell_start(data, sizes[-1])
+            bound = self._bound(data)
+            sizes = self._sizes(bound)
+            self._tell_start(data, sizes[-1], bound)
             largest = self._largest(sizes)
+            stopped_by = self._why_no_larger(largest, sizes, bound)
             sweep = self._sweep(data, sizes, largest) if self._options.objective == "throughput" else ()
         size = smallest_as_fast(sweep) if sweep else largest
         data.put(size)
@@ -105,6 +108,7 @@ class Search:
             accumulate_grad_batches=None if self._global_batch is None else self._global_batch.micro_batches(size),
             max_tokens=None if longest is None else size * longest.counted,
             length=None if longest is None else longest.tokens,
+            stopped_by=stopped_by,
         )
         self._tell_end(data, result, largest)
         return result
@@ -124,17 +128,41 @@ class Search:
             must_set=self._must_set,
         )
 
-    def _sizes(self, data: StageData) -> Sequence[int]:
-        """The sizes that may be tried."""
-        length = data.length
-        most_in_data = None
-        if data.drops_last and length is not None:  # the loader would drop a larger batch
-            most_in_data = max(1, length // self._trainer.world_size)
-        # The smallest of all processes: each has its own part of the data.
-        most = -int(self._ranks.most_of(-self._options.largest(most_in_data, data.per_sample)))
+    def _warmup_sizes(self, data: StageData) -> Sequence[int]:
+        """The sizes of warm-up steps, falling: small ones that the model takes, two samples if one sample is allowed.
+
+        Every process must call this.
+        """
+        bound = self._bound(data)
+        smallest = self._sizes(bound)[0]
+        return (2, 1) if smallest == 1 and bound.size > 1 else (smallest,)
+
+    def _bound(self, data: StageData) -> Bound:
+        """The largest size that may be tried: as the options say, and no larger than the data can fill."""
+        bound = self._options.bound(data.per_sample)
+        # The smallest of all processes: each may have its own part of the data.
+        most = -self._ranks.most_of(-data.most)
+        if most < bound.size:
+            share = "" if self._ranks.count == 1 else " on each process"
+            bound = Bound(size=int(most), why=f"an epoch has {int(most):,} sample{'' if most == 1 else 's'}{share}")
+        if self._global_batch is not None and self._global_batch.per_process < bound.size:
+            return Bound(size=self._global_batch.per_process, why=f"global_batch_size={self._global_batch.size}")
+        return bound
+
+    def _sizes(self, bound: Bound) -> Sequence[int]:
+        """The sizes that may be tried.
+
+        Raises:
+            MisconfigurationException: If there is none.
+        """
+        if bound.size < self._options.multiple_of:
+            raise MisconfigurationException(
+                f"BatchSizeFinder has no size to try: {bound.why}, and multiple_of={self._options.multiple_of}. Lower"
+                " multiple_of, or train on more data."
+            )
         if self._global_batch is not None:
-            return self._global_batch.sizes(most)
-        return range(self._options.multiple_of, most + 1, self._options.multiple_of)
+            return self._global_batch.sizes(bound.size)
+        return range(self._options.multiple_of, bound.size + 1, self._options.multiple_of)
 
     def _largest(self, sizes: Sequence[int]) -> int:
         """The largest size that has run on every process."""
@@ -166,9 +194,15 @@ class Search:
             resolution=self._options.resolution,
             predicted_only=not self.limit.is_enforced,
             used_at_zero=self._trials.used_at_zero,
-            is_over=self._is_over,
+            is_over=self._is_out_of_time,
         )
         return found or 0
+
+    def _why_no_larger(self, largest: int, sizes: Sequence[int], bound: Bound) -> str:
+        if largest == sizes[-1]:
+            return bound.why
+        is_over = self._ranks.most_of(float(self._has_run_out_of_time))
+        return f"max_seconds={self._options.max_seconds}" if is_over else BY_MEMORY
 
     def _foreseen(self, sizes: Sequence[int]) -> MemoryLines | None:
         """What sizes are foreseen to use; None if a few small ones are all, or only sizes known to fit may be tried."""
@@ -176,6 +210,10 @@ class Search:
         if not self.limit.is_enforced or _WORTH_FORESEEING * small > sizes[-1]:
             return None
         return self._trials.foresee(small, 2 * small)
+
+    def _is_out_of_time(self) -> bool:
+        self._has_run_out_of_time = self._is_over()
+        return self._has_run_out_of_time
 
     def _is_over(self) -> bool:
         if self._options.max_seconds is None:
@@ -187,7 +225,7 @@ class Search:
         timer = timer_for(self._trainer.strategy.root_device)
         rates = Rates(self._trainer, self._pl_module, is_training=self._stage == "fit")
         self._trials.calibrate()  # memory left over from measuring the peak is not the trials'
-        smallest = self._options.init_size or _warmup_sizes(self._options, data)[0]  # models may reject smaller ones
+        smallest = self._options.init_size or self._warmup_sizes(data)[0]  # models may reject smaller ones
         # A size is timed only after a trial, which also gives its peak memory.
         swept = [s for s in sizes_between(smallest, largest, sizes) if self._trials.fits_everywhere(s)]
         peaks = {trial.size: trial.peak_bytes for trial in self._trials.done}
@@ -211,11 +249,11 @@ class Search:
             micro_batches=micro_batches,
         )
 
-    def _tell_start(self, data: StageData, most: int) -> None:
+    def _tell_start(self, data: StageData, most: int, bound: Bound) -> None:
         longest = data.longest
         rank_zero_info(
-            f"BatchSizeFinder: searching batch sizes up to {most:,} within {self.limit.describe()}. A margin of"
-            f" {self._options.margin:.0%} is already taken off."
+            f"BatchSizeFinder: searching batch sizes up to {most:,} ({bound.why}) within"
+            f" {self.limit.describe()}. A margin of {self._options.margin:.0%} is already taken off."
             + ("" if longest is None else f" Sizes are samples of {longest.tokens:,} tokens ({longest.how}).")
         )
         if self._is_ignored(data, most):
@@ -244,6 +282,7 @@ class Search:
         rank_zero_info(
             f"BatchSizeFinder: {_set_to(data.longest, result.batch_size)} is {what}{chosen} (trials run:"
             f" {len(result.trials)})."
+            + ("" if result.stopped_by == BY_MEMORY else f" No larger one was tried: {result.stopped_by}.")
             + ("" if data.longest is None else f" {data.longest.caution()}")
             + (" It was not set anywhere; make the loaders with it." if data.setting is None else "")
         )
@@ -252,21 +291,8 @@ class Search:
         if len(set(result.own_largest)) > 1:
             each = ", ".join(f"{size:,} on process {rank}" for rank, size in enumerate(result.own_largest))
             rank_zero_info(f"BatchSizeFinder: the largest that fits each process is {each}.")
-        length = data.length
-        if length is not None and result.batch_size * self._ranks.count > length:
-            rank_zero_info(
-                f"BatchSizeFinder: the length of the data set is only {length:,}. The trials repeated its samples; the"
-                " run's batches will not be larger than the data set."
-            )
         if result.sweep and self._trainer.is_global_zero:
             Console().print(result.sweep_table())
-
-
-def _warmup_sizes(options: Options, data: StageData) -> Sequence[int]:
-    """The sizes of warm-up steps, falling: small ones that the model takes, two samples if one sample is allowed."""
-    if options.multiple_of > 1:
-        return (options.multiple_of,)
-    return range(min(2, options.largest(None, data.per_sample)), 0, -1)
 
 
 def _set_to(longest: Longest | None, size: int) -> str:

@@ -51,21 +51,21 @@ def find_batch_size(
         The size found and the trials.
 
     Raises:
-        ValueError: If the method is unknown, or an option is out of its range.
+        ValueError: If the method is unknown or has no use for the loaders, or as of `BatchSizeFinder`.
         MisconfigurationException: If not even the smallest size fits, the Trainer is a fast_dev_run, or its strategy
             spawns processes (ddp_spawn): with it a Trainer fits only once, and this process has other objects.
 
     Example:
         >>> size = find_batch_size(trainer, model, datamodule=data).batch_size  # doctest: +SKIP
     """
-    if method not in NAMES:
+    if not isinstance(method, str) or method not in NAMES:
         raise ValueError(f"method={method!r} is not known. Use one of {tuple(NAMES)}.")
+    of_fit = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
+    of_others = {"dataloaders": dataloaders}
+    given, unused = (of_fit, of_others) if method == "fit" else (of_others, of_fit)
+    _check_unused(method, unused, given)
     finder = _FindAndStop(**options)
     _check(trainer)
-    if method == "fit":
-        given = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders}
-    else:
-        given = {"dataloaders": dataloaders}
     with _as_before(trainer, model), random_state_kept():
         trainer.callbacks = [finder]  # type: ignore[attr-defined]
         trainer.loggers = dummy_loggers(trainer)
@@ -81,6 +81,15 @@ class _FindAndStop(BatchSizeFinder):
     def _search(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.result = Search(trainer, pl_module, stage, self._options, must_set=False).run()
         raise private_names.stop_here(trainer)
+
+
+def _check_unused(method: str, unused: dict[str, Any], used: dict[str, Any]) -> None:
+    for name, loaders in unused.items():
+        if loaders is not None:
+            raise ValueError(
+                f"{name}= is not used with method={method!r}. Pass the loaders as {' and '.join(used)}, or another"
+                " method."
+            )
 
 
 def _check(trainer: Any) -> None:

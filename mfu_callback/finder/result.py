@@ -10,6 +10,7 @@ from rich.table import Table
 from mfu_callback.finder.sweep import SweepPoint
 from mfu_callback.finder.trials.trial import Trial
 
+BY_MEMORY = "memory"  # what stopped a search that ended at the limit
 _MIB = 2**20
 
 
@@ -30,6 +31,8 @@ class BatchSizeResult:
         max_tokens: The largest number of tokens in a batch that was set, for ``batch_size`` samples of the longest
             length; None if the batch size was searched in samples.
         length: Tokens of the longest sample that was tried; None if the batch size was searched in samples.
+        stopped_by: What kept the search from larger sizes, in words: "memory", or what allows none or ended the search
+            before, such as "max_size=12" or "an epoch has 10 samples". Empty in states of before this was kept.
     """
 
     batch_size: int
@@ -41,6 +44,7 @@ class BatchSizeResult:
     accumulate_grad_batches: int | None = None
     max_tokens: int | None = None
     length: int | None = None
+    stopped_by: str = ""
 
     @property
     def set_to(self) -> int:
@@ -60,6 +64,8 @@ class BatchSizeResult:
         text = f"{self._set_to_markdown()} within {self.limit}"
         if len(set(self.own_largest)) > 1:
             text += f"; the largest of each process: {', '.join(f'{size:,}' for size in self.own_largest)}"
+        if self.stopped_by not in ("", BY_MEMORY):
+            text += f"; no larger one was tried: {self.stopped_by}"
         text += "\n\n" + "\n".join(rows)
         return text if not self.sweep else f"{text}\n\n{self._sweep_markdown()}"
 

@@ -11,6 +11,7 @@ from mfu_callback.lightning import private_names
 from mfu_callback.lightning.callback import MFUCallback
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.trainer_board import run_directory
+from mfu_callback.tools.errors import named
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -50,7 +51,7 @@ def write_record(trainer: Trainer, result: BatchSizeResult) -> None:
         write_search(result, run_directory(trainer), _event_writers(trainer))
     except Exception as error:  # a full disk or another version of TensorBoard must not end a run
         rank_zero_warn(
-            f"BatchSizeFinder: the result was not written to the run's directory ({type(error).__name__}: {error}), so"
+            f"BatchSizeFinder: the result was not written to the run's directory ({named(error)}), so"
             " the report and the tab do not show it. It is in finder.result and in the log. Give the logger a directory"
             " that can be written to."
         )

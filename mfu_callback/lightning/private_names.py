@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.data import DataLoader
 
 # The method that Lightning's training loop calls right before it fetches a batch. There is no hook for that.
 FETCH = "_on_before_fetch"
@@ -143,6 +144,13 @@ def data_source(trainer: Trainer, stage: str) -> Any:
 def validation_source(trainer: Trainer) -> Any:
     """The source of the loaders of the validation inside fit; None if there will be no validation."""
     return trainer.fit_loop.epoch_loop.val_loop._data_source if trainer.enable_validation else None
+
+
+def processes_that_share(trainer: Trainer, loader: DataLoader[Any]) -> int:
+    """Among how many processes the Trainer will divide the samples of a loader, by a sampler that it puts in."""
+    if not trainer._data_connector._requires_distributed_sampler(loader):
+        return 1
+    return int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
 
 
 def evaluation_loop(trainer: Trainer, stage: str) -> Any:

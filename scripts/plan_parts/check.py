@@ -129,7 +129,8 @@ def main() -> None:
     trainer = Trainer(accelerator="cpu", precision=case.precision, max_steps=1, enable_model_summary=False, **quiet)
     with trainer.init_module():
         module = case.make()
-    loader = DataLoader([case.sample() for _ in range(4)], batch_size=2)
+    samples = [case.sample() for _ in range(4)]
+    loader = DataLoader(samples * case.batch_size, batch_size=2)  # an epoch that fills the batch
     batch = trainer.precision_plugin.convert_input(next(iter(loader)))
     context = trainer.precision_plugin.forward_context
     predicted = predict_memory(module, batch, batch_size=case.batch_size, context=context).total

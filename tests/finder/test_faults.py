@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mfu_callback import BatchSizeFinder
 from mfu_callback.logs.names import SUMMARY_FILE
-from tests.helpers.finder_models import Tabular, trainer
+from tests.helpers.finder_models import Tabular, fitted, trainer
 
 FAULTY_FROM = 8  # rows
 
@@ -270,16 +274,105 @@ def test_a_dataset_smaller_than_any_batch_tried() -> None:
     run = trainer(finder)
     run.fit(model)
     assert finder.result is not None
-    assert finder.result.batch_size == 20
-    assert run.train_dataloader.batch_size == 20
+    assert finder.result.batch_size == 3
+    assert run.train_dataloader.batch_size == 3
     assert run.global_step == 3
 
 
-def test_batch_norm_cannot_train_on_one_row_and_says_so_itself() -> None:
-    model = Faulty("nowhere", KeyboardInterrupt)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        trainer(BatchSizeFinder(max_size=1)).fit(model)
+class Choosy(Tabular):
+    """Takes only some sizes, as models do."""
+
+    def __init__(self, check: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.check = check
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.check(batch[0])
+        return self.loss(batch)
+
+
+def of_eight(rows: Tensor) -> None:
+    assert len(rows) % 8 == 0
+
+
+def pairs(rows: Tensor) -> Tensor:
+    return rows.view(2, len(rows) // 2, 8)
+
+
+def at_most_eight(rows: Tensor) -> None:
+    list(range(8))[len(rows) - 1]
+
+
+@pytest.mark.parametrize(
+    ("check", "options", "error", "words"),
+    [
+        (of_eight, {}, AssertionError, r"batch size 2 failed: AssertionError"),
+        (pairs, {"init_size": 7}, RuntimeError, r"batch size 7 failed: RuntimeError: shape '\[2, 3, 8\]' is invalid"),
+        (at_most_eight, {"init_size": 20}, IndexError, r"batch size 20 failed: IndexError: list index out of range\. "),
+        (len, {"max_size": 1}, ValueError, r"batch size 1 failed: ValueError: Expected more than 1 value per channel"),
+    ],
+)
+def test_a_size_that_the_model_refuses_is_named_with_its_error_and_the_remedy(
+    check: Callable[[Tensor], Any], options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    model, finder = Choosy(check), BatchSizeFinder(**options)
+    with pytest.raises(
+        MisconfigurationException, match=rf"^BatchSizeFinder's trial of {words}.*multiple_of="
+    ) as raised:
+        trainer(finder).fit(model)
+    assert type(raised.value.__cause__) is error
     assert model.batch_size == 4
+    assert model.steps == 0
+    assert finder.result is None
+
+
+@pytest.mark.parametrize(
+    ("check", "options", "expected"),
+    [(of_eight, {"multiple_of": 8}, 64), (pairs, {"multiple_of": 2}, 64), (at_most_eight, {"max_size": 8}, 8)],
+)
+def test_the_remedy_finds_a_size_that_the_model_takes(
+    check: Callable[[Tensor], Any], options: dict[str, Any], expected: int
+) -> None:
+    model = Choosy(check)
+    fitted(model, BatchSizeFinder(**options), max_steps=1)
+    assert model.batch_size == expected
+
+
+def test_fewer_samples_than_the_multiple_asked_for_are_named() -> None:
+    model = Choosy(of_eight)
+    model.dataset = model.dataset[:7]
+    with pytest.raises(MisconfigurationException, match=r"an epoch has 7 samples, and multiple_of=8\. Lower"):
+        trainer(BatchSizeFinder(multiple_of=8)).fit(model)
+
+
+WITH_FRAMES = """
+from tests.helpers.finder_models import MIB, TinyGPT, fitted
+from mfu_callback import BatchSizeFinder
+
+finder = BatchSizeFinder(budget=100 * MIB, init_size=400)
+fitted(TinyGPT(), finder)
+for trial in finder.result.trials:
+    print("trial", trial.fits, trial.why)
+print(finder.result.markdown())
+"""
+
+
+def test_a_line_about_a_lack_of_memory_has_no_stack_frames() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITH_FRAMES],
+        env=os.environ | {"TORCH_SHOW_CPP_STACKTRACES": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    unfit = [line for line in done.stdout.splitlines() if line.startswith("trial False")]
+    assert unfit
+    assert any("DefaultCPUAllocator: can't allocate memory: you tried to allocate" in line for line in unfit)
+    told = [line for line in done.stderr.splitlines() if "does not fit" in line]
+    assert len(told) == len(unfit)
+    assert all(len(line) < 200 for line in (*unfit, *told))
+    assert all(words not in done.stdout + done.stderr for words in ("frame #", "enforce fail", "Error code 12"))
 
 
 def test_an_error_in_another_callback_after_the_search_leaves_its_result() -> None:

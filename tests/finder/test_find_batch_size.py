@@ -191,6 +191,13 @@ def test_an_error_in_the_function_leaves_the_trainer_as_it_was() -> None:
 def test_wrong_arguments_of_the_function_are_named() -> None:
     with pytest.raises(ValueError, match="method='train'"):
         find_batch_size(trainer(), Tabular(), method="train")
+    with pytest.raises(ValueError, match="method=\\['fit'\\]"):
+        find_batch_size(trainer(), Tabular(), method=["fit"])  # type: ignore[arg-type]
+    loader = DataLoader(Tabular().dataset, batch_size=4)
+    with pytest.raises(ValueError, match=r"train_dataloaders= is not used with method='test'.*as dataloaders"):
+        find_batch_size(trainer(), Tabular(), loader, method="test")
+    with pytest.raises(ValueError, match=r"dataloaders= is not used with method='fit'.*as train_dataloaders"):
+        find_batch_size(trainer(), Tabular(), dataloaders=loader)
     with pytest.raises(ValueError, match="margin"):
         find_batch_size(trainer(), Tabular(), margin=2)
     with pytest.raises(MisconfigurationException, match="fast_dev_run"):
@@ -207,8 +214,8 @@ def test_time_may_be_limited() -> None:
 
 
 def test_sizes_may_be_asked_to_be_multiples() -> None:
-    finder = BatchSizeFinder(max_size=100, multiple_of=8)
+    finder = BatchSizeFinder(max_size=60, multiple_of=8)
     fitted(Tabular(), finder)
     assert finder.result is not None
-    assert finder.result.batch_size == 96
+    assert finder.result.batch_size == 56
     assert all(trial.size % 8 == 0 for trial in finder.result.trials)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -106,15 +109,42 @@ def test_max_size_is_never_exceeded() -> None:
     assert finder.result.batch_size == 10
 
 
-def test_a_batch_may_be_larger_than_the_data_set_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_batch_is_larger_than_the_data_set_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     finder, model = BatchSizeFinder(max_size=1000), Tabular()
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         run = fitted(model, finder)
     assert finder.result is not None
-    assert model.batch_size == finder.result.batch_size == 1000
-    assert model.sizes == [64, 64, 64]
+    assert model.batch_size == finder.result.batch_size == 64
+    assert max(trial.size for trial in finder.result.trials) == 64
     assert run.global_step == 3
-    assert "data set is only 64" in caplog.text
+    assert finder.result.stopped_by == "an epoch has 64 samples"
+    assert "No larger one was tried: an epoch has 64 samples." in caplog.text
+    assert "; no larger one was tried: an epoch has 64 samples" in finder.result.markdown()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_size": 10}, "max_size=10"),
+        ({"max_size": 64}, "max_size=64"),
+        ({"global_batch_size": 16}, "global_batch_size=16"),
+        ({"max_seconds": 1e-9}, "max_seconds=1e-09"),
+    ],
+)
+def test_the_result_says_what_ended_the_search(options: dict[str, Any], expected: str) -> None:
+    finder = BatchSizeFinder(init_size=4, **options)
+    fitted(Tabular(), finder)
+    assert finder.result is not None
+    assert finder.result.stopped_by == expected
+
+
+def test_a_search_that_ends_at_the_limit_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    finder = BatchSizeFinder(budget=100 * MIB)
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        fitted(TinyGPT(), finder)
+    assert finder.result is not None
+    assert finder.result.stopped_by == "memory"
+    assert "No larger one was tried" not in caplog.text
 
 
 def test_a_loader_that_drops_what_it_cannot_fill_still_gives_a_batch() -> None:
@@ -190,11 +220,56 @@ def test_a_missing_batch_size_is_named() -> None:
         {"max_seconds": 0},
         {"objective": "speed"},
         {"max_size": 4, "multiple_of": 8},
+        {"max_tokens": 4, "multiple_of": 8},
+        {"max_size": 4, "init_size": 8},
+        {"max_tokens": 4, "init_size": 8},
+        {"global_batch_size": 4, "init_size": 8},
+        {"init_size": 12, "multiple_of": 8},
+        {"batch_arg_name": ""},
+        {"batch_arg_name": 5},
     ],
 )
 def test_wrong_arguments_raise_at_construction_and_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with pytest.raises(ValueError, match=next(iter(options))) as raised:
         BatchSizeFinder(**options)
+    assert all(f"{name}={value!r}" in str(raised.value) for name, value in options.items())
+
+
+_OTHER_TYPES = st.one_of(
+    st.booleans(),
+    st.text(),
+    st.binary(),
+    st.complex_numbers(),
+    st.lists(st.integers(1, 9)),
+    st.just(Tensor([4])),
+)
+_WRONG = {
+    "max_size": st.one_of(_OTHER_TYPES, st.floats(), st.integers(max_value=0)),
+    "max_seconds": st.one_of(_OTHER_TYPES, st.floats(max_value=0), st.just(float("nan"))),
+    "margin": st.one_of(
+        _OTHER_TYPES,
+        st.none(),
+        st.floats(min_value=1),
+        st.floats(max_value=0, exclude_max=True),
+        st.just(float("nan")),
+        st.integers(min_value=1),
+    ),
+    "objective": st.one_of(_OTHER_TYPES.filter(lambda value: value != "memory"), st.none(), st.integers()),
+    "batch_arg_name": st.one_of(st.integers(), st.floats(), st.booleans(), st.just(""), st.lists(st.text())),
+}
+_WRONG |= dict.fromkeys(("max_tokens", "budget", "init_size", "global_batch_size"), _WRONG["max_size"])
+_WRONG |= {"multiple_of": st.one_of(_WRONG["max_size"], st.none()), "resolution": _WRONG["margin"]}
+
+
+@pytest.mark.parametrize("name", _WRONG)
+@given(data=st.data())
+@settings(deadline=None, max_examples=50)
+def test_a_value_of_a_wrong_type_or_out_of_range_is_named_with_its_option(name: str, data: st.DataObject) -> None:
+    value = data.draw(_WRONG[name])
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  (its text follows)
+        BatchSizeFinder(**{name: value})
+    assert str(raised.value).startswith(f"{name}={value!r} ")
+    assert re.search(r"(Pass|Leave|Use) ", str(raised.value))
 
 
 def test_fast_dev_run_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:

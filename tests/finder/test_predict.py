@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,32 @@ def test_a_memory_that_holds_nothing_is_a_size_of_zero_with_what_one_would_take(
 
 def test_a_size_may_be_limited() -> None:
     assert predict_batch_size(nn.Linear(4, 4), torch.zeros(2, 4), "1GiB", reserve=0, max_size=100).batch_size == 100
+
+
+def test_sizes_may_be_multiples_for_a_model_that_takes_no_others() -> None:
+    class Pairs(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(2, len(x) // 2, 4))
+
+    module, batch = Pairs(4, 4), torch.zeros(2, 4)
+    with pytest.raises(PredictionError, match=r"RuntimeError: .*at batch size \d*[13579];.*multiple_of"):
+        predict_batch_size(module, batch, "1GiB", reserve=0, max_size=101)
+    assert predict_batch_size(module, batch, "1GiB", reserve=0, max_size=101, multiple_of=2).batch_size == 100
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, float("nan"), True, "8", [8]])
+@pytest.mark.parametrize("name", ["max_size", "multiple_of", "reserve", "batch_size"])
+def test_numbers_of_a_wrong_type_or_out_of_range_are_named(name: str, value: Any) -> None:
+    if (name, value) == ("reserve", 0):
+        value = -(2**30)  # 0 is allowed
+    predict: Any = predict_memory if name == "batch_size" else predict_batch_size
+    with pytest.raises(ValueError, match=rf"^{name}={re.escape(repr(value))} must be a whole number.*Pass one, or"):
+        predict(nn.Linear(4, 4), torch.zeros(2, 4), **{name: value})
+
+
+def test_a_largest_size_below_the_multiple_is_named_with_both() -> None:
+    with pytest.raises(ValueError, match=r"max_size=4 is below multiple_of=8"):
+        predict_batch_size(nn.Linear(4, 4), torch.zeros(2, 4), max_size=4, multiple_of=8)
 
 
 def test_a_model_on_the_meta_device_takes_no_memory() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from mfu_callback.finder.trials.ranks import Ranks
 from tests.helpers import finder_run
-from tests.helpers.finder_run import GIVEN
+from tests.helpers.finder_run import FEW, GIVEN
 from tests.helpers.token_batches import LONGEST
 from tests.helpers.torch_features import skip_what_cannot_be_sharded
 
@@ -80,6 +80,17 @@ def test_ranks_train_on_as_if_the_size_had_been_given(run: Any, strategy: str) -
     for mine, theirs in zip(found, given, strict=True):
         assert mine["weights"].keys() == theirs["weights"].keys()
         assert all(torch.equal(mine["weights"][name], theirs["weights"][name]) for name in mine["weights"])
+
+
+@pytest.mark.parametrize("how", ["ddp-2-few", "ddp-2-few-sampled-loaders", "fsdp2-2-few"])
+def test_no_batch_of_a_rank_is_larger_than_its_share_of_an_epoch(run: Any, how: str) -> None:
+    done, ranks = run(how)
+    assert done.returncode == 0, done.stderr
+    share = (FEW + 1) // 2
+    assert [rank["batch_size"] for rank in ranks] == [share, share]
+    assert max(size for rank in ranks for size in sizes(rank)) == share
+    assert {rank["stopped_by"] for rank in ranks} == {f"an epoch has {share} samples on each process"}
+    assert f"No larger one was tried: an epoch has {share} samples on each process." in done.stderr
 
 
 def test_a_step_that_gathers_from_all_ranks_runs_alone_in_trials(run: Any) -> None:

@@ -5,7 +5,7 @@ second rank has half the budget), "capped" (no size above GIVEN is tried), "give
 search), "loaders" (fit receives the loader), "gathering" (the step gathers from all ranks), "raising" (the second
 rank's step raises in larger trials), "exhausting" (the second rank runs out of memory in larger trials, though they
 were predicted to fit), "tight" (no size fits the second rank's budget), "tokens" (batches are filled by tokens, and the
-second rank's samples are longer).
+second rank's samples are longer), "few" (an epoch has FEW samples), "sampled" (drawn by a DistributedSampler).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from mfu_callback import BatchSizeFinder
-from tests.helpers.finder_models import MIB, TinyGPT, fitted
+from tests.helpers.finder_models import MIB, Sequences, TinyGPT, fitted
 from tests.helpers.token_batches import LONGEST, UNSEEN, Sentences, loader_of
 from tests.helpers.torch_features import fully_shard
 
 RANK = int(os.environ.get("LOCAL_RANK", 0))
 BUDGET = 200 * MIB
 GIVEN = 11
+FEW = 21
 
 
 class Model(TinyGPT):
@@ -81,6 +82,8 @@ def main() -> None:
     kind = Sharded if words[0] == "fsdp2" else WithoutLoader if "loaders" in words else Model
     model = kind(batch_size=GIVEN if "given" in words else 4)
     model.words = words
+    if "few" in words:
+        model.dataset = Sequences(FEW)
     most: dict[str, int] = {"max_tokens": 12 * LONGEST} if "tokens" in words else {}
     if "capped" in words:
         most = {"max_size": GIVEN}
@@ -88,7 +91,8 @@ def main() -> None:
     strategy: Any = "ddp"
     if words[0] == "fsdp2":
         strategy = ModelParallelStrategy(data_parallel_size=processes, tensor_parallel_size=1)
-    loader = DataLoader(model.dataset, batch_size=4, shuffle=True)
+    sampler = DistributedSampler(model.dataset, processes, RANK) if "sampled" in words else None
+    loader = DataLoader(model.dataset, batch_size=4, shuffle=sampler is None, sampler=sampler)
     if "tokens" in words:
         sentences = Sentences(longest_at=0 if RANK else UNSEEN)
         loader = loader_of(sentences)
@@ -104,6 +108,7 @@ def main() -> None:
     ends_with = {
         "weights": {n: getattr(t, "to_local", lambda t=t: t)() for n, t in model.state_dict().items()},
         "batch_size": None if finder.result is None else finder.result.batch_size,
+        "stopped_by": None if finder.result is None else finder.result.stopped_by,
         "own_largest": () if finder.result is None else finder.result.own_largest,
         "trials": [(trial.size, trial.fits, trial.peak_bytes, trial.why) for trial in trials],
         "loader": run.train_dataloader.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from mfu_callback.lightning import namespaces, private_names
 from mfu_callback.lightning.namespaces import MisconfigurationException
@@ -118,18 +118,27 @@ def attribute_name(pl_module: LightningModule, names: Sequence[str]) -> str:
 
 def batches_in(loader: DataLoader[Any]) -> int | None:
     """The number of batches of an epoch; None if the loader does not know it."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
+    return _length_of(loader)
 
 
-def dataset_length(loader: DataLoader[Any]) -> int | None:
-    """The number of samples in a loader's data set; None if it has no length."""
-    dataset: Any = loader.dataset
-    return None if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") else len(dataset)
+def samples_in(loader: DataLoader[Any]) -> int | None:
+    """The number of samples that a loader draws in an epoch; None if it is unknown.
+
+    It is the length of the sampler. Where that has none, or hands lists of indices to a data set that makes the
+    batches, it is the length of the data set.
+    """
+    sampler = None if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", loader.sampler)
+    length = _length_of(sampler)
+    return _length_of(loader.dataset) if length is None else length
 
 
 def drops_last(loader: DataLoader[Any]) -> bool:
     """Whether the loader drops an incomplete last batch."""
     return bool(loader.drop_last or getattr(loader.batch_sampler, "drop_last", False))
+
+
+def _length_of(one: Any) -> int | None:
+    try:
+        return len(one)
+    except (TypeError, NotImplementedError):
+        return None

@@ -53,6 +53,7 @@ class StageData:
         must_set: bool,
     ) -> None:
         self.stage = stage
+        self._trainer = trainer
         self._global_batch = global_batch
         self.unit = unit
         self.longest: Longest | None = None  # where batches are filled by tokens, once samples are drawn
@@ -66,7 +67,7 @@ class StageData:
         except MisconfigurationException:
             if must_set or not private_names.data_source(trainer, stage).is_module():
                 raise
-        self._open(trainer)
+        self._open()
 
     @property
     def asked(self) -> list[Any]:
@@ -78,21 +79,21 @@ class StageData:
         return list(parts.values())
 
     @property
-    def length(self) -> int | None:
-        """Samples in the shortest data set that the batches are made of; None if any has no length."""
-        lengths = [of_loaders.dataset_length(loader) for loader in flattened(self._loaders)]
-        return None if None in lengths else min(length for length in lengths if length is not None)
+    def most(self) -> float:
+        """The most samples that a batch of this process can hold; infinite if unknown.
 
-    @property
-    def drops_last(self) -> bool:
-        """Whether a loader drops incomplete batches, so that it never yields a batch larger than its data set."""
-        return any(of_loaders.drops_last(loader) for loader in flattened(self._loaders))
+        No loader has a larger batch than the longest epoch of any has samples. One that drops incomplete batches has
+        none at all where a batch is larger than its own epoch.
+        """
+        loaders = flattened(self._loaders)
+        dropping = [self._most_of(loader) for loader in loaders if of_loaders.drops_last(loader)]
+        return min([max(map(self._most_of, loaders)), *dropping])
 
-    def show(self, trainer: Trainer) -> None:
+    def show(self) -> None:
         """Put the training loaders on the Trainer, where the model's hooks may look for them."""
         if self.stage == "fit":
-            lengths = [math.inf if self.length is None or n is None else n for n in self.batches_in_epoch()]
-            private_names.show_training_loaders(trainer, self._loaders, max(lengths))
+            counts = [math.inf if count is None else count for count in self.batches_in_epoch()]
+            private_names.show_training_loaders(self._trainer, self._loaders, max(counts))
 
     def batches_in_epoch(self) -> list[int | None]:
         """The number of batches of each loader in an epoch; None where the loader does not know it."""
@@ -134,21 +135,32 @@ class StageData:
         """The batches for the steps of the stage: one for training, one per loader for evaluation."""
         if self._worst_case is not None:
             return [self._worst_case.batch(size)]
-        limit = size * self.per_sample
         if self.stage != "fit":
-            return [self._sources[id(loader)].filled(limit) for loader in flattened(self._loaders)]
+            return [self._batch(loader, size) for loader in flattened(self._loaders)]
         is_combined = isinstance(self._loaders, namespaces.classes("utilities", "CombinedLoader"))
         tree = self._loaders.iterables if is_combined else self._loaders
-        return [apply_to_collection(tree, DataLoader, lambda loader: self._sources[id(loader)].filled(limit))]
+        return [apply_to_collection(tree, DataLoader, lambda loader: self._batch(loader, size))]
 
     def validation_batches(self, size: int) -> list[Any]:
         """The batches for validation inside fit; loaders that do not follow the setting keep their size."""
         return [self._validation_batch(loader, size) for loader in self._evaluation]
 
+    def _batch(self, loader: DataLoader[Any], size: int) -> Any:
+        """The largest batch of a loader at a size: no larger than its epoch."""
+        return self._sources[id(loader)].filled(int(min(size, self._most_of(loader))) * self.per_sample)
+
     def _validation_batch(self, loader: DataLoader[Any], size: int) -> Any:
-        limit = size * self.per_sample if self._follows[id(loader)] else self.unit.of(loader)
-        source = self._sources[id(loader)]
+        if self._follows[id(loader)]:
+            return self._batch(loader, size)
+        limit, source = self.unit.of(loader), self._sources[id(loader)]
         return source.batch(of_loaders.batch_size_of(loader) or 1) if limit is None else source.filled(limit)
+
+    def _most_of(self, loader: DataLoader[Any]) -> float:
+        """The most samples that a batch of a loader can hold in this process; infinite if unknown."""
+        samples = of_loaders.samples_in(loader)
+        if samples is None:
+            return math.inf
+        return math.ceil(samples / private_names.processes_that_share(self._trainer, loader))
 
     def _longest(self) -> Longest:
         if self._worst_case is not None:
@@ -157,16 +169,16 @@ class StageData:
         found = [source.longest for source in sources if isinstance(source, TokenSamples)]
         return max(found, key=lambda longest: longest.counted)
 
-    def _open(self, trainer: Trainer) -> None:
+    def _open(self) -> None:
         probe = None
         if isinstance(self.setting, BatchSizeAttribute):
             probe = self.setting.another_size(self.unit.most if isinstance(self.unit, InTokens) else 1)
             self.setting.put(probe)
-        self._loaders = private_names.data_source(trainer, self.stage).dataloader()
+        self._loaders = private_names.data_source(self._trainer, self.stage).dataloader()
         self.unit.check(flattened(self._loaders))
         if probe is not None:
             self._check_that_loaders_follow(probe)
-        validation = private_names.validation_source(trainer) if self.stage == "fit" else None
+        validation = private_names.validation_source(self._trainer) if self.stage == "fit" else None
         self._evaluation = [] if validation is None else flattened(validation.dataloader())
         if self._evaluation:
             self.unit.check_evaluation(self._evaluation)

@@ -22,6 +22,7 @@ from mfu_callback.finder.data.samples import (
 )
 from mfu_callback.lightning.namespaces import MisconfigurationException
 from mfu_callback.meter.tokens import count_tokens
+from mfu_callback.tools.errors import named
 
 # The names of the largest number of tokens in a batch: on samplers, models, hparams and datamodules.
 NAMES = (
@@ -222,7 +223,7 @@ def _indices(loader: DataLoader[Any], indices: list[int] | None) -> list[int]:
         for index in indices[:1]:
             dataset[[index]]
     except Exception as error:  # the user's code
-        raise MisconfigurationException(_cannot_ask(dataset, f"{type(error).__name__}: {error}")) from error
+        raise MisconfigurationException(_cannot_ask(dataset, named(error))) from error
     return indices
 
 

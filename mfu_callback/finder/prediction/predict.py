@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
 
-from mfu_callback.finder.options import DEFAULT_MAX_SIZE
+from mfu_callback.finder.options import DEFAULT_MAX_SIZE, check_whole
 from mfu_callback.finder.prediction.fake_step import FakeStep, MakeOptimizer
 from mfu_callback.finder.prediction.memory import MemoryPrediction
 from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome, find_largest
 from mfu_callback.lightning.namespaces import is_lightning_module
+from mfu_callback.tools.errors import named
 
 # Memory of a device that is assumed to be used besides the step's tensors: its context and the libraries' workspaces,
 # and what the allocator loses by rounding. Assumptions, not measurements.
@@ -35,10 +36,10 @@ class BatchSizePrediction:
     """The largest batch that is predicted to fit in a given memory.
 
     Attributes:
-        batch_size: Samples in the batch; 0 if not even one fits.
+        batch_size: Samples in the batch; 0 if not even the smallest fits.
         memory_bytes: The given memory.
         reserve_bytes: The part of it that was reserved for other things than the step's tensors.
-        peak: The peak memory of a step with that batch, by part; with a batch of 1 if not even that fits.
+        peak: The peak memory of a step with that batch, by part; with the smallest if not even that fits.
     """
 
     batch_size: int
@@ -71,6 +72,7 @@ def predict_memory(
         context: Returns the context of the forward pass, such as ``lambda: torch.autocast("cpu", torch.bfloat16)``.
 
     Raises:
+        ValueError: If ``batch_size`` is no whole number of at least 1.
         PredictionError: If the step cannot be run on fake tensors: because it reads values (``.item()``), needs a
             Trainer, or steps its optimizers itself.
 
@@ -78,6 +80,8 @@ def predict_memory(
         >>> predict_memory(nn.Linear(1000, 1000), torch.zeros(10, 1000)).parameters
         4004000
     """
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, or_else="leave it out for the batch's own size")
     step = fake_step(module, batch, make_optimizer=optimizer, context=context)
     return _peak(step, batch_size or max(1, step.own_size))
 
@@ -91,6 +95,7 @@ def predict_batch_size(
     optimizer: MakeOptimizer | None = None,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     max_size: int = DEFAULT_MAX_SIZE,
+    multiple_of: int = 1,
 ) -> BatchSizePrediction:
     """Predicts the largest batch that fits in a device's memory, with fake tensors (`predict_memory`).
 
@@ -106,11 +111,22 @@ def predict_batch_size(
         optimizer: As for `predict_memory`.
         context: As for `predict_memory`.
         max_size: The largest size to consider.
+        multiple_of: Only multiples of this number are considered: for a model that takes no other sizes.
 
     Raises:
-        ValueError: If ``memory`` is not a size, or is not larger than the reserve.
+        ValueError: If ``memory`` is not a size, or is not larger than the reserve, or another argument is of another
+            type or out of its range.
         PredictionError: If the step cannot be run on fake tensors.
     """
+    check_whole("max_size", max_size, or_else="leave it out")
+    check_whole("multiple_of", multiple_of, or_else="leave it out to consider every size")
+    if max_size < multiple_of:
+        raise ValueError(
+            f"max_size={max_size} is below multiple_of={multiple_of}, so no size is left. Raise max_size, or lower"
+            " multiple_of."
+        )
+    if reserve is not None:
+        check_whole("reserve", reserve, least=0, or_else="leave it out for 1 GiB plus 5 % of the memory")
     memory_bytes = bytes_of(memory)
     reserve_bytes = reserve_of(memory_bytes) if reserve is None else reserve
     usable = memory_bytes - reserve_bytes
@@ -119,10 +135,10 @@ def predict_batch_size(
             f"memory={memory!r} is not above the reserve of {reserve_bytes:,} bytes. Give more memory, or reserve=0."
         )
     step = fake_step(module, batch, make_optimizer=optimizer, context=context)
-    found = largest_within(lambda size: _peak(step, size).total, usable, max_size=max_size)
-    return BatchSizePrediction(
-        batch_size=found, memory_bytes=memory_bytes, reserve_bytes=reserve_bytes, peak=_peak(step, found or 1)
-    )
+    sizes = range(multiple_of, max_size + 1, multiple_of)
+    found = largest_within(lambda size: _peak(step, size).total, usable, sizes=sizes)
+    peak = _peak(step, found or multiple_of)
+    return BatchSizePrediction(batch_size=found, memory_bytes=memory_bytes, reserve_bytes=reserve_bytes, peak=peak)
 
 
 def reserve_of(memory_bytes: int) -> int:
@@ -131,14 +147,14 @@ def reserve_of(memory_bytes: int) -> int:
 
 
 def largest_within(
-    peak_bytes: Callable[[int], int], usable_bytes: int, *, max_size: int, lines: MemoryLines | None = None
+    peak_bytes: Callable[[int], int], usable_bytes: int, *, sizes: Sequence[int], lines: MemoryLines | None = None
 ) -> int:
-    """The largest size whose peak is at most ``usable_bytes``; 0 if not even one sample fits.
+    """The largest size whose peak is at most ``usable_bytes``; 0 if not even the smallest fits.
 
     Args:
         peak_bytes: Returns the peak of a size.
         usable_bytes: The limit of the peak.
-        max_size: The largest size to consider.
+        sizes: The sizes to consider, rising.
         lines: About what sizes use, in bytes, which saves calls; None if unknown.
     """
 
@@ -147,7 +163,7 @@ def largest_within(
         return Outcome(fits=total <= usable_bytes, used=total / usable_bytes)
 
     foreseen = None if lines is None else lines.shares_of(usable_bytes)
-    return find_largest(attempt, sizes=range(1, max_size + 1), foreseen=foreseen, resolution=0) or 0
+    return find_largest(attempt, sizes=sizes, foreseen=foreseen, resolution=0) or 0
 
 
 def fake_step(module: nn.Module, batch: Any, **options: Any) -> FakeStep:
@@ -174,14 +190,18 @@ def bytes_of(memory: int | str) -> int:
 
 
 def _peak(step: FakeStep, size: int) -> MemoryPrediction:
-    return _explained(lambda: step.peak(size))
+    """The peak of a size, at another than which the step has run."""
+    return _explained(
+        lambda: step.peak(size),
+        where=f" (at batch size {size}; if the model takes only some sizes, pass predict_batch_size a multiple_of)",
+    )
 
 
-def _explained(run: Callable[[], _T]) -> _T:
+def _explained(run: Callable[[], _T], where: str = "") -> _T:
     try:
         return run()
     except Exception as error:  # the user's code may raise any error on tensors without data
-        raise PredictionError(_failed(f"{type(error).__name__}: {error}")) from error
+        raise PredictionError(_failed(f"{named(error)}{where}")) from error
 
 
 def _failed(why: str) -> str:

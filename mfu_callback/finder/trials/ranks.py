@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mfu_callback.finder.limits.out_of_memory import LimitExceededError
 from mfu_callback.lightning import namespaces
 from mfu_callback.lightning.namespaces import MisconfigurationException
+from mfu_callback.tools.errors import named
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -168,12 +169,12 @@ class Ranks:
         except LimitExceededError:  # detected after the steps, when no process waits for another
             raise
         except Exception as error:
-            failure = _first_failure(store, f"process {rank}: {type(error).__name__}: {error}")
+            failure = _first_failure(store, f"process {rank}: {named(error)}")
             # Raised from None: with an out-of-memory error as its cause, it would look like a size that does not fit.
             raise FailedTogetherError(
                 f"BatchSizeFinder's trial of batch size {size} failed. The run ends, since the processes wait for each"
                 f" other in every step. The first error is of {failure}. Give a smaller max_size or a larger margin,"
-                " or set the batch size yourself."
+                " or multiple_of= if the model takes only multiples of a number, or set the batch size yourself."
             ) from None
         finally:
             over.set()

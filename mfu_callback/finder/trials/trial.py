@@ -20,11 +20,13 @@ from mfu_callback.finder.prediction.memory_lines import MemoryLines
 from mfu_callback.finder.search import Outcome
 from mfu_callback.finder.trials.isolation import accumulation_kept, quick_collections, random_state_kept, unseen
 from mfu_callback.finder.trials.ranks import Ranks, Verdict
+from mfu_callback.finder.trials.refusals import explain
 from mfu_callback.finder.trials.snapshot import Snapshot, holders_of, local, state_of
 from mfu_callback.finder.trials.steps import steps_of
 from mfu_callback.lightning import private_names
 from mfu_callback.meter.clock import Timer
 from mfu_callback.tools.dynamo import uncompiled
+from mfu_callback.tools.errors import first_sentence
 from mfu_callback.tools.nested import tensors_in
 
 if TYPE_CHECKING:
@@ -152,7 +154,8 @@ class Trials:
         """Run one trial, record it and return its outcome.
 
         Raises:
-            RuntimeError: If it failed in another process. An error in this process is raised unchanged.
+            MisconfigurationException: If the model refused the size, by an error of the kinds that say so.
+            RuntimeError: If it failed in another process. Any other error in this process is raised unchanged.
         """
         why, verdict = self._run(size, self._limited)
         self.seconds += verdict.seconds
@@ -227,7 +230,7 @@ class Trials:
     def _prepare(self) -> StageData:
         data = self._data = self._open_data()
         self._snapshots.append(Snapshot(state_of(self._trainer, self._pl_module), data.asked))
-        data.show(self._trainer)  # asks samplers for their length, which some keep
+        data.show()  # asks samplers for their length, which some keep
         with self._ranks.all_or_none("failed to draw samples"):
             data.draw(self._ranks.most_of)
         self._steps = steps_of(self._trainer, self._pl_module, data)
@@ -252,9 +255,10 @@ class Trials:
                 self._run_steps(size, limited)
         except Exception as error:
             if not is_out_of_memory(error):
+                explain(error, size)
                 raise
             traceback.clear_frames(error.__traceback__)  # the frames hold on to the tensors
-            return _first_line(error)
+            return first_sentence(error)
         return None
 
     def _run_steps(self, size: int, limited: Limited) -> None:
@@ -298,11 +302,6 @@ class Trials:
         for snapshot in reversed(self._snapshots):
             snapshot.restore()
         self._limit.free()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 def _is_trained(parameter: Tensor) -> bool:
