@@ -28,11 +28,20 @@ from mfu_callback.flops.threads import OwnThread
 from mfu_callback.flops.torchscript import unseen_products
 from mfu_callback.flops.triton_launches import TritonLaunches
 from mfu_callback.flops.unseen import UnseenWork
+from mfu_callback.tools.options import Option, checked, instance_of, one_of, whole
 
 CounterName = Literal["thop", "dispatch", "thop-modules"]
 Attention = Literal["full", "causal"]
 COUNTERS: tuple[str, ...] = get_args(CounterName)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
+MODULE = Option("must be a torch.nn.Module: the model itself.", instance_of(nn.Module), error=TypeError)
+_OPTIONS = {
+    "module": MODULE,
+    "counter": Option(f"is not known. Use one of {COUNTERS}.", one_of(*COUNTERS)),
+    "attention": Option(f"is not known. Use one of {ATTENTIONS}.", one_of(*ATTENTIONS)),
+    "tensor_parallel": Option("must be a number of devices, a whole one of at least 1.", whole(1)),
+    "calls": Option("must be an OperatorCalls, or None.", one_of(None), instance_of(OperatorCalls), error=TypeError),
+}
 
 
 class FlopCounter:
@@ -57,7 +66,8 @@ class FlopCounter:
         calls: Receives every operator that runs; code that is compiled is not seen operator by operator.
 
     Raises:
-        ValueError: If ``counter`` or ``attention`` is not one of these values.
+        ValueError: If an argument has a value that is not allowed.
+        TypeError: If ``module`` is no module, or ``calls`` something else.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -76,10 +86,8 @@ class FlopCounter:
         tensor_parallel: int = 1,
         calls: OperatorCalls | None = None,
     ) -> None:
-        if counter not in COUNTERS:
-            raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
-        if attention not in ATTENTIONS:
-            raise ValueError(f"attention={attention!r} is not known. Use one of {ATTENTIONS}.")
+        given = {"module": module, "counter": counter, "attention": attention, "calls": calls}
+        tensor_parallel = checked(_OPTIONS, {**given, "tensor_parallel": tensor_parallel})["tensor_parallel"]
         self.in_forward = True
         self._attention = attention
         self._thread = OwnThread()

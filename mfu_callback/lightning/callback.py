@@ -15,6 +15,7 @@ from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
 from mfu_callback.meter.ledger import Sync
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks import PeakArgument
+from mfu_callback.tools.options import FLAG
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -150,7 +151,7 @@ class MFUCallback(EvaluationHooks):
             prometheus_port=prometheus_port,
             prometheus_host=prometheus_host,
         )
-        super().__init__(arguments, validation=validation)
+        super().__init__(arguments, validation=FLAG.checked("validation", validation))
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: the arguments and the figures, without a run in progress."""
