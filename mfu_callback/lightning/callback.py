@@ -62,7 +62,8 @@ class MFUCallback(EvaluationHooks):
 
     After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
     ``mfu_summary.json`` is written to the run's directory. Where a step takes less than 5 ms, no advice is given on
-    its parts, which are then mostly the loop's own.
+    its parts, which are then mostly the loop's own. After ddp_spawn, ddp_fork and ddp_notebook, :attr:`summary` and
+    :attr:`evaluations` are those of process 0.
 
     ``trainer.validate``, ``test`` and ``predict`` are measured too, over one forward pass a batch. At the end of each,
     the tags of throughput and time, and the waterfall without the parts of training, are logged under the stage:
@@ -134,7 +135,6 @@ class MFUCallback(EvaluationHooks):
         prometheus_port: int | None = None,
         prometheus_host: str = "127.0.0.1",
     ) -> None:
-        self.summary: Summary | None = None
         arguments = Arguments(
             flops=flops,
             backward_factor=backward_factor,
@@ -155,7 +155,7 @@ class MFUCallback(EvaluationHooks):
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: the arguments and the figures, without a run in progress."""
-        return {**vars(self), "_run": None, "_evaluation": None}
+        return {**super().__getstate__(), "_run": None, "_evaluation": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
@@ -223,12 +223,12 @@ class MFUCallback(EvaluationHooks):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
         if self._run is not None:
-            self._show(self._run, self._run.finish())
+            self._show(trainer, self._run, self._run.finish())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run is ended by an exception."""
         if self._run is not None:
-            self._show(self._run, self._run.break_off())
+            self._show(trainer, self._run, self._run.break_off())
         self._let_go()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -240,9 +240,9 @@ class MFUCallback(EvaluationHooks):
         run = self._run = MeasuredRun(trainer, pl_module, self._arguments)
         return run
 
-    def _show(self, run: MeasuredRun, summary: Summary | None) -> None:
+    def _show(self, trainer: Trainer, run: MeasuredRun, summary: Summary | None) -> None:
         if summary is not None:
-            self.summary = summary
+            self._keep_summary(trainer, summary)
             run.show(summary)
 
     def _let_go(self) -> None:
