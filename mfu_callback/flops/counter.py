@@ -21,6 +21,7 @@ from mfu_callback.flops.operators import Operators
 from mfu_callback.flops.optimizers import SteppingOptimizers
 from mfu_callback.flops.passes import Pass
 from mfu_callback.flops.replaced_nodes import ReplacedNodes
+from mfu_callback.flops.rules.thop import check_thop
 from mfu_callback.flops.subclass_constructors import SubclassConstructors
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules, OperatorsAlone, ThopAlone, ThopWhereItAgrees
@@ -48,11 +49,12 @@ class FlopCounter:
     """Counts the model FLOPs of the forward and backward passes that run inside its ``with`` block.
 
     A dispatch mode counts every operator. For a module that thop has a rule for (Linear, Conv*), the FLOPs are
-    attributed to thop if thop's rule gives the same number, or if the module's operators have no rule here. The
-    matmuls of an optimizer are not counted. A call of compiled code is replayed, uncompiled, on fake tensors, which
-    uses no memory and computes nothing; the compiled code itself is compiled and run as it would be without the
-    counter. Nothing is attached to the user's objects. Everything is removed when the block ends, also by an
-    exception, which passes through unchanged.
+    attributed to thop if thop's rule gives the same number, or if the module's operators have no rule here. Where thop
+    cannot be imported, these modules count by the rules for operators, with the same result. The matmuls of an
+    optimizer are not counted. A call of compiled code is replayed, uncompiled, on fake tensors, which uses no memory
+    and computes nothing; the compiled code itself is compiled and run as it would be without the counter. Nothing is
+    attached to the user's objects. Everything is removed when the block ends, also by an exception, which passes
+    through unchanged.
 
     Counting never raises into the code that it watches. A call on which a rule fails is listed in ``rule_errors``.
 
@@ -66,7 +68,8 @@ class FlopCounter:
         calls: Receives every operator that runs; code that is compiled is not seen operator by operator.
 
     Raises:
-        ValueError: If an argument has a value that is not allowed.
+        ValueError: If an argument has a value that is not allowed, or ``counter="thop-modules"`` and thop cannot be
+            imported.
         TypeError: If ``module`` is no module, or ``calls`` something else.
 
     Example:
@@ -203,5 +206,6 @@ class FlopCounter:
 
 def _rules(counter: str, module: nn.Module, tally: Tally) -> ModuleRules:
     if counter == "thop-modules":
+        check_thop("counter")
         return ThopAlone(module, tally)
     return ThopWhereItAgrees(tally) if counter == "thop" else OperatorsAlone(tally)

@@ -72,7 +72,8 @@ class MFUCallback(EvaluationHooks):
 
     Args:
         flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules. "dispatch" counts
-            operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. A number is the
+            operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. Without thop, "thop"
+            counts by the rules for operators, and "thop-modules" is refused. A number is the
             model FLOPs of forward and backward per token. A callable receives the batch and returns the model FLOPs of
             its forward and backward. Of given FLOPs, a batch that is evaluated takes ``1 / (1 + backward_factor)``.
         backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" uses the backward FLOPs

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
+from mfu_callback.flops.rules.thop import check_thop
 from mfu_callback.meter.batches import TokensArgument
 from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
 from mfu_callback.meter.ledger import SYNCS, Sync
@@ -76,7 +77,8 @@ class Arguments:
     """The arguments of `MFUCallback`, which describes them.
 
     Raises:
-        ValueError: If an argument has a value that is not allowed; the message names it and the allowed values.
+        ValueError: If an argument has a value that is not allowed; the message names it and the allowed values. Or if
+            ``flops="thop-modules"`` and thop cannot be imported.
     """
 
     flops: FlopsArgument = "thop"
@@ -118,3 +120,5 @@ class Arguments:
         given = {name: getattr(self, name) for name in _OPTIONS}
         for name, value in checked(_OPTIONS, given).items():
             object.__setattr__(self, name, value)  # numbers of numpy as Python's
+        if self.flops == "thop-modules":
+            check_thop("flops")

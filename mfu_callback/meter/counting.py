@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.rules.thop import conflict_with_thop
+from mfu_callback.flops.rules.thop import conflict_with_thop, why_no_thop
 from mfu_callback.flops.table import shares_of_rules
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
@@ -158,7 +158,12 @@ class Counting:
             f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside thop's modules),"
             f" {self._meter.conventions}. Counted by {shares_of_rules(count.per_rule)}."
         )
-        if (conflict := conflict_with_thop()) is not None:
+        if self._meter.conventions.flops == "thop" and (why := why_no_thop()) is not None:
+            self._inform(
+                f"thop could not be imported ({why}), so Linear and Conv modules count by the rules of mfu-callback,"
+                " which give the same FLOPs for them. To have thop's share told apart: pip install thop setuptools."
+            )
+        elif (conflict := conflict_with_thop()) is not None:
             self._warn_once("thop", conflict)
 
     def _warn_of(self, count: FlopCount) -> None:
