@@ -169,6 +169,13 @@ def closure(requirements: list[Requirement]) -> set[str]:
     return {name for name, _ in found}
 
 
+@pytest.mark.parametrize("package", ["lightning", "pytorch-lightning"])
+def test_the_malicious_releases_of_lightning_are_refused(metadata, package):
+    (allowed,) = (one.specifier for one in map(Requirement, metadata.requires) if one.name == package)
+    asked = ("2.4.0", "2.6.1", "2.6.2", "2.6.3", "2.6.6")
+    assert [version for version in asked if version in allowed] == ["2.4.0", "2.6.1", "2.6.6"]
+
+
 @pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12", "3.13"])
 def test_the_pythons_are_named(metadata, python_version):
     assert f"Programming Language :: Python :: {python_version}" in metadata.metadata.get_all("Classifier")

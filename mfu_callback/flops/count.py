@@ -29,6 +29,7 @@ def count_flops(module: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
         The count, in FLOPs (2 per multiply-accumulate; 8 where the numbers are complex).
 
     Raises:
+        TypeError: If ``module`` is no module.
         Exception: Any exception of the module's forward. The module is restored in that case too.
 
     Example:

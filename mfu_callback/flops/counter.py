@@ -22,6 +22,7 @@ from mfu_callback.flops.operators import Operators
 from mfu_callback.flops.optimizers import SteppingOptimizers
 from mfu_callback.flops.passes import Pass
 from mfu_callback.flops.replaced_nodes import ReplacedNodes
+from mfu_callback.flops.rules.thop import check_thop
 from mfu_callback.flops.subclass_constructors import SubclassConstructors
 from mfu_callback.flops.tally import Tally
 from mfu_callback.flops.thop_modules import ModuleRules, OperatorsAlone, ThopAlone, ThopWhereItAgrees
@@ -29,22 +30,32 @@ from mfu_callback.flops.threads import OwnThread
 from mfu_callback.flops.torchscript import unseen_products
 from mfu_callback.flops.triton_launches import TritonLaunches
 from mfu_callback.flops.unseen import UnseenWork
+from mfu_callback.tools.options import Option, checked, instance_of, one_of, whole
 
 CounterName = Literal["thop", "dispatch", "thop-modules"]
 Attention = Literal["full", "causal"]
 COUNTERS: tuple[str, ...] = get_args(CounterName)
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
+MODULE = Option("must be a torch.nn.Module: the model itself.", instance_of(nn.Module), error=TypeError)
+_OPTIONS = {
+    "module": MODULE,
+    "counter": Option(f"is not known. Use one of {COUNTERS}.", one_of(*COUNTERS)),
+    "attention": Option(f"is not known. Use one of {ATTENTIONS}.", one_of(*ATTENTIONS)),
+    "tensor_parallel": Option("must be a number of devices, a whole one of at least 1.", whole(1)),
+    "calls": Option("must be an OperatorCalls, or None.", one_of(None), instance_of(OperatorCalls), error=TypeError),
+}
 
 
 class FlopCounter:
     """Counts the model FLOPs of the forward and backward passes that run inside its ``with`` block.
 
     A dispatch mode counts every operator. For a module that thop has a rule for (Linear, Conv*), the FLOPs are
-    attributed to thop if thop's rule gives the same number, or if the module's operators have no rule here. The
-    matmuls of an optimizer are not counted. A call of compiled code is replayed, uncompiled, on fake tensors, which
-    uses no memory and computes nothing; the compiled code itself is compiled and run as it would be without the
-    counter. Nothing is attached to the user's objects. Everything is removed when the block ends, also by an
-    exception, which passes through unchanged.
+    attributed to thop if thop's rule gives the same number, or if the module's operators have no rule here. Where thop
+    cannot be imported, these modules count by the rules for operators, with the same result. The matmuls of an
+    optimizer are not counted. A call of compiled code is replayed, uncompiled, on fake tensors, which uses no memory
+    and computes nothing; the compiled code itself is compiled and run as it would be without the counter. Nothing is
+    attached to the user's objects. Everything is removed when the block ends, also by an exception, which passes
+    through unchanged.
 
     Counting never raises into the code that it watches. A call on which a rule fails is listed in ``rule_errors``.
 
@@ -58,7 +69,9 @@ class FlopCounter:
         calls: Receives every operator that runs; code that is compiled is not seen operator by operator.
 
     Raises:
-        ValueError: If ``counter`` or ``attention`` is not one of these values.
+        ValueError: If an argument has a value that is not allowed, or ``counter="thop-modules"`` and thop cannot be
+            imported.
+        TypeError: If ``module`` is no module, or ``calls`` something else.
 
     Example:
         >>> model = nn.Linear(8, 4)
@@ -77,10 +90,8 @@ class FlopCounter:
         tensor_parallel: int = 1,
         calls: OperatorCalls | None = None,
     ) -> None:
-        if counter not in COUNTERS:
-            raise ValueError(f"counter={counter!r} is not known. Use one of {COUNTERS}.")
-        if attention not in ATTENTIONS:
-            raise ValueError(f"attention={attention!r} is not known. Use one of {ATTENTIONS}.")
+        given = {"module": module, "counter": counter, "attention": attention, "calls": calls}
+        tensor_parallel = checked(_OPTIONS, {**given, "tensor_parallel": tensor_parallel})["tensor_parallel"]
         self.in_forward = True
         self._attention = attention
         self._thread = OwnThread()
@@ -201,5 +212,6 @@ class FlopCounter:
 
 def _rules(counter: str, module: nn.Module, tally: Tally) -> ModuleRules:
     if counter == "thop-modules":
+        check_thop("counter")
         return ThopAlone(module, tally)
     return ThopWhereItAgrees(tally) if counter == "thop" else OperatorsAlone(tally)

@@ -15,6 +15,7 @@ from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
 from mfu_callback.meter.ledger import Sync
 from mfu_callback.meter.summary import Summary
 from mfu_callback.peaks import PeakArgument
+from mfu_callback.tools.options import FLAG
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -61,7 +62,8 @@ class MFUCallback(EvaluationHooks):
 
     After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
     ``mfu_summary.json`` is written to the run's directory. Where a step takes less than 5 ms, no advice is given on
-    its parts, which are then mostly the loop's own.
+    its parts, which are then mostly the loop's own. After ddp_spawn, ddp_fork and ddp_notebook, :attr:`summary` and
+    :attr:`evaluations` are those of process 0.
 
     ``trainer.validate``, ``test`` and ``predict`` are measured too, over one forward pass a batch. At the end of each,
     the tags of throughput and time, and the waterfall without the parts of training, are logged under the stage:
@@ -70,7 +72,8 @@ class MFUCallback(EvaluationHooks):
 
     Args:
         flops: "thop" counts every operator, those of Linear and Conv modules by thop's rules. "dispatch" counts
-            operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. A number is the
+            operators alone. "thop-modules" uses exactly what `thop.profile` would return, times 2. Without thop, "thop"
+            counts by the rules for operators, and "thop-modules" is refused. A number is the
             model FLOPs of forward and backward per token. A callable receives the batch and returns the model FLOPs of
             its forward and backward. Of given FLOPs, a batch that is evaluated takes ``1 / (1 + backward_factor)``.
         backward_factor: FLOPs of a backward pass over those of its forward pass; "measured" uses the backward FLOPs
@@ -134,7 +137,6 @@ class MFUCallback(EvaluationHooks):
         prometheus_port: int | None = None,
         prometheus_host: str = "127.0.0.1",
     ) -> None:
-        self.summary: Summary | None = None
         arguments = Arguments(
             flops=flops,
             backward_factor=backward_factor,
@@ -151,11 +153,11 @@ class MFUCallback(EvaluationHooks):
             prometheus_port=prometheus_port,
             prometheus_host=prometheus_host,
         )
-        super().__init__(arguments, validation=validation)
+        super().__init__(arguments, validation=FLAG.checked("validation", validation))
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: the arguments and the figures, without a run in progress."""
-        return {**vars(self), "_run": None, "_evaluation": None}
+        return {**super().__getstate__(), "_run": None, "_evaluation": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
@@ -223,12 +225,12 @@ class MFUCallback(EvaluationHooks):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
         if self._run is not None:
-            self._show(self._run, self._run.finish())
+            self._show(trainer, self._run, self._run.finish())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run is ended by an exception."""
         if self._run is not None:
-            self._show(self._run, self._run.break_off())
+            self._show(trainer, self._run, self._run.break_off())
         self._let_go()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -240,9 +242,9 @@ class MFUCallback(EvaluationHooks):
         run = self._run = MeasuredRun(trainer, pl_module, self._arguments)
         return run
 
-    def _show(self, run: MeasuredRun, summary: Summary | None) -> None:
+    def _show(self, trainer: Trainer, run: MeasuredRun, summary: Summary | None) -> None:
         if summary is not None:
-            self.summary = summary
+            self._keep_summary(trainer, summary)
             run.show(summary)
 
     def _let_go(self) -> None:

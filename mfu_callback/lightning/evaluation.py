@@ -90,6 +90,7 @@ class MeasuredEvaluation:
         """Begin a loop: put the brackets on."""
         self._is_first_fetch = True
         self._meter.ledger.step_times.clear()
+        self._meter.ledger.steps_by_part.clear()
         fetcher = private_names.data_fetcher(self._trainer, self._stage)
         self._brackets.put(fetcher, private_names.START_OF_FETCH, self._around_start_of_fetch)
         self._brackets.put(self._trainer.strategy, _STEPS[self._stage], self._around_step)
@@ -192,6 +193,7 @@ class MeasuredEvaluation:
             conventions=None if meter.flops.first is None else str(meter.conventions),
             peak=meter.peaks.peak,
             achievable=meter.peaks.achievable,
+            steps_by_part=dict(meter.ledger.steps_by_part),
         )
 
     def _log(self, values: dict[str, float]) -> None:

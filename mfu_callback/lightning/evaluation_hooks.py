@@ -5,29 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning.evaluation import MeasuredEvaluation
-from mfu_callback.lightning.namespaces import Callback
+from mfu_callback.lightning.kept_figures import KeptFigures
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.arguments import Arguments
-from mfu_callback.meter.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 
-class EvaluationHooks(Callback):
+class EvaluationHooks(KeptFigures):
     """Passes the hooks of evaluating loops to the measured evaluation (evaluation.py).
 
     Args:
         arguments: The arguments of `MFUCallback`.
         validation: Whether the validations inside of fit are measured too.
-
-    Attributes:
-        evaluations: The figures of the latest loop by stage: "validate", "test", "predict".
     """
 
     def __init__(self, arguments: Arguments, *, validation: bool) -> None:
         super().__init__()
-        self.evaluations: dict[str, Evaluation] = {}
         self._arguments = arguments
         self._measures_validation = validation
         self._run: MeasuredRun | None = None
@@ -134,7 +129,7 @@ class EvaluationHooks(Callback):
         if evaluation is None:
             return
         figures = evaluation.finish()
-        self.evaluations = {**self.evaluations, figures.stage: figures}  # a copy of the callback keeps its own
+        self._keep_evaluation(trainer, figures)
         if self._run is None:
             self._evaluation = None
             evaluation.show(figures)

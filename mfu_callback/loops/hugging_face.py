@@ -12,6 +12,11 @@ from transformers import Trainer, TrainerCallback
 from mfu_callback.loops.trainer_run import TrainerRun, missing_methods
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.summary import Summary
+from mfu_callback.tools.options import Option, instance_of, one_of
+
+_TRAINER = Option(
+    "must be a transformers.Trainer; or None, which finds it.", one_of(None), instance_of(Trainer), error=TypeError
+)
 
 
 class MFUTrainerCallback(TrainerCallback):
@@ -37,7 +42,7 @@ class MFUTrainerCallback(TrainerCallback):
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
-        TypeError: If an argument is not known.
+        TypeError: If an argument is not known, or ``trainer`` is no Trainer.
 
     Example:
         >>> trainer = Trainer(model, callbacks=[MFUTrainerCallback()])  # doctest: +SKIP
@@ -46,7 +51,7 @@ class MFUTrainerCallback(TrainerCallback):
     def __init__(self, *, trainer: Trainer | None = None, **arguments: Any) -> None:
         self.summary: Summary | None = None
         self._arguments = Arguments.of("MFUTrainerCallback", arguments)
-        self._trainer = trainer
+        self._trainer = _TRAINER.checked("trainer", trainer)
         self._run: TrainerRun | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
-def checked(loggers: Sequence[Any]) -> tuple[Any, ...]:
+def known_loggers(loggers: Iterable[Any]) -> tuple[Any, ...]:
     """The loggers, each of a known kind.
 
     Args:
         loggers: Objects with ``log_metrics(metrics, step)`` or with ``add_scalar(tag, value, step)``.
 
     Raises:
-        TypeError: If one has neither.
+        TypeError: If one has neither, or they are no sequence.
     """
+    try:
+        loggers = tuple(loggers)
+    except TypeError:
+        raise TypeError(f"loggers={loggers!r} must be a sequence of loggers: loggers=[logger].") from None
     for logger in loggers:
         if not (hasattr(logger, "log_metrics") or hasattr(logger, "add_scalar")):
             raise TypeError(
                 f"loggers= has a {type(logger).__name__}, with neither log_metrics() nor add_scalar(). Pass loggers"
                 " of Lightning or Fabric, or a torch.utils.tensorboard.SummaryWriter; or log meter.values() yourself."
             )
-    return tuple(loggers)
+    return loggers
 
 
 def log_values(loggers: Sequence[Any], values: Mapping[str, float], step: int) -> None:
     """Send values to each logger.
 
     Args:
-        loggers: The loggers (`checked`).
+        loggers: The loggers (`known_loggers`).
         values: The values by tag.
         step: The step that they belong to.
     """
@@ -44,7 +48,7 @@ def event_writers(loggers: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """The writers of TensorBoard's event files among the loggers, each with the prefix of its tags.
 
     Args:
-        loggers: The loggers (`checked`).
+        loggers: The loggers (`known_loggers`).
     """
     for logger in loggers:
         if hasattr(logger, "add_custom_scalars"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mfu_callback.loops.loggers import checked
+from mfu_callback.loops.loggers import known_loggers
 from mfu_callback.loops.measured_loop import Loop, MeasuredLoop
 from mfu_callback.loops.process_group import ProcessGroup
 from mfu_callback.loops.rank_messages import messages_of
@@ -20,12 +21,44 @@ from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.clock import Phase
 from mfu_callback.meter.precision import matmul_dtype_of
 from mfu_callback.meter.summary import Summary
+from mfu_callback.tools.accelerators import is_device
+from mfu_callback.tools.options import Option, checked, instance_of, one_of, whole
 
 _Batch = TypeVar("_Batch")
 
 # Blocks without a step of an optimizer after which each block is taken for a step.
 _MOST_WITHOUT_STEP = 64
 _PAUSES = {"validation": Phase.VALIDATION, "checkpoint": Phase.CHECKPOINT}
+
+_NONE = one_of(None)
+_OPTIONS = {
+    "model": Option(
+        "is no torch.nn.Module. Pass the model as the loop calls it, or several as torch.nn.ModuleList([...]).",
+        instance_of(nn.Module),
+        error=TypeError,
+    ),
+    "device": Option(
+        "must be a device, for example 'cuda:0'; or None, which takes that of the model's parameters.", _NONE, is_device
+    ),
+    "dtype": Option(
+        "must be a torch.dtype, for example torch.bfloat16; or None, which takes that of the model's parameters.",
+        *(_NONE, instance_of(torch.dtype)),
+    ),
+    "fabric": Option(
+        "must be a lightning.fabric.Fabric, or None.",
+        *(_NONE, lambda value: all(hasattr(value, name) for name in ("device", "strategy", "loggers"))),
+        error=TypeError,
+    ),
+    "directory": Option("must be the path of a directory, or None.", _NONE, instance_of(str, PathLike)),
+}
+_IS_LAST = Option(
+    "must be True or False; or None, which asks whether an optimizer has stepped.", _NONE, instance_of(bool)
+)
+_PART = Option(f"is not known. Use one of {tuple(_PAUSES)}.", one_of(*_PAUSES))
+_EVERY = Option("must be a number of optimizer steps, a whole one of at least 1.", whole(1))
+_STEP = Option(
+    "must be a whole number of at least 0; or None, which takes the optimizer steps so far.", _NONE, whole(0)
+)
 
 
 class MFUMeter:
@@ -54,7 +87,7 @@ class MFUMeter:
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
-        TypeError: If an argument is not known, or the model is no module.
+        TypeError: If an argument is not known, or ``model``, ``fabric`` or a logger is something else.
 
     Example:
         >>> model = nn.Linear(8, 8)
@@ -77,23 +110,21 @@ class MFUMeter:
         dtype: torch.dtype | None = None,
         loggers: Sequence[Any] = (),
         fabric: Any = None,
-        directory: str | Path | None = None,
+        directory: str | PathLike[str] | None = None,
         **arguments: Any,
     ) -> None:
         self.summary: Summary | None = None
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model is a {type(model).__name__}, not a torch.nn.Module. Pass the model as the loop calls it, or"
-                " several as torch.nn.ModuleList([...])."
-            )
+        given = {"model": model, "device": device, "dtype": dtype, "fabric": fabric, "directory": directory}
+        device = checked(_OPTIONS, given)["device"]
         if fabric is not None:
-            device, dtype = device or fabric.device, dtype or matmul_dtype_of(fabric.strategy.precision)
+            device = fabric.device if device is None else device
+            dtype = dtype or matmul_dtype_of(fabric.strategy.precision)
             loggers = loggers or fabric.loggers
         self._loop = Loop(
             model=model,
             device=None if device is None else torch.device(device),
             dtype=dtype,
-            loggers=checked(loggers),
+            loggers=known_loggers(loggers),
             directory=None if directory is None else Path(directory),
             package=None if fabric is None else "lightning",
             kind="own" if fabric is None else "fabric",
@@ -126,7 +157,9 @@ class MFUMeter:
 
         Raises:
             RuntimeError: If it is entered inside another one, or after `close`.
+            ValueError: If ``is_last`` is another value.
         """
+        is_last = _IS_LAST.checked("is_last", is_last)
         if self._in_block:
             raise RuntimeError("MFUMeter.step() was entered inside another step(). Give each batch one block.")
         measured = self._begun()
@@ -150,9 +183,7 @@ class MFUMeter:
         Raises:
             ValueError: If ``part`` is another one.
         """
-        if part not in _PAUSES:
-            raise ValueError(f"part={part!r} is not known. Use one of {tuple(_PAUSES)}.")
-        with self._begun().during(_PAUSES[part]):
+        with self._begun().during(_PAUSES[_PART.checked("part", part)]):
             yield
 
     def due(self, every: int) -> bool:
@@ -160,8 +191,11 @@ class MFUMeter:
 
         Args:
             every: Number of steps.
+
+        Raises:
+            ValueError: If that is no whole number of at least 1.
         """
-        return self._steps >= every and not self._begun().in_step
+        return self._steps >= _EVERY.checked("every", every) and not self._begun().in_step
 
     def values(self) -> dict[str, float]:
         """The values by tag since the last call, the same on every rank; empty as long as no step was measured."""
@@ -176,7 +210,11 @@ class MFUMeter:
 
         Returns:
             The values by tag (`values`).
+
+        Raises:
+            ValueError: If the step is no whole number of at least 0.
         """
+        step = _STEP.checked("step", step)
         values, measured = self.values(), self._begun()
         measured.log(values, measured.steps if step is None else step)
         return values

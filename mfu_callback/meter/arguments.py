@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, Literal
 
 from mfu_callback.flops import ATTENTIONS, COUNTERS, Attention
+from mfu_callback.flops.rules.thop import check_thop
 from mfu_callback.meter.batches import TokensArgument
 from mfu_callback.meter.conventions import BackwardFactor, FlopsArgument
 from mfu_callback.meter.ledger import SYNCS, Sync
-from mfu_callback.meter.prometheus import check_address
+from mfu_callback.meter.prometheus import LAST_PORT, LOCALHOST
 from mfu_callback.peaks import Peak, PeakArgument
+from mfu_callback.tools.options import (
+    FLAG,
+    Option,
+    above,
+    at_least,
+    checked,
+    instance_of,
+    is_function,
+    is_text,
+    one_of,
+    whole,
+)
 
 SummaryStyle = Literal["auto", "table", "line"] | None
 SUMMARIES = ("auto", "table", "line", None)
+
+# What each argument may be, and what an error says of it.
+_OPTIONS: dict[str, Option] = {
+    "flops": Option(
+        f"is not known. Use one of {COUNTERS}, the FLOPs of forward and backward per token as a number above 0, or a"
+        " function of the batch.",
+        *(one_of(*COUNTERS), above(0), is_function),
+    ),
+    "backward_factor": Option(
+        "must be 'measured' or a number of at least 0; 2.0 is the usual value.", one_of("measured"), at_least(0)
+    ),
+    "attention": Option(f"is not known. Use one of {ATTENTIONS}.", one_of(*ATTENTIONS)),
+    "peak": Option(
+        "is not known. Use None, 'measured', a Peak, or the FLOP/s of one device as a number above 0, for example"
+        " 312e12.",
+        *(one_of(None, "measured"), instance_of(Peak), above(0)),
+    ),
+    "tokens": Option(
+        "must be the number of tokens in every batch, a whole one of at least 1; a function that returns those of a"
+        " batch; or None, which finds them.",
+        *(one_of(None), whole(1), is_function),
+    ),
+    "ranks_per_batch": Option(
+        "must be the number of ranks that are handed the same batch, a whole one of at least 1; or None, which follows"
+        " the strategy.",
+        *(one_of(None), whole(1)),
+    ),
+    "sync": Option(f"is not known. Use one of {SYNCS}.", one_of(*SYNCS)),
+    "warmup_steps": Option(
+        "must be a whole number of at least 0. 0 leaves out only the steps that count FLOPs.", whole(0)
+    ),
+    "modules": FLAG,
+    "operators": FLAG,
+    "board": FLAG,
+    "summary": Option(f"is not known. Use one of {SUMMARIES}.", one_of(*SUMMARIES)),
+    "prometheus_port": Option(
+        f"must be a port from 1 to {LAST_PORT}, 0 for any free one, or None.", one_of(None), whole(0, LAST_PORT)
+    ),
+    "prometheus_host": Option(
+        f"must be an address: {LOCALHOST!r} is this machine alone, '0.0.0.0' all networks.", is_text
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +77,8 @@ class Arguments:
     """The arguments of `MFUCallback`, which describes them.
 
     Raises:
-        ValueError: If an argument has a value that is not allowed; the message names it and the allowed values.
+        ValueError: If an argument has a value that is not allowed; the message names it and the allowed values. Or if
+            ``flops="thop-modules"`` and thop cannot be imported.
     """
 
     flops: FlopsArgument = "thop"
@@ -63,39 +117,8 @@ class Arguments:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        self._check_counting()
-        self._check_peak()
-        check_address(self.prometheus_port, self.prometheus_host)
-        if isinstance(self.tokens, int) and self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens!r} must be at least 1. It is the number of tokens in every batch.")
-        if self.ranks_per_batch is not None and self.ranks_per_batch < 1:
-            raise ValueError(
-                f"ranks_per_batch={self.ranks_per_batch!r} must be at least 1. It is the number of ranks that are"
-                " handed the same batch."
-            )
-        if self.sync not in SYNCS:
-            raise ValueError(f"sync={self.sync!r} is not known. Use one of {SYNCS}.")
-        if self.summary not in SUMMARIES:
-            raise ValueError(f"summary={self.summary!r} is not known. Use one of {SUMMARIES}.")
-        if self.warmup_steps < 0:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps!r} must not be negative. 0 leaves out only the counting step."
-            )
-
-    def _check_counting(self) -> None:
-        flops, factor = self.flops, self.backward_factor
-        if isinstance(flops, str) and flops not in COUNTERS:
-            raise ValueError(f"flops={flops!r} is not known. Use one of {COUNTERS}, FLOPs per token, or a callable.")
-        if isinstance(flops, int | float) and flops <= 0:
-            raise ValueError(f"flops={flops!r} must be above 0: model FLOPs of forward and backward per token.")
-        if factor != "measured" and (isinstance(factor, str) or factor < 0):
-            raise ValueError(f"backward_factor={factor!r} must be 'measured' or at least 0; 2.0 is the usual value.")
-        if self.attention not in ATTENTIONS:
-            raise ValueError(f"attention={self.attention!r} is not known. Use one of {ATTENTIONS}.")
-
-    def _check_peak(self) -> None:
-        peak = self.peak
-        if peak is not None and peak != "measured" and (isinstance(peak, bool) or not isinstance(peak, Real | Peak)):
-            raise ValueError(f"peak={peak!r} is not known. Use None, 'measured', a Peak, or FLOP/s as a number.")
-        if isinstance(peak, Real) and not 0 < peak < math.inf:
-            raise ValueError(f"peak={peak!r} must be above 0 and finite: FLOP/s of one device, for example 312e12.")
+        given = {name: getattr(self, name) for name in _OPTIONS}
+        for name, value in checked(_OPTIONS, given).items():
+            object.__setattr__(self, name, value)  # numbers of numpy as Python's
+        if self.flops == "thop-modules":
+            check_thop("flops")

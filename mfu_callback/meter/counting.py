@@ -9,15 +9,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from torch import nn
 
 from mfu_callback.flops import FlopCount, FlopCounter
-from mfu_callback.flops.rules.thop import conflict_with_thop
+from mfu_callback.flops.rules.thop import conflict_with_thop, why_no_thop
 from mfu_callback.flops.table import shares_of_rules
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
+from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.pipelines import PipelineTrial
 from mfu_callback.meter.recounts import Recounts
 
 # Relative error of the training FLOPs above which a wrong backward factor is worth a warning.
 _TOLERANCE = 0.05
+_SMALLEST_MFU = 0.01  # below it, nobody minds half of it
 _MOST_TRIALS = 3  # counts that are made again because a pipeline tried its stages in them
 _MOST_SKIPPED = 32  # counts that are made again because their batch was skipped
 
@@ -54,9 +56,20 @@ class Counting:
         self._trials = self._skipped = 0
         self._is_skipped = False
         self._state_is_known = False
+        self._note: str | None = None  # on the backward pass, to be told where it matters
         self._has_noted = False
         self._recounts = Recounts()
         self.look_at = 0
+
+    def note_on_backward(self, window: Window) -> None:
+        """Say once what a model of few layers takes for its backward pass, if MFU is large enough to be read.
+
+        Args:
+            window: The figures of some steps.
+        """
+        if self._note is not None and not self._has_noted and (window.mfu or 0) >= _SMALLEST_MFU:
+            self._has_noted = True
+            self._inform(self._note)
 
     def forget_state(self) -> None:
         """Check again at the next batch which parameters are frozen."""
@@ -191,7 +204,12 @@ class Counting:
             f" ({count.thop:.4e} by thop's rules, {count.functional:.4e} outside thop's modules),"
             f" {self._meter.conventions}. Counted by {shares_of_rules(count.per_rule)}."
         )
-        if (conflict := conflict_with_thop()) is not None:
+        if self._meter.conventions.flops == "thop" and (why := why_no_thop()) is not None:
+            self._inform(
+                f"thop could not be imported ({why}), so Linear and Conv modules count by the rules of mfu-callback,"
+                " which give the same FLOPs for them. To have thop's share told apart: pip install thop setuptools."
+            )
+        elif (conflict := conflict_with_thop()) is not None:
             self._warn_once("thop", conflict)
 
     def _warn_of(self, count: FlopCount) -> None:
@@ -247,12 +265,15 @@ class Counting:
         off = self._meter.conventions.factor_error(count)
         if off is None or abs(off) <= _TOLERANCE:
             return
-        ratio = f"The backward pass of this model takes {count.backward_ratio:.3g} times the FLOPs of its forward pass"
+        times = f"{count.backward_ratio:.3g}"
+        as_many = "as many FLOPs as" if times == "1" else f"{times} times the FLOPs of"
+        ratio = f"The backward pass of this model takes {as_many} its forward pass"
         too = f"model FLOPs and MFU are {abs(off):.0%} too {'high' if off > 0 else 'low'}"
         remedy = "Pass backward_factor='measured' to use the backward FLOPs that really run."
         if off > 0 and self._is_short_by_nature(count):
-            self._note_once(
-                f"{ratio}: one layer, whose input needs no gradient, is a large part of it. So {too}. {remedy}"
+            self._note = (
+                f"{ratio}, where {self._meter.conventions.backward_factor} times as many are assumed: a layer whose"
+                f" input needs no gradient is a large part of it. So {too}. {remedy}"
             )
             return
         self._warn_once(
@@ -270,8 +291,3 @@ class Counting:
             return False
         missing = 2 * count.forward - count.backward
         return any(math.isclose(flops, missing, rel_tol=0.01) for flops in count.per_module.values())
-
-    def _note_once(self, message: str) -> None:
-        if not self._has_noted:
-            self._has_noted = True
-            self._inform(message)

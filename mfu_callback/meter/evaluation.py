@@ -42,6 +42,7 @@ class Evaluation:
         conventions: How attention is counted; None if FLOPs are given.
         peak: The peak for MFU.
         achievable: The measured peak of the device.
+        steps_by_part: Number of this process's batches by what they were, as in `Summary`.
         waterfall: The share of the machine that each part used or lost; sums to 1. Without "optimizer",
             "communication" and "waiting": collectives in a forward pass count as "kernels".
     """
@@ -62,6 +63,7 @@ class Evaluation:
     conventions: str | None = None
     peak: Peak | None = None
     achievable: Peak | None = None
+    steps_by_part: dict[str, int] | None = None
     waterfall: dict[str, float] | None = None
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import compress
@@ -45,6 +45,7 @@ class Ledger:
         is_warm: Whether the warm-up is over.
         ended: Number of steps that have ended.
         step_times: Seconds of the latest measured steps.
+        steps_by_part: Number of steps so far by part: those of the warm-up, and after it all others.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Ledger:
         self._waits = WaitsOfSteps()
         self._window = Totals()
         self._run = Totals()
+        self.steps_by_part: Counter[str] = Counter()
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
 
     def begin_step(self) -> None:
@@ -138,6 +140,7 @@ class Ledger:
     def _end_part(self) -> None:
         """Return to training, or to the warm-up if it is not over."""
         self._parts[self.ended] = self._part
+        self.steps_by_part[self._part if self.is_warm else "warmup"] += 1
         if not self.is_warm:
             self._steps_to_skip -= 1
             self.is_warm = not self._steps_to_skip
@@ -175,4 +178,5 @@ class Ledger:
         if part == "training":
             seen = np.array([number in self._seeing for number in numbers])
             self._window += totals_of(numbers, amounts, seconds, seen, self._waits)
+            self.steps_by_part["training"] += len(numbers)
             self.step_times.extend(training.tolist())

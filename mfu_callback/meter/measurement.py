@@ -151,8 +151,12 @@ class Measurement:
         if not all(rank.steps for rank in ranks):
             return {}
         window = self.meter.window_of(ranks)
-        self.peak.warn_if_above_one(window)
+        self._look_at(window)
         return logged_values(window)
+
+    def _look_at(self, window: Window) -> None:
+        self.peak.warn_if_above_one(window)
+        self.counting.note_on_backward(window)
 
     def finish(self, circumstances: Callable[[], Circumstances], *, measure_rates: bool = True) -> Summary:
         """Sum up the run over all ranks, which all call it.
@@ -188,7 +192,7 @@ class Measurement:
         self.meter.circumstances = circumstances()
         summary = self.meter.summary(ranks, hosts_of(len(ranks)))
         if summary.steps:
-            self.peak.warn_if_above_one(Window(ranks=tuple(ranks)))
+            self._look_at(Window(ranks=tuple(ranks)))
         self.is_measuring = False
         return summary
 

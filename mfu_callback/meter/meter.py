@@ -240,6 +240,7 @@ class RunMeter:
             "hints": tuple(hint.text for hint in self.hints),
             "hint_times": tuple(hint.times for hint in self.hints),
             "circumstances": self.circumstances,
+            "steps_by_part": dict(self.ledger.steps_by_part),
             "wall_time_sec": self._wall_time_sec or self.ledger.wall_time_sec(),
         }
         if not ranks or not all(rank.steps for rank in ranks):

@@ -6,11 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mfu_callback.meter.device_states import DeviceStates
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL, TAGS, Tag
 from mfu_callback.meter.totals import PHASES, Totals
 from mfu_callback.meter.waits import Together
+from mfu_callback.tools.options import Option, above, at_least, checked, whole
+
+_OPTIONS = {
+    "tokens_per_sec": Option("must be a number of at least 0.", at_least(0)),
+    "flops_per_token": Option("must be a number of at least 0.", at_least(0)),
+    "peak_flops_per_sec": Option("must be above 0 and finite: the FLOP/s of one device, for example 312e12.", above(0)),
+    "devices": Option("must be a whole number of at least 1.", whole(1)),
+}
 
 
 def model_flops_utilization(
@@ -30,17 +39,25 @@ def model_flops_utilization(
         A fraction, 0.41 and not 41.
 
     Raises:
-        ValueError: If the peak or the number of devices is not positive.
+        ValueError: If an argument is no number, is infinite or below 0, or the peak or the number of devices is 0.
 
     Example:
         >>> model_flops_utilization(100.0, 6e9, 1e12)
         0.6
     """
-    if peak_flops_per_sec <= 0 or devices < 1:
-        raise ValueError(
-            f"peak_flops_per_sec must be above 0 and devices at least 1; got {peak_flops_per_sec} and {devices}."
-        )
-    return tokens_per_sec * flops_per_token / (peak_flops_per_sec * devices)
+    given = {
+        "tokens_per_sec": tokens_per_sec,
+        "flops_per_token": flops_per_token,
+        "peak_flops_per_sec": peak_flops_per_sec,
+        "devices": devices,
+    }
+    of = {name: float(value) for name, value in checked(_OPTIONS, {n: _number(v) for n, v in given.items()}).items()}
+    return of["tokens_per_sec"] * of["flops_per_token"] / (of["peak_flops_per_sec"] * of["devices"])
+
+
+def _number(value: Any) -> Any:
+    """The number in a tensor or array of one, such as those in ``callback_metrics``; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots: cached properties need a dictionary

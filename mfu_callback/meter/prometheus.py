@@ -12,7 +12,7 @@ from mfu_callback.meter.tags import TAGS
 
 LAST_STEP = "mfu_last_step_timestamp_seconds"
 LOCALHOST = "127.0.0.1"
-_LAST_PORT = 65535
+LAST_PORT = 65535
 
 _WHAT = {tag.name: f"{tag.chart}{f': {tag.part}' if tag.part else ''}. Unit: {tag.unit}." for tag in TAGS}
 _FRACTIONS = frozenset(tag.name for tag in TAGS if tag.unit.startswith("fraction"))
@@ -29,27 +29,6 @@ def gauge_name(tag: str) -> str:
         ('mfu_throughput_tokens_per_sec', 'mfu_throughput_mfu_ratio')
     """
     return f"mfu_{tag.replace('/', '_')}{'_ratio' if tag in _FRACTIONS else ''}"
-
-
-def check_address(port: object, host: object) -> None:
-    """Check the address that a user has given.
-
-    Args:
-        port: The value of ``prometheus_port=``.
-        host: The value of ``prometheus_host=``.
-
-    Raises:
-        ValueError: If there is no such port, or the host is no text; the message names the option.
-    """
-    is_port = isinstance(port, int) and not isinstance(port, bool) and 0 <= port <= _LAST_PORT
-    if port is not None and not is_port:
-        raise ValueError(
-            f"prometheus_port={port!r} must be a port from 1 to {_LAST_PORT}, 0 for any free one, or None."
-        )
-    if not isinstance(host, str) or not host:
-        raise ValueError(
-            f"prometheus_host={host!r} must be an address: {LOCALHOST!r} is this machine alone, '0.0.0.0' all networks."
-        )
 
 
 class PrometheusServer:

@@ -57,6 +57,8 @@ class Summary:
         gpu: Power, clocks and what held them down (`mfu_callback.meter.gpu_state.figures_of`) of this process's device,
             and the ``slowest_clock_share`` of all devices; None without NVML.
         wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        steps_by_part: Number of this process's steps by what they were: "warmup", and after it "training" (measured),
+            "counting", "sampling" and "rest".
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
         operators: Calls, time, FLOPs and bytes by operator, of this process; None without ``operators=True``.
         kernels: What the part "kernels" of the waterfall consists of (matmuls, attention, memory, transfers, gaps), as
@@ -91,6 +93,7 @@ class Summary:
     memory: dict[str, Any] | None = None
     gpu: dict[str, Any] | None = None
     wall_time_sec: dict[str, float] | None = None
+    steps_by_part: dict[str, int] | None = None
     modules: tuple[ModuleFigures, ...] | None = None
     operators: tuple[OperatorFigures, ...] | None = None
     kernels: dict[str, float] | None = None

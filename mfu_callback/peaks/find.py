@@ -6,10 +6,17 @@ import re
 
 import torch
 
-from mfu_callback.peaks.peak import Peak, dtype_name
+from mfu_callback.peaks.peak import DTYPE, Peak, dtype_name
 from mfu_callback.peaks.tables.device import Device, Rate
 from mfu_callback.peaks.tables.devices import rows_of
+from mfu_callback.tools.options import FLAG, Option, checked, instance_of, one_of, whole
 
+_OPTIONS = {
+    "device_name": Option("must be the name that the driver reports, a string.", instance_of(str)),
+    "dtype": DTYPE,
+    "tf32": FLAG,
+    "multiprocessors": Option("must be a whole number of at least 0, or None if unknown.", one_of(None), whole(0)),
+}
 _MIG_SLICE = re.compile(r"\s+MIG\b.*")
 
 
@@ -34,10 +41,15 @@ def find_peak(
     Returns:
         The peak, or None if no source gives one or if the name fits no device or more than one.
 
+    Raises:
+        ValueError: If an argument has a value that is not allowed.
+
     Example:
         >>> find_peak("NVIDIA A100-SXM4-40GB", torch.bfloat16).flops_per_sec
         312000000000000.0
     """
+    given = {"device_name": device_name, "dtype": dtype, "tf32": tf32, "multiprocessors": multiprocessors}
+    checked(_OPTIONS, given)
     device = find_device(device_name, multiprocessors)
     rate = None if device is None else _rate(device, dtype, tf32)
     share = None if device is None else _share(device, device_name, multiprocessors)

@@ -14,13 +14,27 @@ from torch.nn import functional
 
 from mfu_callback.peaks.cache import CacheKey, keep_best
 from mfu_callback.peaks.call_timers import CallTimer, call_timer_for
-from mfu_callback.peaks.peak import Peak
+from mfu_callback.peaks.peak import DTYPE, Peak
 from mfu_callback.peaks.shapes import shapes_for
 from mfu_callback.peaks.sweep import Shape, Sweep, sweep_shapes
 from mfu_callback.peaks.this_machine import device_name, multiprocessors, usable_cores
 from mfu_callback.tools import accelerators
+from mfu_callback.tools.accelerators import is_device
+from mfu_callback.tools.options import FLAG, Option, above, checked, is_function, one_of
 
 _WHOLE_SWEEP_SEC = 1.0  # a shorter one is stored, but does not confirm a peak
+_OPTIONS = {
+    "device": Option("must be a device, for example 'cpu' or 'cuda:0'.", is_device),
+    "dtype": DTYPE,
+    "time_limit_sec": Option("must be above 0 and finite: the seconds of a sweep.", above(0)),
+    "use_cache": FLAG,
+    "timer": Option(
+        "must have seconds_of(call, times); or None, which takes that of the device.",
+        *(one_of(None), lambda value: hasattr(value, "seconds_of")),
+        error=TypeError,
+    ),
+    "now": Option("must be a function that returns seconds.", is_function, error=TypeError),
+}
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 
@@ -56,14 +70,15 @@ def measure_peak(
 
     Raises:
         RuntimeError: If the device cannot multiply matrices of this dtype.
-        ValueError: If the time limit is not above 0 or is infinite.
+        ValueError: If an argument has a value that is not allowed.
+        TypeError: If ``timer`` or ``now`` is something else.
 
     Example:
         >>> measure_peak("cpu", torch.float32, time_limit_sec=0.1, use_cache=False).is_measured
         True
     """
-    if not 0 < time_limit_sec < float("inf"):
-        raise ValueError(f"time_limit_sec={time_limit_sec!r} must be above 0 and finite: the seconds of a sweep.")
+    given = {"device": device, "dtype": dtype, "time_limit_sec": time_limit_sec, "use_cache": use_cache}
+    checked(_OPTIONS, {**given, "timer": timer, "now": now})
     device = torch.device(device)
     try:
         sweep = _sweep(device, dtype, timer, time_limit_sec, now)

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from mfu_callback.meter.evaluation import Evaluation
 from mfu_callback.report.end_of_fit import lost_text
+from mfu_callback.report.no_step import BATCH, why_none
 from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
 
 
@@ -38,7 +39,7 @@ def line_of_evaluation(evaluation: Evaluation, *, warmup_steps: int) -> str:
         warmup_steps: Number of warm-up batches, which explains an evaluation without a measured one.
     """
     if evaluation.steps == 0:
-        why = f"the first {max(warmup_steps, 1)} are warm-up. Use more batches, or lower warmup_steps."
+        why = why_none(BATCH, evaluation.steps_by_part or {}, warmup_steps=warmup_steps)
         return f"MFUCallback measured no batch of {evaluation.stage}: {why}"
     figures = evaluation.as_dict()
     mfu = mfu_text(figures)

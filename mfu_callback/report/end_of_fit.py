@@ -9,6 +9,7 @@ from rich.console import Console
 from mfu_callback.meter.loop_settings import LOOP_SETTINGS
 from mfu_callback.meter.summary import Summary
 from mfu_callback.report.devices import late_text
+from mfu_callback.report.no_step import STEP, why_none
 from mfu_callback.report.tables import mfu_text, print_figures, rates_text, step_text
 
 
@@ -37,7 +38,7 @@ def line_of(summary: Summary, *, warmup_steps: int) -> str:
         warmup_steps: Number of warm-up steps, which explains a run without a measured step.
     """
     if summary.steps == 0:
-        why = f"the first {max(warmup_steps, 1)} are warm-up. Train longer, or lower warmup_steps."
+        why = why_none(STEP, summary.steps_by_part or {}, warmup_steps=warmup_steps)
         loop = "trainer" if summary.circumstances is None else summary.circumstances.loop
         return f"{LOOP_SETTINGS[loop].measured_by} measured no step: {why}"
     figures = summary.as_dict()

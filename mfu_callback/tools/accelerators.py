@@ -34,6 +34,17 @@ def accelerators() -> list[torch.device]:
     return [torch.device(kind.type, index) for index in range(count())]
 
 
+def is_device(value: Any) -> bool:
+    """Whether this names a device: a `torch.device`, its name, or the index of an accelerator."""
+    if isinstance(value, bool) or not isinstance(value, str | int | torch.device):
+        return False
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until an accelerator has finished all queued work."""
     _call("synchronize", device)

@@ -89,7 +89,7 @@ def test_published_mfu(run):
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("value", [0, -1])
 def test_an_argument_below_one_is_named(name, value):
-    with pytest.raises(ValueError, match=rf"^{name} is {value}: give 1 or more\.$"):
+    with pytest.raises(ValueError, match=rf"^{name}={value} must be a whole number of at least 1\.$"):
         palm_flops_per_token(**ARGUMENTS | {name: value})
 
 

@@ -139,5 +139,5 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_argument(cli, capsys, kind,
 
 
 def test_a_value_out_of_range_is_refused_when_the_callback_is_made(cli):
-    with pytest.raises(ValueError, match="warmup_steps=-1 must not be negative"):
+    with pytest.raises(ValueError, match="warmup_steps=-1 must be a whole number of at least 0"):
         cli("--trainer.callbacks+=mfu_callback.MFUCallback", "--trainer.callbacks.warmup_steps=-1")

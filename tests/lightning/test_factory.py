@@ -116,9 +116,15 @@ def test_arguments_are_read_from_the_variable(text, arguments):
         ("modules=maybe", "modules='maybe' must be of the type bool."),
         ("modules=1", "modules='1' must be of the type bool."),
         ("warmup_steps=1.5", "warmup_steps='1.5' must be of the type int."),
-        ("warmup_steps=-1", "warmup_steps=-1 must not be negative. 0 leaves out only the counting step."),
+        (
+            "warmup_steps=-1",
+            "warmup_steps=-1 must be a whole number of at least 0. 0 leaves out only the steps that count FLOPs.",
+        ),
         ("sync=1", "sync='1' must be of the type typing.Literal['step', 'events', 'window']."),
-        ("peak=", "peak='' is not known. Use None, 'measured', a Peak, or FLOP/s as a number."),
+        (
+            "peak=",
+            "peak='' is not known. Use None, 'measured', a Peak, or the FLOP/s of one device as a number above 0, ",
+        ),
         ("flops=math.sqrt", "flops='math.sqrt' is not known."),
         ("tokens=builtins.len", "tokens='builtins.len' must be of the type "),
         ("peak=3e12;sync=window", "peak='3e12;sync=window' is not known."),

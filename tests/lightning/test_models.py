@@ -1,5 +1,7 @@
 """Kinds of training steps: several networks, frozen parts, checkpointing, conventions."""
 
+import time
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -172,3 +174,40 @@ def test_thop_modules_as_the_counter_says_what_it_leaves_out():
         linear = sum(m.in_features * m.out_features for m in GPT(TINY).modules() if isinstance(m, nn.Linear))
     assert callback.summary.flops.forward == callback.summary.flops.thop
     assert 0 <= callback.summary.flops.thop - 2 * 4 * 8 * linear <= 2 * 4 * norms
+
+
+class OneLayer(Step):
+    """One layer, and a training step that takes 10 ms at least."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def training_step(self, batch, batch_idx):
+        time.sleep(0.01)
+        return self.layer(batch).square().mean()
+
+
+NOTE = (
+    "MFUCallback: The backward pass of this model takes as many FLOPs as its forward pass, where 2.0 times as many are"
+    " assumed: a layer whose input needs no gradient is a large part of it. So model FLOPs and MFU are 50% too high."
+    " Pass backward_factor='measured' to use the backward FLOPs that really run."
+)
+SMALL = 3e5  # FLOP/s, of which the layer uses half
+
+
+@pytest.mark.parametrize(
+    ("arguments", "every", "said"),
+    [
+        ({"peak": SMALL}, 1, [NOTE]),
+        ({"peak": SMALL}, 100, [NOTE]),  # at the end, where nothing was logged before
+        ({"peak": SMALL, "backward_factor": "measured"}, 1, []),
+        ({"peak": PEAK}, 1, []),  # an MFU of a ten-millionth
+    ],
+)
+def test_one_layer_is_told_of_its_backward_pass_once_and_only_where_mfu_is_read(arguments, every, said, caplog):
+    callback = MFUCallback(warmup_steps=1, summary=None, **arguments)
+    with caplog.at_level("INFO", "lightning.pytorch.utilities.rank_zero"):
+        make_trainer(callback, log_every_n_steps=every).fit(OneLayer())
+    assert callback.summary.flops.backward == callback.summary.flops.forward == PRODUCT
+    assert [one.message for one in caplog.records if "The backward pass" in one.message] == said

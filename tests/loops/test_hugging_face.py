@@ -322,6 +322,8 @@ def test_wrong_arguments_raise_at_once():
         make_callback(attention="none")
     with pytest.raises(TypeError):
         make_callback(atention="full")
+    with pytest.raises(TypeError, match=r"trainer='x' must be a transformers\.Trainer; or None"):
+        make_callback(trainer="x")
 
 
 def test_the_room_is_imported_without_transformers():

@@ -121,5 +121,5 @@ def test_a_meter_that_an_exception_has_ended_can_be_closed():
 
 
 def test_several_models_in_a_list_are_refused_with_the_remedy():
-    with pytest.raises(TypeError, match=r"model is a list.*torch\.nn\.ModuleList"):
+    with pytest.raises(TypeError, match=r"model=\[Linear.* is no torch\.nn\.Module.*torch\.nn\.ModuleList"):
         MFUMeter([nn.Linear(4, 4), nn.Linear(4, 4)])

@@ -78,13 +78,15 @@ def test_the_dies_of_mi250_and_mi250x_report_one_name(dies, expected):
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("NVIDIA H100 80GB HBM3 MIG 7g.80gb", (300, 133, 0, -5)),
-        ("AMD Instinct MI300X", (400, 305, 0, -1)),
+        ("NVIDIA H100 80GB HBM3 MIG 7g.80gb", (300, 133, 0)),
+        ("AMD Instinct MI300X", (400, 305, 0)),
         ("Intel(R) Data Center GPU Max 1550", (448, 129, 0)),
     ],
 )
 def test_no_part_is_larger_than_the_whole(name, counts):
     assert [find_peak(name, BF16, multiprocessors=count) for count in counts] == [None] * len(counts)
+    with pytest.raises(ValueError, match="multiprocessors=-1 must be a whole number of at least 0"):
+        find_peak(name, BF16, multiprocessors=-1)
 
 
 @pytest.mark.parametrize("name", ["nvidia geforce rtx 2070 super", "NVIDIA GeForce RTX 2070 super"])

@@ -45,7 +45,7 @@ def test_a_line_without_mfu():
 
 @pytest.mark.parametrize("style", ["line", "table"])
 def test_an_evaluation_without_a_measured_batch_says_why(style):
-    assert printed(Evaluation(stage="validate", steps=0), style) == (
+    assert printed(Evaluation(stage="validate", steps=0, steps_by_part={"warmup": 2}), style) == (
         "MFUCallback measured no batch of validate: the first 3 are warm-up. Use more batches, or lower warmup_steps.\n"
     )
 

@@ -10,7 +10,7 @@ from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.devices import PaceSetter
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL
-from mfu_callback.report.end_of_fit import print_summary
+from mfu_callback.report.end_of_fit import line_of, print_summary
 from mfu_callback.report.summary_file import write_summary
 from mfu_callback.report.tables import print_figures
 
@@ -246,8 +246,57 @@ def test_the_summary_as_a_file(tmp_path):
     write_summary({}, None)
 
 
-def test_a_run_without_a_measured_step_says_why():
-    assert "measured no step: the first 3 are warm-up" in printed(Summary(steps=0))
+GIVE = "or pass flops= per token or as a function of the batch, so that nothing is counted."
+
+
+@pytest.mark.parametrize(
+    ("parts", "warmup_steps", "why"),
+    [
+        ({"warmup": 2}, 3, "the first 3 are warm-up. Train longer, or lower warmup_steps."),
+        ({"warmup": 1}, 1, "the first is warm-up. Train longer, or lower warmup_steps."),
+        ({}, 3, "no step has ended. Train longer."),
+        (None, 0, "no step has ended. Train longer."),
+        (
+            {"counting": 8},
+            0,
+            "each of the 8 steps counted FLOPs, as a batch of a new shape needs, so they are left out. Pad batches to a"
+            f" few shapes, {GIVE}",
+        ),
+        (
+            {"counting": 1},
+            0,
+            f"the only step counted FLOPs, as a batch of a new shape needs, so it is left out. Train longer, {GIVE}",
+        ),
+        (
+            {"warmup": 3, "counting": 1},
+            3,
+            "the only step after the warm-up counted FLOPs, as a batch of a new shape needs, so it is left out."
+            f" Train longer, {GIVE}",
+        ),
+        (
+            {"warmup": 1, "sampling": 2},
+            1,
+            "each of the 2 steps after the warm-up timed single modules or operators, so they are left out. Train"
+            " longer.",
+        ),
+        (
+            {"warmup": 1, "counting": 2, "rest": 1, "sampling": 0},
+            1,
+            "of the 3 steps after the warm-up, all are left out: 2 counted FLOPs, as a batch of a new shape needs; 1"
+            f" ended early or could not be seen. Pad batches to a few shapes, {GIVE}",
+        ),
+        (
+            {"training": 5, "warmup": 1},
+            1,
+            "this process measured 5, but another one none: all of its steps were warm-up or counted FLOPs, as batches"
+            f" of new shapes need. Train longer, {GIVE}",
+        ),
+    ],
+)
+def test_a_run_without_a_measured_step_says_why_and_what_to_do(parts, warmup_steps, why):
+    line = line_of(Summary(steps=0, steps_by_part=parts), warmup_steps=warmup_steps)
+    assert line == f"MFUCallback measured no step: {why}"
+    assert printed(Summary(steps=0, steps_by_part={"warmup": 1})).endswith("Train longer, or lower warmup_steps.\n")
 
 
 def test_a_console_without_unicode_gets_plain_bars():

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.utils.flop_counter import flop_registry
 
 from mfu_callback.flops.rules.call import UncountableError
+from mfu_callback.tools.options import Option, checked, one_of
 
 Function = Callable[..., int]
 
@@ -67,6 +68,13 @@ class Formula:
         if flops < 0:
             raise UncountableError(f"its formula in {self.source} returned {flops}")
         return flops
+
+
+_RULE = "cannot be called. Give a function of the call's arguments"
+_OPTIONS = {
+    "forward": Option(f"{_RULE}.", callable, error=TypeError),
+    "backward": Option(f"{_RULE}, or None.", one_of(None), callable, error=TypeError),
+}
 
 
 class RegisteredFormula:
@@ -128,12 +136,13 @@ def register_flop_formula(target: Any, *, forward: Function, backward: Function 
         >>> handle = register_flop_formula(Doubled, forward=lambda module, x: 2 * x.numel() * module.out_features)
         >>> handle.remove()
     """
-    for name, function in (("forward", forward), ("backward", backward)):
-        if not callable(function) and not (function is None and name == "backward"):
-            raise TypeError(f"{name}={function!r} cannot be called. Give a function of the call's arguments.")
+    checked(_OPTIONS, {"forward": forward, "backward": backward})
     key = _key(target)
     if is_triton_kernel(key) and backward is not None:
-        raise ValueError("A Triton kernel has no backward. Register the kernel that computes the gradients itself.")
+        raise ValueError(
+            f"backward={backward!r} cannot be used. A Triton kernel has no backward. Register the kernel that computes"
+            " the gradients itself."
+        )
     formula = _REGISTERED[key] = Formula(REGISTERED_SOURCE, forward, backward)
     return RegisteredFormula(key, formula)
 
@@ -211,8 +220,8 @@ def _key(target: Any) -> Any:
         overloads = [target] if isinstance(target, torch._ops.OpOverload) else _overloads(target)
         if all(one.has_kernel_for_dispatch_key(_IMPLICIT) for one in overloads):
             raise ValueError(
-                f"{target} runs as other operators, which are counted by their own rules. Register a formula for these,"
-                " or for the module that calls it."
+                f"target={target} runs as other operators, which are counted by their own rules. Register a formula"
+                " for these, or for the module that calls it."
             )
         return target
     if isinstance(target, torch._ops.HigherOrderOperator):
@@ -220,7 +229,7 @@ def _key(target: Any) -> Any:
     if is_triton_kernel(target):
         return unwrapped(target)
     raise TypeError(
-        f"{target!r} cannot have a FLOP formula. Give an operator (torch.ops.mylib.attention), a subclass of"
+        f"target={target!r} cannot have a FLOP formula. Give an operator (torch.ops.mylib.attention), a subclass of"
         " torch.autograd.Function or of nn.Module, or a Triton kernel."
     )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from mfu_callback.tools.options import Option, checked, whole
+
+_NUMBER = Option("must be a whole number of at least 1.", whole(1))
+
 
 def palm_flops_per_token(*, parameters: int, layers: int, heads: int, head_dim: int, length: int) -> int:
     """Model FLOPs of forward and backward for one token of a dense decoder: 6 N + 12 L H Q T.
@@ -25,14 +29,12 @@ def palm_flops_per_token(*, parameters: int, layers: int, heads: int, head_dim: 
         FLOPs per token, with 2 for each multiply-accumulate.
 
     Raises:
-        ValueError: If an argument is below 1.
+        ValueError: If an argument is no whole number of at least 1.
 
     Example:
         >>> palm_flops_per_token(parameters=1000, layers=2, heads=4, head_dim=8, length=16)
         18288
     """
-    arguments = {"parameters": parameters, "layers": layers, "heads": heads, "head_dim": head_dim, "length": length}
-    for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: give 1 or more.")
-    return 6 * parameters + 12 * layers * heads * head_dim * length
+    given = {"parameters": parameters, "layers": layers, "heads": heads, "head_dim": head_dim, "length": length}
+    of: dict[str, int] = checked(dict.fromkeys(given, _NUMBER), given)
+    return 6 * of["parameters"] + 12 * of["layers"] * of["heads"] * of["head_dim"] * of["length"]

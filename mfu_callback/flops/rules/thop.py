@@ -101,14 +101,42 @@ def conflict_with_thop() -> str | None:
     )
 
 
-@cache
-def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
-        import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop.profile (the function) hides
+def why_no_thop() -> str | None:
+    """Why thop cannot be imported; None if it can."""
+    return _imported()[1]
 
-    rules: dict[type[nn.Module], Callable[..., None]] = sys.modules["thop.profile"].register_hooks
-    return rules
+
+def check_thop(option: str) -> None:
+    """Check that thop can be imported, for an option that asks for exactly its figures.
+
+    Args:
+        option: The name of the option whose value is "thop-modules".
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if (why := why_no_thop()) is not None:
+        raise ValueError(
+            f"{option}='thop-modules' is what thop itself counts, and thop could not be imported ({why}). Install it:"
+            f" pip install thop setuptools. Or use {option}='thop', which counts by the rules of mfu-callback then."
+        )
+
+
+def _thop_rules() -> dict[type[nn.Module], Callable[..., None]]:
+    """The rules of thop by type of module; none if thop cannot be imported."""
+    return _imported()[0]
+
+
+@cache
+def _imported() -> tuple[dict[type[nn.Module], Callable[..., None]], str | None]:
+    """The rules of thop, and why there are none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # thop imports distutils
+            import thop  # noqa: F401 - fills sys.modules["thop.profile"], which thop.profile (the function) hides
+        return sys.modules["thop.profile"].register_hooks, None
+    except Exception as error:  # nobody maintains it: what it imports may be missing or raise
+        return {}, f"{type(error).__name__}: {error}"
 
 
 class _StandIn:
