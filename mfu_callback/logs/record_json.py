@@ -127,6 +127,12 @@ _FINDER = _fields(
     sweep=_list_of(_SWEEP_POINT),
     limit=_is_text,
 )
+_JOB = _fields(
+    {},
+    **dict.fromkeys(("version", "began_at", "at", "restarts", "steps", "device_hours"), _is_number),
+    **dict.fromkeys(("samples", "tokens", "real_tokens", "flops"), _is_number),
+    wall_time_sec=_numbers,
+)
 _RUN = _fields(
     {},
     **dict.fromkeys(("model", "device", "precision", "strategy", "counter"), _is_text),
@@ -148,6 +154,7 @@ _is_record = _fields(
     modules=_list_of(_MODULE_TIME),
     devices=_list_of(_DEVICE),
     pace=_PACE,
+    job=_JOB,
     operators=_list_of(_OPERATOR),
     memory=_MEMORY,
     gpu=_GPU,

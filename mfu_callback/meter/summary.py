@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,6 +11,7 @@ from mfu_callback.meter.advice import advice_of
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.devices import DeviceFigures, PaceSetter
 from mfu_callback.meter.facts import Facts
+from mfu_callback.meter.job import Job, state_of
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.meter.per_operator import OperatorFigures
@@ -22,6 +24,8 @@ _PEAKS = ("peak", "achievable", "fastest")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """The figures of a whole run, without warm-up, counting and sampled steps. A figure is None if it is unknown.
+
+    ``job``, ``wall_time_sec`` and ``goodput`` are of all fits of a job that was resumed from checkpoints.
 
     Attributes:
         steps: Measured optimizer steps.
@@ -56,7 +60,8 @@ class Summary:
             this process's ``swapped_bytes``. None if nothing is known; what is unknown of it is None.
         gpu: Power, clocks and what held them down (`mfu_callback.meter.gpu_state.figures_of`) of this process's device,
             and the ``slowest_clock_share`` of all devices; None without NVML.
-        wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        wall_time_sec: Seconds since the job's first fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        job: What the job has done since then, steps that all other figures leave out included; None before the end.
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
         operators: Calls, time, FLOPs and bytes by operator, of this process; None without ``operators=True``.
         kernels: What the part "kernels" of the waterfall consists of (matmuls, attention, memory, transfers, gaps), as
@@ -90,7 +95,8 @@ class Summary:
     pace: PaceSetter | None = None
     memory: dict[str, Any] | None = None
     gpu: dict[str, Any] | None = None
-    wall_time_sec: dict[str, float] | None = None
+    wall_time_sec: Mapping[str, float] | None = None
+    job: Job | None = None
     modules: tuple[ModuleFigures, ...] | None = None
     operators: tuple[OperatorFigures, ...] | None = None
     kernels: dict[str, float] | None = None
@@ -111,7 +117,7 @@ class Summary:
 
     @property
     def goodput(self) -> float | None:
-        """The share of the wall time since fit began that was measured training; None if unknown."""
+        """The share of the wall time since the job's first fit began that was measured training; None if unknown."""
         if self.wall_time_sec is None or not sum(self.wall_time_sec.values()):
             return None
         return self.wall_time_sec["training"] / sum(self.wall_time_sec.values())
@@ -129,6 +135,7 @@ class Summary:
             nested[name]["dtype"] = dtype_name(nested[name]["dtype"])
         nested["hints"], nested["hint_times"] = list(self.hints), list(self.hint_times)
         nested["circumstances"] = None if self.circumstances is None else asdict(self.circumstances)
+        nested["job"] = None if self.job is None else state_of(self.job)
         nested["pace"] = None if self.pace is None else asdict(self.pace)
         nested["devices"] = None if self.devices is None else [asdict(device) for device in self.devices]
         if self.modules is not None:

@@ -13,7 +13,9 @@ import torch
 
 from mfu_callback.flops.per_shape import TrainingFlops
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
+from mfu_callback.meter.done import NAMES, NOTHING, Done
 from mfu_callback.meter.waits import StepWaits
+from mfu_callback.tools import accelerators
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
 
@@ -61,6 +63,7 @@ class Totals:
             they would all be done if each ran at its own peak.
         achievable_flops_per_sec: The device's measured peak, in FLOP/s; as above.
         flops_of_dtypes: Model FLOPs by dtype of the batches that multiply several; not part of the row.
+        done: What the device has done since its run began, also in steps that the totals leave out.
         step_waits: The waiting in each of the latest steps.
     """
 
@@ -91,12 +94,19 @@ class Totals:
     peak_flops_per_sec: float = math.nan
     achievable_flops_per_sec: float = math.nan
     flops_of_dtypes: Mapping[str, float] = field(default_factory=dict)
+    done: Done = NOTHING
     step_waits: StepWaits = field(default_factory=StepWaits)
 
     @property
     def seconds(self) -> float:
         """Training time, in seconds."""
         return self.data_sec + self.forward_sec + self.backward_sec + self.optimizer_sec + self.other_sec
+
+    @property
+    def work(self) -> Done:
+        """The work of these steps, without its time."""
+        work = {name: getattr(self, name) for name in ("steps", *_AMOUNTS, "flops")}
+        return Done(**work)
 
     @property
     def waits_sec(self) -> float:
@@ -123,6 +133,7 @@ class Totals:
         return Totals(
             **sums | {name: getattr(other, name) for name in _LATEST},
             flops_of_dtypes=dict(Counter(self.flops_of_dtypes) + Counter(other.flops_of_dtypes)),
+            done=other.done,
             step_waits=self.step_waits.followed_by(other.step_waits),
         )
 
@@ -139,24 +150,27 @@ class Totals:
         parts = {name: getattr(self, name) / devices for name in _AMOUNTS}
         parts |= {name: getattr(self, name) / by for name in _FLOPS}
         of_dtypes = {dtype: flops / by for dtype, flops in self.flops_of_dtypes.items()}
-        return replace(self, flops_of_dtypes=of_dtypes, **parts)
+        done = self.done.shared_by(devices, flops_by=by)
+        return replace(self, flops_of_dtypes=of_dtypes, done=done, **parts)
 
     def as_row(self) -> tuple[float, ...]:
         """The values as a row, in the order of the fields."""
-        return (*(float(getattr(self, name)) for name in _ROW), *self.step_waits.as_row())
+        return (*(float(getattr(self, name)) for name in _ROW), *self.done.as_row(), *self.step_waits.as_row())
 
     @classmethod
     def from_row(cls, row: Sequence[float]) -> Totals:
         """The inverse of :meth:`as_row`, without the FLOPs by dtype."""
         values: dict[str, Any] = dict(zip(_ROW, row, strict=False))
-        return cls(**values, step_waits=StepWaits.from_row(row[len(_ROW) :]))
+        done, waits = row[len(_ROW) : _WAITS_AT], row[_WAITS_AT:]
+        return cls(**values, done=Done.from_row(done), step_waits=StepWaits.from_row(waits))
 
     def _waits(self, phase: str) -> float:
         # An estimate from some steps may exceed what there is.
         return float(min(getattr(self, f"{phase}_waits_sec"), getattr(self, f"{phase}_sec")))
 
 
-_ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dtypes", "step_waits"))
+_ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dtypes", "done", "step_waits"))
+_WAITS_AT = len(_ROW) + len(NAMES)
 
 
 @dataclass(slots=True)
@@ -241,19 +255,18 @@ def totals_of(
     """
     if not steps:
         return Totals()
-    amounts = np.array([(one.samples, one.tokens, one.flops, one.recomputed_flops) for one in steps]).sum(axis=0)
-    samples, tokens, flops, recomputed_flops = amounts.tolist()
+    done = done_in(steps)
     phases = seconds[:, TRAINING_PHASES] + seconds[:, WAITS]
     phases[:, Phase.OTHER] += seconds[:, Phase.EXCHANGE]
     waited = np.where(seen, seconds[:, [*WAITS, Phase.EXCHANGE]].sum(axis=1), np.nan)
     of_dtypes: Counter[str] = sum((Counter(of_batch) for one in steps for of_batch in one.of_dtypes), Counter())
     return Totals(
-        steps=len(steps),
-        samples=samples,
-        tokens=tokens,
-        real_tokens=_sum_on_device([number for one in steps for number in one.real_tokens]),
-        flops=flops,
-        recomputed_flops=recomputed_flops,
+        steps=done.steps,
+        samples=done.samples,
+        tokens=done.tokens,
+        real_tokens=done.real_tokens,
+        flops=done.flops,
+        recomputed_flops=sum(one.recomputed_flops for one in steps),
         **_by_phase("sec", phases.sum(axis=0)),
         **_by_phase("waits_sec", waits.estimate(seconds, seen).sum(axis=0)),
         flops_of_dtypes=dict(of_dtypes),
@@ -261,7 +274,18 @@ def totals_of(
     )
 
 
-def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, float]:
+def done_in(steps: Sequence[Amounts]) -> Done:
+    """The work of some steps together, without its time; reads numbers on the device, and waits for those.
+
+    Args:
+        steps: The work of each step, at least one.
+    """
+    samples, tokens, flops = np.array([(one.samples, one.tokens, one.flops) for one in steps]).sum(axis=0).tolist()
+    real_tokens = _sum_on_device([number for one in steps for number in one.real_tokens])
+    return Done(steps=len(steps), samples=samples, tokens=tokens, real_tokens=real_tokens, flops=flops)
+
+
+def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, Any]:
     return {f"{phase}_{unit}": value for phase, value in zip(PHASES, seconds.tolist(), strict=True)}
 
 
@@ -269,4 +293,5 @@ def _sum_on_device(numbers: Sequence[torch.Tensor | None]) -> float:
     known = [number for number in numbers if number is not None]
     if not known or len(known) < len(numbers):
         return math.nan
-    return float(torch.stack(known).sum())
+    with accelerators.beside_training(known[0].device):
+        return float(torch.stack(known).sum())

@@ -45,6 +45,16 @@ class Work:
         del self._notes[:start]
         return taken
 
+    def not_taken(self) -> list[Amounts]:
+        """Add up the steps that have ended and were not taken."""
+        ended: list[Amounts] = []
+        start = 0
+        for end, note in enumerate(self._notes):
+            if note is END_OF_WORK:
+                ended.append(self._sum(self._notes[start:end]))
+                start = end + 1
+        return ended
+
     def _sum(self, notes: Sequence[Any]) -> Amounts:
         amounts, is_new, real_tokens = Amounts(), False, None
         for note in notes:

@@ -126,6 +126,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", memory_text(get("memory"))),
         ("GPU", gpu_text(get("gpu"))),
         ("batch size", _found(get("run") or {})),
+        ("job", _job(get("job") or {})),
         ("goodput", _goodput(get("goodput"), get("wall_time_sec") or {})),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -167,6 +168,20 @@ def _found(run: Mapping[str, Any]) -> str | None:
     limit = (found.get("limit") or "").partition(" (")[0]
     within = f" within {limit}" if limit else ""
     return f"{found['batch_size']:,} a process, found by {trials} trial{'' if trials == 1 else 's'}{within}"
+
+
+def _job(job: Mapping[str, Any]) -> str | None:
+    """What a job has done that was resumed from a checkpoint, as text; None if it was not."""
+    if not job.get("restarts"):
+        return None
+    parts = (
+        f"{job['restarts'] + 1} fits",
+        _number(job.get("steps"), ",", " steps"),
+        _number(job.get("tokens"), ".4g", " tokens"),
+        _number(job.get("flops"), ".4g", " FLOPs"),
+        _number(job.get("device_hours"), ".3g", " device-hours"),
+    )
+    return ", ".join(part for part in parts if part is not None)
 
 
 def _goodput(goodput: float | None, wall_time_sec: Mapping[str, float]) -> str | None:
