@@ -33,6 +33,7 @@ class MFUCallback(EvaluationHooks):
     ==================================== ============================= =================================================
     ``throughput/tokens_per_sec``        1/s, all devices              the batch has tokens
     ``throughput/real_tokens_per_sec``   1/s, all devices              attention masks mark the padding
+    ``throughput/loss_tokens_per_sec``   1/s, all devices              the tokens have labels: those not -100
     ``throughput/samples_per_sec``       1/s, all devices              the batch has a tensor
     ``throughput/device/tokens_per_sec`` 1/s, one device               the batch has tokens
     ``throughput/device/tflops_per_sec`` 1e12 FLOP/s, one device       FLOPs are known

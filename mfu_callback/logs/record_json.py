@@ -130,7 +130,7 @@ _FINDER = _fields(
 _JOB = _fields(
     {},
     **dict.fromkeys(("version", "began_at", "at", "restarts", "steps", "device_hours"), _is_number),
-    **dict.fromkeys(("samples", "tokens", "real_tokens", "flops"), _is_number),
+    **dict.fromkeys(("samples", "tokens", "real_tokens", "loss_tokens", "flops"), _is_number),
     wall_time_sec=_numbers,
 )
 _RUN = _fields(
@@ -144,7 +144,7 @@ _RUN = _fields(
 _is_record = _fields(
     {},
     **dict.fromkeys(("steps", "mfu", "mfu_achievable", "mfu_fastest", "hfu", "goodput"), _is_number),
-    **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "samples_per_sec"), _is_number),
+    **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "loss_tokens_per_sec", "samples_per_sec"), _is_number),
     **dict.fromkeys(("step_time_sec", "step_time_sec_min", "step_time_sec_max"), _is_number),
     **dict.fromkeys(("waterfall", "kernels", "phases_sec", "wall_time_sec"), _numbers),
     **dict.fromkeys(("conventions", "advice"), _is_text),

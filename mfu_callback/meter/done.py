@@ -16,6 +16,7 @@ class Done:
         samples: Samples.
         tokens: Tokens, with padding.
         real_tokens: Tokens without padding.
+        loss_tokens: Tokens that the loss is taken over.
         flops: Model FLOPs of the forward and backward passes.
         device_sec: Wall time since the run began, times the devices.
     """
@@ -24,6 +25,7 @@ class Done:
     samples: float = 0.0
     tokens: float = 0.0
     real_tokens: float = 0.0
+    loss_tokens: float = 0.0
     flops: float = 0.0
     device_sec: float = 0.0
 
@@ -41,10 +43,10 @@ class Done:
         parts = {name: getattr(self, name) / devices for name in _AMOUNTS}
         return replace(self, flops=self.flops / flops_by, **parts)
 
-    def with_share_of(self, before: Done) -> Done:
-        """The same, with as large a share of tokens without padding as there was before."""
-        share = before.real_tokens / before.tokens if before.tokens else math.nan
-        return replace(self, real_tokens=self.tokens * share)
+    def with_shares_of(self, before: Done) -> Done:
+        """The same, of whose tokens as many are no padding, and in the loss, as before."""
+        of_each = self.tokens / before.tokens if before.tokens else math.nan
+        return replace(self, real_tokens=before.real_tokens * of_each, loss_tokens=before.loss_tokens * of_each)
 
     def as_row(self) -> tuple[float, ...]:
         """The values as a row, in the order of the fields."""
@@ -58,7 +60,7 @@ class Done:
 
 NOTHING = Done()
 NAMES = tuple(field.name for field in fields(Done))
-_AMOUNTS = ("samples", "tokens", "real_tokens")
+_AMOUNTS = ("samples", "tokens", "real_tokens", "loss_tokens")
 
 
 def of_all(devices: Sequence[Done]) -> Done:

@@ -31,6 +31,7 @@ class Job:
         samples: Samples.
         tokens: Tokens, with padding.
         real_tokens: Tokens without padding.
+        loss_tokens: Tokens that the loss is taken over.
         flops: Model FLOPs of the forward and backward passes.
         device_hours: Hours of all fits, times the devices.
         wall_time_sec: Wall time in seconds by part (`mfu_callback.meter.ledger.PARTS`).
@@ -43,6 +44,7 @@ class Job:
     samples: int | None = None
     tokens: int | None = None
     real_tokens: int | None = None
+    loss_tokens: int | None = None
     flops: int | None = None
     device_hours: float = 0.0
     wall_time_sec: Mapping[str, float]
@@ -66,7 +68,7 @@ class Job:
         return _added(self.wall_time_sec, {"lost": lost, "down": gap - lost})
 
 
-_AMOUNTS = ("samples", "tokens", "real_tokens", "flops")
+_AMOUNTS = ("samples", "tokens", "real_tokens", "loss_tokens", "flops")
 
 
 def state_of(job: Job) -> dict[str, Any]:

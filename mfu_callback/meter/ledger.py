@@ -10,9 +10,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mfu_callback.meter.amounts import Amounts, done_in
 from mfu_callback.meter.clock import END_OF_STEP, Phase, StepClock, training_sec
 from mfu_callback.meter.done import NOTHING, Done
-from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, done_in, totals_of
+from mfu_callback.meter.totals import Totals, WaitsOfSteps, totals_of
 from mfu_callback.meter.waits import StepWaits
 from mfu_callback.meter.work import END_OF_WORK, Work
 
@@ -139,15 +140,17 @@ class Ledger:
     def done_so_far(self) -> Done:
         """All that was trained on; never waits.
 
-        Of steps that the device has not finished, the tokens without padding are taken to be as many of all tokens as
-        before.
+        Of steps that the device has not finished, the tokens without padding and those of the loss are taken to be as
+        many of all tokens as before.
         """
         self._book(wait=False)
         numbers, not_booked = range(self._booked + 1, self._ended + 1), self._work.not_taken()
         steps = [one for number, one in zip(numbers, not_booked, strict=True) if self._parts.get(number) != "rest"]
         if not steps:
             return self.done
-        return self.done + done_in([replace(one, real_tokens=[]) for one in steps]).with_share_of(self._done)
+        return self.done + done_in([replace(one, real_tokens=[], loss_tokens=[]) for one in steps]).with_shares_of(
+            self._done
+        )
 
     def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to one of `PARTS`."""

@@ -131,6 +131,11 @@ class Window(DeviceStates):
         """Tokens per second without padding, all devices."""
         return self._rate([rank.real_tokens for rank in self.ranks])
 
+    @property
+    def loss_tokens_per_sec(self) -> float | None:
+        """Tokens per second that the loss is taken over, all devices."""
+        return self._rate([rank.loss_tokens for rank in self.ranks])
+
     @cached_property
     def done(self) -> Done:
         """What the job has done since it began, on all devices; steps that the totals leave out are included."""

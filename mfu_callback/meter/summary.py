@@ -32,6 +32,7 @@ class Summary:
         tokens: Tokens in these steps, all devices.
         tokens_per_sec: Tokens per second, all devices.
         real_tokens_per_sec: Tokens per second without padding, all devices; needs attention masks.
+        loss_tokens_per_sec: Tokens per second that the loss is taken over, all devices; needs labels.
         samples_per_sec: Samples per second, all devices.
         step_time_sec: Median seconds of a step.
         step_time_sec_min: Mean seconds of a step on the fastest of several devices.
@@ -72,6 +73,7 @@ class Summary:
     tokens: int | None = None
     tokens_per_sec: float | None = None
     real_tokens_per_sec: float | None = None
+    loss_tokens_per_sec: float | None = None
     samples_per_sec: float | None = None
     step_time_sec: float | None = None
     step_time_sec_min: float | None = None

@@ -48,6 +48,7 @@ MFU_ACHIEVABLE = "throughput/mfu_achievable"
 HFU = "throughput/hfu"
 TOKENS_PER_SEC = "throughput/tokens_per_sec"
 REAL_TOKENS_PER_SEC = "throughput/real_tokens_per_sec"
+LOSS_TOKENS_PER_SEC = "throughput/loss_tokens_per_sec"
 SAMPLES_PER_SEC = "throughput/samples_per_sec"
 DEVICE_TOKENS_PER_SEC = "throughput/device/tokens_per_sec"
 DEVICE_TFLOPS_PER_SEC = "throughput/device/tflops_per_sec"
@@ -63,6 +64,7 @@ def _tag(category: str, name: str, unit: str, when: str, attribute: str, chart: 
 
 _ALL, _ONE = "1/s, all devices", "1/s, one device"
 _TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks mark the padding", "the batch has a tensor"
+_LABELS = "the tokens have labels: those not -100"
 _PEAK, _MEASURED = "fraction of the peak", "fraction of the measured peak"
 _RECOMPUTED = "something is recomputed: MFU with that added"
 _SEVERAL = "there are several devices"
@@ -84,6 +86,7 @@ _OF_WATERFALL = {
 TAGS: tuple[Tag, ...] = (
     _tag(_RATE, TOKENS_PER_SEC, _ALL, _TOKENS, "tokens_per_sec", "tokens/s, all devices", "tokens/s"),
     _tag(_RATE, REAL_TOKENS_PER_SEC, _ALL, _MASKS, "real_tokens_per_sec", "tokens/s without the padding"),
+    _tag(_RATE, LOSS_TOKENS_PER_SEC, _ALL, _LABELS, "loss_tokens_per_sec", "tokens/s that the loss is taken over"),
     _tag(_RATE, SAMPLES_PER_SEC, _ALL, _SAMPLES, "samples_per_sec", "samples/s, all devices"),
     _tag(_RATE, DEVICE_TOKENS_PER_SEC, _ONE, _TOKENS, "device_tokens_per_sec", "tokens/s, one device"),
     _tag(

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from mfu_callback.tools.nested import parts_of
 
-_TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
+TOKEN_KEYS = ("input_ids", "tokens", "token_ids")
 _MASK_KEY = "attention_mask"
 
 
@@ -60,14 +60,14 @@ def _token_ids(batch: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]
     if isinstance(batch, PackedSequence):
         batch = batch.data.unsqueeze(0)
     if isinstance(batch, torch.Tensor):
-        if _is_integer(batch) and batch.dim() == 2:
+        if is_integer(batch) and batch.dim() == 2:
             yield batch, None
         return
     parts = dict(parts_of(batch) or ())
     if isinstance(batch, Mapping) or is_dataclass(batch):
-        named = next((parts[key] for key in _TOKEN_KEYS if key in parts), None)
+        named = next((parts[key] for key in TOKEN_KEYS if key in parts), None)
         if named is not None:
-            if _is_integer(named):
+            if is_integer(named):
                 yield named, parts.get(_MASK_KEY)
             return
         inputs = [part for part in parts.values() if not isinstance(part, torch.Tensor)]
@@ -94,7 +94,8 @@ def count_samples(batch: Any) -> int | None:
     return next((count for count in counts if count is not None), None)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether a value is a tensor of integers, which token ids are."""
     return (
         isinstance(value, torch.Tensor)
         and value.dtype is not torch.bool

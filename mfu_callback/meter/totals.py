@@ -9,18 +9,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from mfu_callback.flops.per_shape import TrainingFlops
+from mfu_callback.meter.amounts import Amounts, done_in
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
 from mfu_callback.meter.done import NAMES, NOTHING, Done
 from mfu_callback.meter.waits import StepWaits
-from mfu_callback.tools import accelerators
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
 
 # Amounts of a batch, which those devices divide that share it, and of the work on it.
-_AMOUNTS = ("samples", "tokens", "real_tokens")
+_AMOUNTS = ("samples", "tokens", "real_tokens", "loss_tokens")
 _FLOPS = ("flops", "recomputed_flops")
 # States, which do not add up over time: a sum takes the latest value.
 _LATEST = (
@@ -38,6 +36,7 @@ class Totals:
         samples: Samples of all micro-batches.
         tokens: Tokens of all micro-batches; NaN if the batch has none.
         real_tokens: Tokens without padding; NaN without attention masks.
+        loss_tokens: Tokens that the loss is taken over; NaN without labels.
         flops: Model FLOPs of the forward and backward passes; NaN if they were not counted.
         recomputed_flops: FLOPs that ran a second time; NaN if they were not counted.
         data_sec: Seconds of training time spent waiting for data.
@@ -71,6 +70,7 @@ class Totals:
     samples: float = 0
     tokens: float = 0
     real_tokens: float = 0
+    loss_tokens: float = 0
     flops: float = 0
     recomputed_flops: float = 0
     data_sec: float = 0
@@ -173,46 +173,6 @@ _ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dt
 _WAITS_AT = len(_ROW) + len(NAMES)
 
 
-@dataclass(slots=True)
-class Amounts:
-    """The work of one step; unknown is NaN. Holds no seconds.
-
-    Attributes:
-        samples: Samples of all its micro-batches.
-        tokens: Tokens of all its micro-batches.
-        flops: Model FLOPs of the forward and backward passes.
-        recomputed_flops: FLOPs that run a second time.
-        real_tokens: Tokens without padding of each micro-batch, as numbers on the device; None without a mask.
-        of_dtypes: Model FLOPs by dtype of each micro-batch that multiplies several.
-    """
-
-    samples: float = 0.0
-    tokens: float = 0.0
-    flops: float = 0.0
-    recomputed_flops: float = 0.0
-    real_tokens: list[torch.Tensor | None] = field(default_factory=list)
-    of_dtypes: list[Mapping[str, float]] = field(default_factory=list)
-
-    def add_batch(self, tokens: float, samples: float, real_tokens: torch.Tensor | None) -> None:
-        """Add a micro-batch.
-
-        Args:
-            tokens: Its tokens.
-            samples: Its samples.
-            real_tokens: Its tokens without padding, a number on the device; None without a mask.
-        """
-        self.tokens += tokens
-        self.samples += samples
-        self.real_tokens.append(real_tokens)
-
-    def add_pass(self, flops: TrainingFlops) -> None:
-        """Add the FLOPs of one forward and backward pass of a micro-batch."""
-        self.flops += flops.model
-        self.recomputed_flops += flops.recomputed
-        if flops.of_dtypes:
-            self.of_dtypes.append(flops.of_dtypes)
-
-
 class WaitsOfSteps:
     """Estimates the waiting in steps in which it was not measured by its mean in those in which it was."""
 
@@ -265,6 +225,7 @@ def totals_of(
         samples=done.samples,
         tokens=done.tokens,
         real_tokens=done.real_tokens,
+        loss_tokens=done.loss_tokens,
         flops=done.flops,
         recomputed_flops=sum(one.recomputed_flops for one in steps),
         **_by_phase("sec", phases.sum(axis=0)),
@@ -274,24 +235,5 @@ def totals_of(
     )
 
 
-def done_in(steps: Sequence[Amounts]) -> Done:
-    """The work of some steps together, without its time; reads numbers on the device, and waits for those.
-
-    Args:
-        steps: The work of each step, at least one.
-    """
-    samples, tokens, flops = np.array([(one.samples, one.tokens, one.flops) for one in steps]).sum(axis=0).tolist()
-    real_tokens = _sum_on_device([number for one in steps for number in one.real_tokens])
-    return Done(steps=len(steps), samples=samples, tokens=tokens, real_tokens=real_tokens, flops=flops)
-
-
 def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, Any]:
     return {f"{phase}_{unit}": value for phase, value in zip(PHASES, seconds.tolist(), strict=True)}
-
-
-def _sum_on_device(numbers: Sequence[torch.Tensor | None]) -> float:
-    known = [number for number in numbers if number is not None]
-    if not known or len(known) < len(numbers):
-        return math.nan
-    with accelerators.beside_training(known[0].device):
-        return float(torch.stack(known).sum())

@@ -54,9 +54,11 @@ def mfu_text(figures: Mapping[str, Any]) -> str | None:
 def rates_text(figures: Mapping[str, Any]) -> str | None:
     """Tokens and samples per second as text; None if both are unknown."""
     get = figures.get
+    in_loss = get("loss_tokens_per_sec") if get("loss_tokens_per_sec") != get("tokens_per_sec") else None
     rates = (
         _number(get("tokens_per_sec"), ",.1f", " tokens/s"),
         _number(get("real_tokens_per_sec"), ",.1f", " without padding"),
+        _number(in_loss, ",.1f", " in the loss"),
         _number(get("samples_per_sec"), ",.2f", " samples/s"),
     )
     return ", ".join(rate for rate in rates if rate is not None) or None

@@ -27,6 +27,7 @@ RANK = Totals(
     samples=32,
     tokens=4096,
     real_tokens=3072,
+    loss_tokens=2048,
     flops=6e12,
     recomputed_flops=1e12,
     data_sec=1.0,
@@ -45,6 +46,7 @@ def test_every_tag_of_a_window_on_one_device():
     assert values == {
         "throughput/tokens_per_sec": 409.6,
         "throughput/real_tokens_per_sec": 307.2,
+        "throughput/loss_tokens_per_sec": 204.8,
         "throughput/samples_per_sec": 3.2,
         "throughput/device/tokens_per_sec": 409.6,
         "throughput/device/tflops_per_sec": 0.6,
@@ -88,6 +90,7 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
         ("tokens", {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}),
         ("samples", {"throughput/samples_per_sec"}),
         ("real_tokens", {"throughput/real_tokens_per_sec"}),
+        ("loss_tokens", {"throughput/loss_tokens_per_sec"}),
         ("recomputed_flops", {"throughput/hfu"}),
         (
             "flops",
@@ -124,6 +127,7 @@ def test_without_a_peak_there_is_no_mfu_but_all_rates():
     assert set(values) == {
         "throughput/tokens_per_sec",
         "throughput/real_tokens_per_sec",
+        "throughput/loss_tokens_per_sec",
         "throughput/samples_per_sec",
         "throughput/device/tokens_per_sec",
         "throughput/device/tflops_per_sec",
