@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ class MFUCallback(EvaluationHooks):
     ==================================== ============================= =================================================
     ``throughput/tokens_per_sec``        1/s, all devices              the batch has tokens
     ``throughput/real_tokens_per_sec``   1/s, all devices              attention masks mark the padding
+    ``throughput/loss_tokens_per_sec``   1/s, all devices              the tokens have labels: those not -100
     ``throughput/samples_per_sec``       1/s, all devices              the batch has a tensor
     ``throughput/device/tokens_per_sec`` 1/s, one device               the batch has tokens
     ``throughput/device/tflops_per_sec`` 1e12 FLOP/s, one device       FLOPs are known
@@ -58,12 +60,21 @@ class MFUCallback(EvaluationHooks):
     ``memory/resident_gib``              GiB, largest process          the device is a CPU
     ``gpu/power_watts``                  W, one device                 nvidia-ml-py is there
     ``gpu/clock_share``                  fraction, slowest device      nvidia-ml-py is there: of its highest clock
+    ``total/tokens``                     count, all devices            the batch has tokens: since the job began
+    ``total/samples``                    count, all devices            the batch has a tensor: since the job began
+    ``total/flops``                      FLOPs, all devices            FLOPs are known: since the job began
+    ``total/device_hours``               h, all devices                always: since the job began
     ==================================== ============================= =================================================
 
     After fit, :attr:`summary` holds the figures of the whole run. They are printed (``summary=``), and
     ``mfu_summary.json`` is written to the run's directory. Where a step takes less than 5 ms, no advice is given on
     its parts, which are then mostly the loop's own. After ddp_spawn, ddp_fork and ddp_notebook, :attr:`summary` and
     :attr:`evaluations` are those of process 0.
+
+    The totals and the goodput are those of a job: a fit, and all fits that went on from its checkpoints
+    (``trainer.fit(ckpt_path=)``), in which they are kept. Warm-up and counted steps are in the totals. What was done
+    after a checkpoint and given up by going back to it is not: of the wall time it is "lost", and the time in which
+    nothing ran is "down" (`mfu_callback.lightning.restart.last_seen` says how far the two can be told apart).
 
     ``trainer.validate``, ``test`` and ``predict`` are measured too, over one forward pass a batch. At the end of each,
     the tags of throughput and time, and the waterfall without the parts of training, are logged under the stage:
@@ -137,6 +148,8 @@ class MFUCallback(EvaluationHooks):
         prometheus_port: int | None = None,
         prometheus_host: str = "127.0.0.1",
     ) -> None:
+        self._made_at = time.time()
+        self._state: dict[str, Any] = {}  # at the end of the latest fit
         arguments = Arguments(
             flops=flops,
             backward_factor=backward_factor,
@@ -158,6 +171,23 @@ class MFUCallback(EvaluationHooks):
     def __getstate__(self) -> dict[str, Any]:
         """State for copies: the arguments and the figures, without a run in progress."""
         return {**super().__getstate__(), "_run": None, "_evaluation": None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint: what the job has done so far, on all devices.
+
+        Rank zero's is written, which waits for no other rank: what the others have done since the latest values is
+        taken to be what rank zero has done since then.
+        """
+        return self._state if self._run is None else self._run.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the job of a checkpoint that fit resumes; elsewhere this does nothing.
+
+        Args:
+            state_dict: What `state_dict` returned. One that cannot be read is ignored, with a warning.
+        """
+        if self._run is not None:  # validate, test and predict hand it over too
+            self._run.go_on_from(state_dict, self._state, before=self._made_at)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
@@ -251,4 +281,5 @@ class MFUCallback(EvaluationHooks):
         self._let_go_of_evaluation()
         run, self._run = self._run, None
         if run is not None:
+            self._state = run.state()
             run.close()

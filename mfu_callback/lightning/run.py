@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,16 @@ from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
 from mfu_callback.lightning.optimizer_steps import OptimizerSteps
 from mfu_callback.lightning.phases import bracket_phases
 from mfu_callback.lightning.profiling import Profiling
+from mfu_callback.lightning.restart import checkpoint_state, last_seen
 from mfu_callback.lightning.sampling import Sampling
 from mfu_callback.lightning.sharing import is_in_first_replica, ranks_per_batch
-from mfu_callback.lightning.trainer_board import board_of
+from mfu_callback.lightning.trainer_board import board_of, run_directory
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.clock import Phase, timer_for
 from mfu_callback.meter.collectives import CollectiveWaits
+from mfu_callback.meter.job import job_of
 from mfu_callback.meter.measurement import Measurement
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.precision import matmul_dtype_of
@@ -90,6 +92,40 @@ class MeasuredRun:
     def peaks(self) -> RunPeaks:
         """The peaks that it is measured against, as they are now."""
         return self._meter.peaks
+
+    def go_on_from(self, state: Mapping[str, Any], ended: Mapping[str, Any], *, before: float) -> None:
+        """Go on with the job of a checkpoint, before training starts; a state that cannot be read is told.
+
+        Args:
+            state: What `state` returned in the fit that wrote the checkpoint.
+            ended: What it returned at the end of the fit before in this process; empty if there was none.
+            before: What was written to the logs later is of this process, in seconds since 1970.
+        """
+        try:
+            job = job_of(state)
+        except ValueError as error:
+            self._messages.warn_once(
+                "state",
+                f"The state of MFUCallback in the checkpoint {error}. So the totals (total/tokens and the others) and"
+                " goodput begin with this fit; training itself goes on. Resume from another checkpoint, or with the"
+                " version of mfu-callback that wrote this one, to have those of the whole job.",
+            )
+            return
+        self._measurement.go_on_from(job, last_seen(job, state, job_of(ended) if ended else None, before=before))
+
+    def state(self) -> dict[str, Any]:
+        """The state for a checkpoint, up to now or to the end of the fit; waits for nothing, and never raises."""
+        try:
+            # Only rank zero's is written, and a logger of another rank may wait for it to name the directory.
+            directory = run_directory(self._trainer) if self._trainer.is_global_zero else None
+            return checkpoint_state(self._measurement.job(), directory)
+        except Exception as error:  # a device that no longer answers, a logger of the user's
+            self._messages.warn_once(
+                "no state",
+                f"The totals of MFUCallback are not in the checkpoint ({type(error).__name__}: {error}), so a fit that"
+                " resumes it begins them anew.",
+            )
+            return {}
 
     def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to a part: "setup" or "sanity"."""

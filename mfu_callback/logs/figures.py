@@ -9,7 +9,7 @@ import numpy as np
 
 from mfu_callback.logs.run_log import RunLog, Series
 from mfu_callback.meter.advice import advice_of_run
-from mfu_callback.meter.tags import PARTS_OF_SEVERAL, STEP_TIME_SEC, TAGS, WATERFALL, WATERFALL_PARTS
+from mfu_callback.meter.tags import CUMULATIVE, PARTS_OF_SEVERAL, STEP_TIME_SEC, TAGS, WATERFALL, WATERFALL_PARTS
 
 
 def figures_of(run: RunLog) -> dict[str, Any]:
@@ -44,7 +44,10 @@ def _means(scalars: Mapping[str, Series]) -> dict[str, Any]:
         series = scalars.get(tag.name)
         if series is None or not series.values or tag.part is not None:
             continue
-        means[tag.attribute] = _mean_step_time(series) if tag.name == STEP_TIME_SEC else _mean(series, seconds)
+        if tag.name in CUMULATIVE:
+            means[tag.attribute] = series.values[-1]
+        else:
+            means[tag.attribute] = _mean_step_time(series) if tag.name == STEP_TIME_SEC else _mean(series, seconds)
     waterfall = waterfall_of(scalars)
     if waterfall:
         known = {part: _mean(series, seconds) for part, series in waterfall.items()}

@@ -127,6 +127,12 @@ _FINDER = _fields(
     sweep=_list_of(_SWEEP_POINT),
     limit=_is_text,
 )
+_JOB = _fields(
+    {},
+    **dict.fromkeys(("version", "began_at", "at", "restarts", "steps", "device_hours"), _is_number),
+    **dict.fromkeys(("samples", "tokens", "real_tokens", "loss_tokens", "flops"), _is_number),
+    wall_time_sec=_numbers,
+)
 _RUN = _fields(
     {},
     **dict.fromkeys(("model", "device", "precision", "strategy", "counter"), _is_text),
@@ -138,7 +144,7 @@ _RUN = _fields(
 _is_record = _fields(
     {},
     **dict.fromkeys(("steps", "mfu", "mfu_achievable", "mfu_fastest", "hfu", "goodput"), _is_number),
-    **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "samples_per_sec"), _is_number),
+    **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "loss_tokens_per_sec", "samples_per_sec"), _is_number),
     **dict.fromkeys(("step_time_sec", "step_time_sec_min", "step_time_sec_max"), _is_number),
     **dict.fromkeys(("waterfall", "kernels", "phases_sec", "wall_time_sec", "steps_by_part"), _numbers),
     **dict.fromkeys(("conventions", "advice"), _is_text),
@@ -148,6 +154,7 @@ _is_record = _fields(
     modules=_list_of(_MODULE_TIME),
     devices=_list_of(_DEVICE),
     pace=_PACE,
+    job=_JOB,
     operators=_list_of(_OPERATOR),
     memory=_MEMORY,
     gpu=_GPU,

@@ -14,6 +14,7 @@ from mfu_callback.flops.lookups import Integers
 from mfu_callback.flops.per_shape import UNKNOWN, BatchShape, form_of, shape_of
 from mfu_callback.flops.repeated_counts import TrainingFlops
 from mfu_callback.meter.conventions import FlopsArgument
+from mfu_callback.meter.loss_tokens import Getter, count_loss_tokens, find_labels
 from mfu_callback.meter.samples import count_samples
 from mfu_callback.meter.token_finder import TokenFinder, integers_in
 from mfu_callback.meter.user_functions import UserFunctions
@@ -31,6 +32,7 @@ class Batch:
         tokens: Tokens, with padding.
         samples: Samples.
         has_mask: Whether an attention mask marks the padding.
+        labels: How to get the labels of its tokens out of it; None without labels.
         shape: The shape under which FLOPs are counted; None if they are given.
         flops: FLOPs of the forward and backward pass; None until they are counted.
     """
@@ -38,8 +40,16 @@ class Batch:
     tokens: float = math.nan
     samples: float = math.nan
     has_mask: bool = False
+    labels: tuple[Getter, ...] | None = None
     shape: BatchShape | None = None
     flops: TrainingFlops | None = UNKNOWN
+
+
+@dataclass(slots=True, eq=False)
+class LossTokens:
+    """The number of tokens of a micro-batch that the loss is taken over, on the device."""
+
+    number: torch.Tensor
 
 
 class Batches:
@@ -49,6 +59,7 @@ class Batches:
         flops: A counter of `FlopCounter`, training FLOPs per token, or a callable from a batch to its training FLOPs.
         tokens: Tokens of every batch, a callable from a batch to its tokens, or None to count them.
         note: Called for each micro-batch with its tokens without padding, a number on the device; None without a mask.
+            Then with its `LossTokens`, if it has labels.
 
     Attributes:
         in_hand: What is known of the micro-batch in hand: the one that was looked at last.
@@ -56,7 +67,7 @@ class Batches:
     """
 
     def __init__(
-        self, flops: FlopsArgument, tokens: TokensArgument, note: Callable[[torch.Tensor | None], None]
+        self, flops: FlopsArgument, tokens: TokensArgument, note: Callable[[torch.Tensor | LossTokens | None], None]
     ) -> None:
         self.in_hand = Batch()
         self.of_loaders: Callable[[Any], Sequence[Any]] = lambda batch: (batch,)
@@ -75,14 +86,17 @@ class Batches:
             self.in_hand = found = self._known.get(form) or self._find(batch, form)
             self._due = batch if found.flops is None else None
             real_tokens = self._real_tokens_of(batch) if found.has_mask else None
+            loss_tokens = None if found.labels is None else LossTokens(count_loss_tokens(batch, found.labels))
         except Exception as error:  # reading a user's own object may raise anything
             self._functions.warn_once(
                 "batch",
                 f"The batch could not be read ({type(error).__name__}: {error}), so samples are left out, and tokens"
                 " and FLOPs unless they are given. Pass tokens= and flops= as functions of the batch.",
             )
-            self.in_hand, real_tokens = self._as_given(batch), None
+            self.in_hand, real_tokens, loss_tokens = self._as_given(batch), None, None
         self._note(real_tokens)
+        if loss_tokens is not None:
+            self._note(loss_tokens)
 
     def learn_tokens(self, lookups: Sequence[Integers]) -> str | None:
         """Learn which integers of the batch in hand, which was counted, are tokens; returns what is to be said of it.
@@ -123,6 +137,7 @@ class Batches:
             tokens=math.nan if tokens is None else tokens,
             samples=math.nan if samples is None else samples,
             has_mask=self._has_masks(batch),
+            labels=find_labels(batch),
             shape=shape_of(batch) if is_counted else None,
             flops=None if is_counted else self._given_flops(batch, tokens),
         )

@@ -31,6 +31,7 @@ class Evaluation:
         tokens: Tokens in the measured batches, all devices.
         tokens_per_sec: Tokens per second, all devices.
         real_tokens_per_sec: Tokens per second without padding, all devices; needs attention masks.
+        loss_tokens_per_sec: Tokens per second that the loss is taken over, all devices; needs labels.
         samples_per_sec: Samples per second, all devices.
         step_time_sec: Median seconds of a step, from the end of one batch to the end of the next.
         step_time_sec_min: Mean seconds of a step on the fastest of several devices.
@@ -52,6 +53,7 @@ class Evaluation:
     tokens: int | None = None
     tokens_per_sec: float | None = None
     real_tokens_per_sec: float | None = None
+    loss_tokens_per_sec: float | None = None
     samples_per_sec: float | None = None
     step_time_sec: float | None = None
     step_time_sec_min: float | None = None

@@ -10,15 +10,21 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mfu_callback.meter.amounts import Amounts, done_in
 from mfu_callback.meter.clock import END_OF_STEP, Phase, StepClock, training_sec
-from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
+from mfu_callback.meter.done import NOTHING, Done
+from mfu_callback.meter.totals import Totals, WaitsOfSteps, totals_of
 from mfu_callback.meter.waits import StepWaits
 from mfu_callback.meter.work import END_OF_WORK, Work
 
 Sync = Literal["step", "events", "window"]
 SYNCS: tuple[str, ...] = get_args(Sync)
-# The parts of a run's wall time in the order of the report; "rest" is the time that no other part has.
-PARTS = ("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint", "rest")
+# The parts of a job's wall time in the order of the report. Between a checkpoint and the fit that resumes it come
+# "lost", when training went on, and "down", when nothing ran; "rest" is the time that no other part has.
+PARTS = (
+    *("training", "setup", "sanity", "warmup", "counting", "sampling", "validation", "checkpoint"),
+    *("lost", "down", "rest"),
+)
 
 # Enough for the median of a run's step time; the totals contain every step.
 _STEP_TIMES_KEPT = 10_000
@@ -73,6 +79,7 @@ class Ledger:
         self._window = Totals()
         self._run = Totals()
         self.steps_by_part: Counter[str] = Counter()
+        self._done = NOTHING
         self.step_times: deque[float] = deque(maxlen=_STEP_TIMES_KEPT)
 
     def begin_step(self) -> None:
@@ -128,6 +135,26 @@ class Ledger:
         self._book(wait=wait)
         return self._run + self._window
 
+    @property
+    def done(self) -> Done:
+        """All that was trained on up to the latest window, also in steps that no totals have."""
+        return replace(self._done, device_sec=self._clock.now() - self._clock.made_at)
+
+    def done_so_far(self) -> Done:
+        """All that was trained on; never waits.
+
+        Of steps that the device has not finished, the tokens without padding and those of the loss are taken to be as
+        many of all tokens as before.
+        """
+        self._book(wait=False)
+        numbers, not_booked = range(self._booked + 1, self.ended + 1), self._work.not_taken()
+        steps = [one for number, one in zip(numbers, not_booked, strict=True) if self._parts.get(number) != "rest"]
+        if not steps:
+            return self.done
+        return self.done + done_in([replace(one, real_tokens=[], loss_tokens=[]) for one in steps]).with_shares_of(
+            self._done
+        )
+
     def assign_rest(self, part: str) -> None:
         """Assign all unassigned wall time so far to one of `PARTS`."""
         self._wall[part] += self.wall_time_sec()["rest"]
@@ -177,6 +204,10 @@ class Ledger:
         self._wall["checkpoint"] += float(seconds[:, Phase.CHECKPOINT].sum())
         if part == "training":
             seen = np.array([number in self._seeing for number in numbers])
-            self._window += totals_of(numbers, amounts, seconds, seen, self._waits)
+            totals = totals_of(numbers, amounts, seconds, seen, self._waits)
+            self._window += totals
+            self._done += totals.work
             self.steps_by_part["training"] += len(numbers)
             self.step_times.extend(training.tolist())
+        elif part != "rest":
+            self._done += done_in(amounts)

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mfu_callback.meter.clock import Phase, StepClock, Timer
 from mfu_callback.meter.collectives import CollectiveWaits
 from mfu_callback.meter.counting import Counting
 from mfu_callback.meter.exchange import Exchange
+from mfu_callback.meter.job import Job, Progress
 from mfu_callback.meter.messages import Messages
 from mfu_callback.meter.meter import RunMeter
 from mfu_callback.meter.metrics import Window, logged_values
@@ -49,6 +51,7 @@ class Measurement:
         meter: Joins what is measured.
         peak: The peak of the run.
         counting: Counts the batches.
+        progress: What the job has done, of which the run is a part.
         waits: Times the waiting for other processes; None for a single one.
         is_measuring: Whether it was started and not yet summed up.
     """
@@ -70,7 +73,9 @@ class Measurement:
         self.meter = RunMeter.of(arguments, self.clock, device)
         self.peak = PeakOfRun(self.meter, arguments.peak, device, messages, loop=loop)
         self.counting = Counting(self.meter, module, messages, self._warn_of_count, self.peak.take_count)
+        self.progress = Progress(ranks.size)
         self.waits: CollectiveWaits | None = None
+        self._job: Job | None = None
         self._device = device
         self._ranks = ranks
         self._exchange: Exchange[Any] = Exchange(ranks, device)
@@ -148,6 +153,7 @@ class Measurement:
             self.waits.resume()
 
     def _values_of(self, ranks: list[Totals]) -> dict[str, float]:
+        self._take_progress(ranks)
         if not all(rank.steps for rank in ranks):
             return {}
         window = self.meter.window_of(ranks)
@@ -158,6 +164,28 @@ class Measurement:
         self.peak.warn_if_above_one(window)
         self.counting.note_on_backward(window)
 
+    def go_on_from(self, job: Job, last_seen: float) -> None:
+        """Go on with the job of a checkpoint, before the first step.
+
+        Args:
+            job: What the checkpoint says of it.
+            last_seen: When the fit that wrote the checkpoint last trained, in seconds since 1970.
+        """
+        self.progress.go_on_from(job, last_seen)
+        self.meter.carried = self.progress.carried
+
+    def job(self) -> Job:
+        """What the job has done up to now, or to the end of the run; waits for no device and no other rank.
+
+        What the other ranks have done since they last told is taken to be what this one has done.
+        """
+        if self._job is not None:
+            return self._job
+        return self.progress.job(self.meter.done_so_far(), self.meter.wall_time_sec())
+
+    def _take_progress(self, ranks: list[Totals]) -> None:
+        self.progress.take([rank.done for rank in ranks], self._ranks.index)
+
     def finish(self, circumstances: Callable[[], Circumstances], *, measure_rates: bool = True) -> Summary:
         """Sum up the run over all ranks, which all call it.
 
@@ -165,6 +193,7 @@ class Measurement:
             circumstances: Returns the settings of the run.
             measure_rates: Whether to measure how fast the dtypes are, if it is not known.
         """
+        self.progress.end()
         totals = self.meter.run_totals()
         if totals.steps and not math.isnan(totals.flops):
             self.peak.settle()
@@ -182,6 +211,7 @@ class Measurement:
         """
         if not self.is_measuring or self._ranks.size > 1:
             return None
+        self.progress.end()
         with suppress(RuntimeError):  # from a device that no longer answers
             totals = self.meter.run_totals(wait=False)
             self.peak.compare(self.peak.rates(measure=False), processes=self._ranks.on_this_machine)
@@ -190,11 +220,19 @@ class Measurement:
 
     def _sum_up(self, ranks: list[Totals], circumstances: Callable[[], Circumstances]) -> Summary:
         self.meter.circumstances = circumstances()
-        summary = self.meter.summary(ranks, hosts_of(len(ranks)))
+        job = self._end_job(ranks)
+        summary = replace(self.meter.summary(ranks, hosts_of(len(ranks))), job=job, wall_time_sec=job.wall_time_sec)
         if summary.steps:
             self._look_at(Window(ranks=tuple(ranks)))
         self.is_measuring = False
         return summary
+
+    def _end_job(self, ranks: list[Totals]) -> Job:
+        """The job at the end of the run, that of rank zero on all ranks, whose clocks may differ."""
+        self._take_progress(ranks)
+        own = self.progress.job(ranks[self._ranks.index].done, self.meter.wall_time_sec())
+        self._job = job = own if self._ranks.size == 1 else self._ranks.broadcast(own)
+        return job
 
     def _measure_operators(self) -> None:
         """Measure what the operators are compared with, on the first rank alone, which reports them."""

@@ -17,6 +17,7 @@ from mfu_callback.meter.clock import StepClock
 from mfu_callback.meter.conventions import Conventions, FlopsArgument
 from mfu_callback.meter.device_watch import DeviceWatch
 from mfu_callback.meter.devices import device_figures, pace_setter_of
+from mfu_callback.meter.done import NOTHING, Done
 from mfu_callback.meter.ledger import Ledger
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.module_times import ModuleTimes
@@ -60,6 +61,7 @@ class RunMeter:
         circumstances: Settings of the run; None until they are known.
         module_times: Times the modules; None unless asked for.
         operators: Profiles the operators; None unless asked for.
+        carried: What the job had done before this run, on all devices: up to the checkpoint that it resumes.
         device_watch: Reads the device's memory, power and clocks; to be restarted where training starts.
         add_forward: Adds a forward and backward pass of the micro-batch in hand; its tokens count once, even if it runs
             again.
@@ -98,6 +100,7 @@ class RunMeter:
         self.circumstances: Circumstances | None = None
         self.module_times: ModuleTimes | None = None
         self.operators: RunOperators | None = None
+        self.carried = NOTHING
         self.add_forward = self._adding_forward()
         self._together: Together | None = None
         self._wall_time_sec: dict[str, float] | None = None
@@ -190,6 +193,16 @@ class RunMeter:
         self._wall_time_sec = self.ledger.wall_time_sec()  # what is measured afterwards is not the run's
         return totals
 
+    def done_so_far(self) -> Done:
+        """This device's part of all that was trained on since the run began; never waits."""
+        conventions = self.conventions
+        done = self.ledger.done_so_far()
+        return done.shared_by(conventions.ranks_per_batch, flops_by=conventions.ranks_per_flops)
+
+    def wall_time_sec(self) -> dict[str, float]:
+        """Wall time of the run in seconds by part, up to now or to its end."""
+        return self._wall_time_sec or self.ledger.wall_time_sec()
+
     def with_peaks(self, totals: Totals) -> Totals:
         """Totals of this device, taken earlier, with the peaks as they are now."""
         rates: dict[str, Any] = self.peaks.rates(totals.flops, totals.flops_of_dtypes)
@@ -201,7 +214,7 @@ class RunMeter:
         Args:
             ranks: The totals of each device, from `take_window`.
         """
-        window = Window(ranks=tuple(ranks))
+        window = Window(ranks=tuple(ranks), carried=self.carried)
         if len(ranks) > 1:
             self._together = window.together if self._together is None else self._together + window.together
         return window
@@ -240,8 +253,9 @@ class RunMeter:
             "hints": tuple(hint.text for hint in self.hints),
             "hint_times": tuple(hint.times for hint in self.hints),
             "circumstances": self.circumstances,
+            "flops_error": self.flops.error,
             "steps_by_part": dict(self.ledger.steps_by_part),
-            "wall_time_sec": self._wall_time_sec or self.ledger.wall_time_sec(),
+            "wall_time_sec": self.wall_time_sec(),
         }
         if not ranks or not all(rank.steps for rank in ranks):
             return Summary(steps=0, **known)
@@ -265,6 +279,7 @@ class RunMeter:
     def _own_part(self, totals: Totals, device: dict[str, Any]) -> Totals:
         """This device's part of shared totals, with its state and its peaks, which are at least what it reached."""
         conventions = self.conventions
+        totals = replace(totals, done=self.ledger.done)
         own = totals.shared_by(conventions.ranks_per_batch, flops_by=conventions.ranks_per_flops)
         self.peaks = self.peaks.reached(own.forward_backward_flops_per_sec, own.flops, own.flops_of_dtypes)
         return self.with_peaks(replace(own, **device))

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from mfu_callback.meter.device_states import DeviceStates
+from mfu_callback.meter.done import NOTHING, Done, of_all
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL, TAGS, Tag
 from mfu_callback.meter.totals import PHASES, Totals
 from mfu_callback.meter.waits import Together
@@ -67,10 +68,12 @@ class Window(DeviceStates):
     Attributes:
         ranks: The totals of each device.
         before: The waiting in the steps that are in the totals and not in their waiting step by step.
+        carried: What the job had done before this run, on all devices.
     """
 
     ranks: tuple[Totals, ...]
     before: Together | None = None
+    carried: Done = NOTHING
 
     @cached_property
     def together(self) -> Together:
@@ -146,6 +149,36 @@ class Window(DeviceStates):
         return self._rate([rank.real_tokens for rank in self.ranks])
 
     @property
+    def loss_tokens_per_sec(self) -> float | None:
+        """Tokens per second that the loss is taken over, all devices."""
+        return self._rate([rank.loss_tokens for rank in self.ranks])
+
+    @cached_property
+    def done(self) -> Done:
+        """What the job has done since it began, on all devices; steps that the totals leave out are included."""
+        return self.carried + of_all([rank.done for rank in self.ranks])
+
+    @property
+    def total_tokens(self) -> float | None:
+        """Tokens since the job began, all devices."""
+        return _known(self.done.tokens)
+
+    @property
+    def total_samples(self) -> float | None:
+        """Samples since the job began, all devices."""
+        return _known(self.done.samples)
+
+    @property
+    def total_flops(self) -> float | None:
+        """Model FLOPs since the job began, all devices."""
+        return _known(self.done.flops)
+
+    @property
+    def total_device_hours(self) -> float:
+        """Hours since the job began, times the devices, without those between a checkpoint and its resumption."""
+        return self.done.device_sec / 3600
+
+    @property
     def device_tokens_per_sec(self) -> float | None:
         """Tokens per second, one device."""
         return None if self.tokens_per_sec is None else self.tokens_per_sec / len(self.ranks)
@@ -213,6 +246,10 @@ class Window(DeviceStates):
         if self.device_tflops_per_sec is None or peak_flops_per_sec is None:
             return None
         return self.device_tflops_per_sec * 1e12 / peak_flops_per_sec
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def waterfall(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,6 +11,7 @@ from mfu_callback.meter.advice import advice_of
 from mfu_callback.meter.circumstances import Circumstances
 from mfu_callback.meter.devices import DeviceFigures, PaceSetter
 from mfu_callback.meter.facts import Facts
+from mfu_callback.meter.job import Job, state_of
 from mfu_callback.meter.metrics import Window
 from mfu_callback.meter.per_module import ModuleFigures
 from mfu_callback.meter.per_operator import OperatorFigures
@@ -23,11 +25,14 @@ _PEAKS = ("peak", "achievable", "fastest")
 class Summary:
     """The figures of a whole run, without warm-up, counting and sampled steps. A figure is None if it is unknown.
 
+    ``job``, ``wall_time_sec`` and ``goodput`` are of all fits of a job that was resumed from checkpoints.
+
     Attributes:
         steps: Measured optimizer steps.
         tokens: Tokens in these steps, all devices.
         tokens_per_sec: Tokens per second, all devices.
         real_tokens_per_sec: Tokens per second without padding, all devices; needs attention masks.
+        loss_tokens_per_sec: Tokens per second that the loss is taken over, all devices; needs labels.
         samples_per_sec: Samples per second, all devices.
         step_time_sec: Median seconds of a step.
         step_time_sec_min: Mean seconds of a step on the fastest of several devices.
@@ -56,9 +61,12 @@ class Summary:
             this process's ``swapped_bytes``. None if nothing is known; what is unknown of it is None.
         gpu: Power, clocks and what held them down (`mfu_callback.meter.gpu_state.figures_of`) of this process's device,
             and the ``slowest_clock_share`` of all devices; None without NVML.
-        wall_time_sec: Seconds since fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        wall_time_sec: Seconds since the job's first fit began, by part (`mfu_callback.meter.ledger.PARTS`).
+        job: What the job has done since then, steps that all other figures leave out included; None before the end.
         steps_by_part: Number of this process's steps by what they were: "warmup", and after it "training" (measured),
             "counting", "sampling" and "rest".
+        flops_error: The largest relative error of FLOPs that are estimates: told by a law from those of other shapes,
+            or the mean of batches of one shape that do unequal work; infinite if it is not known, None without any.
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
         operators: Calls, time, FLOPs and bytes by operator, of this process; None without ``operators=True``.
         kernels: What the part "kernels" of the waterfall consists of (matmuls, attention, memory, transfers, gaps), as
@@ -69,6 +77,7 @@ class Summary:
     tokens: int | None = None
     tokens_per_sec: float | None = None
     real_tokens_per_sec: float | None = None
+    loss_tokens_per_sec: float | None = None
     samples_per_sec: float | None = None
     step_time_sec: float | None = None
     step_time_sec_min: float | None = None
@@ -92,8 +101,10 @@ class Summary:
     pace: PaceSetter | None = None
     memory: dict[str, Any] | None = None
     gpu: dict[str, Any] | None = None
-    wall_time_sec: dict[str, float] | None = None
+    wall_time_sec: Mapping[str, float] | None = None
+    job: Job | None = None
     steps_by_part: dict[str, int] | None = None
+    flops_error: float | None = None
     modules: tuple[ModuleFigures, ...] | None = None
     operators: tuple[OperatorFigures, ...] | None = None
     kernels: dict[str, float] | None = None
@@ -114,7 +125,7 @@ class Summary:
 
     @property
     def goodput(self) -> float | None:
-        """The share of the wall time since fit began that was measured training; None if unknown."""
+        """The share of the wall time since the job's first fit began that was measured training; None if unknown."""
         if self.wall_time_sec is None or not sum(self.wall_time_sec.values()):
             return None
         return self.wall_time_sec["training"] / sum(self.wall_time_sec.values())
@@ -132,6 +143,7 @@ class Summary:
             nested[name]["dtype"] = dtype_name(nested[name]["dtype"])
         nested["hints"], nested["hint_times"] = list(self.hints), list(self.hint_times)
         nested["circumstances"] = None if self.circumstances is None else asdict(self.circumstances)
+        nested["job"] = None if self.job is None else state_of(self.job)
         nested["pace"] = None if self.pace is None else asdict(self.pace)
         nested["devices"] = None if self.devices is None else [asdict(device) for device in self.devices]
         if self.modules is not None:

@@ -39,8 +39,8 @@ class Tag:
 
 _USE, _RATE, _TIME, _MEMORY = "MFU: utilization", "MFU: throughput", "MFU: step time", "MFU: memory"
 _GPU = "MFU: power and clock"
-_WATERFALL = "MFU: where the machine went"
-CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY, _GPU)  # in the dashboard's order
+_WATERFALL, _TOTAL = "MFU: where the machine went", "MFU: totals"
+CATEGORIES = (_USE, _RATE, _TIME, _WATERFALL, _MEMORY, _GPU, _TOTAL)  # in the dashboard's order
 _SPREAD, _SHARES = "seconds of a step, fastest and slowest device", "shares of the machine, sum 1"
 
 MFU = "throughput/mfu"
@@ -48,6 +48,7 @@ MFU_ACHIEVABLE = "throughput/mfu_achievable"
 HFU = "throughput/hfu"
 TOKENS_PER_SEC = "throughput/tokens_per_sec"
 REAL_TOKENS_PER_SEC = "throughput/real_tokens_per_sec"
+LOSS_TOKENS_PER_SEC = "throughput/loss_tokens_per_sec"
 SAMPLES_PER_SEC = "throughput/samples_per_sec"
 DEVICE_TOKENS_PER_SEC = "throughput/device/tokens_per_sec"
 DEVICE_TFLOPS_PER_SEC = "throughput/device/tflops_per_sec"
@@ -63,9 +64,11 @@ def _tag(category: str, name: str, unit: str, when: str, attribute: str, chart: 
 
 _ALL, _ONE = "1/s, all devices", "1/s, one device"
 _TOKENS, _MASKS, _SAMPLES = "the batch has tokens", "attention masks mark the padding", "the batch has a tensor"
+_LABELS = "the tokens have labels: those not -100"
 _PEAK, _MEASURED = "fraction of the peak", "fraction of the measured peak"
 _RECOMPUTED = "something is recomputed: MFU with that added"
 _SEVERAL = "there are several devices"
+_SINCE, _SUM = "since the job began", "all devices"
 _REPORTS, _NVML = "the device reports it", "nvidia-ml-py is there"
 _MEMORY_CHART, _SHORT_OF_MEMORY = "peak memory, GiB", "times that memory ran short"
 _OF_WATERFALL = {
@@ -83,6 +86,7 @@ _OF_WATERFALL = {
 TAGS: tuple[Tag, ...] = (
     _tag(_RATE, TOKENS_PER_SEC, _ALL, _TOKENS, "tokens_per_sec", "tokens/s, all devices", "tokens/s"),
     _tag(_RATE, REAL_TOKENS_PER_SEC, _ALL, _MASKS, "real_tokens_per_sec", "tokens/s without the padding"),
+    _tag(_RATE, LOSS_TOKENS_PER_SEC, _ALL, _LABELS, "loss_tokens_per_sec", "tokens/s that the loss is taken over"),
     _tag(_RATE, SAMPLES_PER_SEC, _ALL, _SAMPLES, "samples_per_sec", "samples/s, all devices"),
     _tag(_RATE, DEVICE_TOKENS_PER_SEC, _ONE, _TOKENS, "device_tokens_per_sec", "tokens/s, one device"),
     _tag(
@@ -119,10 +123,22 @@ TAGS: tuple[Tag, ...] = (
     ),
     _tag(_GPU, "gpu/power_watts", "W, one device", _NVML, "power_watts", "power, W"),
     _tag(_GPU, "gpu/clock_share", "fraction, slowest device", f"{_NVML}: of its highest clock", "clock_share", "clock"),
+    _tag(_TOTAL, "total/tokens", f"count, {_SUM}", f"{_TOKENS}: {_SINCE}", "total_tokens", f"tokens {_SINCE}"),
+    _tag(_TOTAL, "total/samples", f"count, {_SUM}", f"{_SAMPLES}: {_SINCE}", "total_samples", f"samples {_SINCE}"),
+    _tag(_TOTAL, "total/flops", f"FLOPs, {_SUM}", f"FLOPs are known: {_SINCE}", "total_flops", f"FLOPs {_SINCE}"),
+    _tag(
+        *(_TOTAL, "total/device_hours", f"h, {_SUM}", f"always: {_SINCE}"),
+        *("total_device_hours", f"device-hours {_SINCE}"),
+    ),
 )
+CUMULATIVE = frozenset(
+    tag.name for tag in TAGS if tag.category == _TOTAL
+)  # sums over time, whose last value is the whole
 
 IN_PROGRESS_BAR = {tag.name: tag.in_progress_bar for tag in TAGS if tag.in_progress_bar is not None}
 
 _OF_TRAINING = (HFU, *(WATERFALL[part] for part in (*PARTS_OF_SEVERAL, "optimizer")))
 # Those of a forward pass alone, which is what validate, test and predict run.
-EVALUATION_TAGS = tuple(tag for tag in TAGS if tag.category not in (_MEMORY, _GPU) and tag.name not in _OF_TRAINING)
+EVALUATION_TAGS = tuple(
+    tag for tag in TAGS if tag.category not in (_MEMORY, _GPU, _TOTAL) and tag.name not in _OF_TRAINING
+)

@@ -48,14 +48,14 @@ def ids_with_masks(batch: Any, *, named_only: bool = False) -> Iterator[tuple[to
     if isinstance(batch, PackedSequence):  # of one length each, as texts are
         batch, named_only = batch.data.unsqueeze(0), False
     if isinstance(batch, torch.Tensor):
-        if _is_integer(batch) and batch.dim() == 2 and not named_only:
+        if is_integer(batch) and batch.dim() == 2 and not named_only:
             yield batch, None
         return
     parts = dict(parts_of(batch) or ())
     if isinstance(batch, Mapping) or is_dataclass(batch):
         named = next((parts[key] for key in TOKEN_KEYS if key in parts), None)
         if named is not None:
-            if _is_integer(named):
+            if is_integer(named):
                 yield named, parts.get(MASK_KEY)
             return
         inputs = [part for part in parts.values() if not isinstance(part, torch.Tensor)]
@@ -65,7 +65,8 @@ def ids_with_masks(batch: Any, *, named_only: bool = False) -> Iterator[tuple[to
         yield from ids_with_masks(part, named_only=named_only)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether a value is a tensor of integers, which token ids are."""
     return (
         isinstance(value, torch.Tensor)
         and value.dtype is not torch.bool

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from mfu_callback.flops.repeated_counts import TrainingFlops
+from mfu_callback.meter.amounts import Amounts, done_in
 from mfu_callback.meter.clock import TRAINING_PHASES, WAITS, Phase
+from mfu_callback.meter.done import NAMES, NOTHING, Done
 from mfu_callback.meter.waits import StepWaits
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
 
 # Amounts of a batch, which those devices divide that share it, and of the work on it.
-_AMOUNTS = ("samples", "tokens", "real_tokens")
+_AMOUNTS = ("samples", "tokens", "real_tokens", "loss_tokens")
 _FLOPS = ("flops", "recomputed_flops")
 # States, which do not add up over time: a sum takes the latest value.
 _LATEST = (
@@ -36,6 +36,7 @@ class Totals:
         samples: Samples of all micro-batches.
         tokens: Tokens of all micro-batches; NaN if the batch has none.
         real_tokens: Tokens without padding; NaN without attention masks.
+        loss_tokens: Tokens that the loss is taken over; NaN without labels.
         flops: Model FLOPs of the forward and backward passes; NaN if they were not counted.
         recomputed_flops: FLOPs that ran a second time; NaN if they were not counted.
         data_sec: Seconds of training time spent waiting for data.
@@ -61,6 +62,7 @@ class Totals:
             they would all be done if each ran at its own peak.
         achievable_flops_per_sec: The device's measured peak, in FLOP/s; as above.
         flops_of_dtypes: Model FLOPs by dtype of the batches that multiply several; not part of the row.
+        done: What the device has done since its run began, also in steps that the totals leave out.
         step_waits: The waiting in each of the latest steps.
     """
 
@@ -68,6 +70,7 @@ class Totals:
     samples: float = 0
     tokens: float = 0
     real_tokens: float = 0
+    loss_tokens: float = 0
     flops: float = 0
     recomputed_flops: float = 0
     data_sec: float = 0
@@ -91,12 +94,19 @@ class Totals:
     peak_flops_per_sec: float = math.nan
     achievable_flops_per_sec: float = math.nan
     flops_of_dtypes: Mapping[str, float] = field(default_factory=dict)
+    done: Done = NOTHING
     step_waits: StepWaits = field(default_factory=StepWaits)
 
     @property
     def seconds(self) -> float:
         """Training time, in seconds."""
         return self.data_sec + self.forward_sec + self.backward_sec + self.optimizer_sec + self.other_sec
+
+    @property
+    def work(self) -> Done:
+        """The work of these steps, without its time."""
+        work = {name: getattr(self, name) for name in ("steps", *_AMOUNTS, "flops")}
+        return Done(**work)
 
     @property
     def waits_sec(self) -> float:
@@ -123,6 +133,7 @@ class Totals:
         return Totals(
             **sums | {name: getattr(other, name) for name in _LATEST},
             flops_of_dtypes=dict(Counter(self.flops_of_dtypes) + Counter(other.flops_of_dtypes)),
+            done=other.done,
             step_waits=self.step_waits.followed_by(other.step_waits),
         )
 
@@ -139,64 +150,27 @@ class Totals:
         parts = {name: getattr(self, name) / devices for name in _AMOUNTS}
         parts |= {name: getattr(self, name) / by for name in _FLOPS}
         of_dtypes = {dtype: flops / by for dtype, flops in self.flops_of_dtypes.items()}
-        return replace(self, flops_of_dtypes=of_dtypes, **parts)
+        done = self.done.shared_by(devices, flops_by=by)
+        return replace(self, flops_of_dtypes=of_dtypes, done=done, **parts)
 
     def as_row(self) -> tuple[float, ...]:
         """The values as a row, in the order of the fields."""
-        return (*(float(getattr(self, name)) for name in _ROW), *self.step_waits.as_row())
+        return (*(float(getattr(self, name)) for name in _ROW), *self.done.as_row(), *self.step_waits.as_row())
 
     @classmethod
     def from_row(cls, row: Sequence[float]) -> Totals:
         """The inverse of :meth:`as_row`, without the FLOPs by dtype."""
         values: dict[str, Any] = dict(zip(_ROW, row, strict=False))
-        return cls(**values, step_waits=StepWaits.from_row(row[len(_ROW) :]))
+        done, waits = row[len(_ROW) : _WAITS_AT], row[_WAITS_AT:]
+        return cls(**values, done=Done.from_row(done), step_waits=StepWaits.from_row(waits))
 
     def _waits(self, phase: str) -> float:
         # An estimate from some steps may exceed what there is.
         return float(min(getattr(self, f"{phase}_waits_sec"), getattr(self, f"{phase}_sec")))
 
 
-_ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dtypes", "step_waits"))
-
-
-@dataclass(slots=True)
-class Amounts:
-    """The work of one step; unknown is NaN. Holds no seconds.
-
-    Attributes:
-        samples: Samples of all its micro-batches.
-        tokens: Tokens of all its micro-batches.
-        flops: Model FLOPs of the forward and backward passes.
-        recomputed_flops: FLOPs that run a second time.
-        real_tokens: Tokens without padding of each micro-batch, as numbers on the device; None without a mask.
-        of_dtypes: Model FLOPs by dtype of each micro-batch that multiplies several.
-    """
-
-    samples: float = 0.0
-    tokens: float = 0.0
-    flops: float = 0.0
-    recomputed_flops: float = 0.0
-    real_tokens: list[torch.Tensor | None] = field(default_factory=list)
-    of_dtypes: list[Mapping[str, float]] = field(default_factory=list)
-
-    def add_batch(self, tokens: float, samples: float, real_tokens: torch.Tensor | None) -> None:
-        """Add a micro-batch.
-
-        Args:
-            tokens: Its tokens.
-            samples: Its samples.
-            real_tokens: Its tokens without padding, a number on the device; None without a mask.
-        """
-        self.tokens += tokens
-        self.samples += samples
-        self.real_tokens.append(real_tokens)
-
-    def add_pass(self, flops: TrainingFlops) -> None:
-        """Add the FLOPs of one forward and backward pass of a micro-batch."""
-        self.flops += flops.model
-        self.recomputed_flops += flops.recomputed
-        if flops.of_dtypes:
-            self.of_dtypes.append(flops.of_dtypes)
+_ROW = tuple(one.name for one in fields(Totals) if one.name not in ("flops_of_dtypes", "done", "step_waits"))
+_WAITS_AT = len(_ROW) + len(NAMES)
 
 
 class WaitsOfSteps:
@@ -241,19 +215,19 @@ def totals_of(
     """
     if not steps:
         return Totals()
-    amounts = np.array([(one.samples, one.tokens, one.flops, one.recomputed_flops) for one in steps]).sum(axis=0)
-    samples, tokens, flops, recomputed_flops = amounts.tolist()
+    done = done_in(steps)
     phases = seconds[:, TRAINING_PHASES] + seconds[:, WAITS]
     phases[:, Phase.OTHER] += seconds[:, Phase.EXCHANGE]
     waited = np.where(seen, seconds[:, [*WAITS, Phase.EXCHANGE]].sum(axis=1), np.nan)
     of_dtypes: Counter[str] = sum((Counter(of_batch) for one in steps for of_batch in one.of_dtypes), Counter())
     return Totals(
-        steps=len(steps),
-        samples=samples,
-        tokens=tokens,
-        real_tokens=_sum_on_device([number for one in steps for number in one.real_tokens]),
-        flops=flops,
-        recomputed_flops=recomputed_flops,
+        steps=done.steps,
+        samples=done.samples,
+        tokens=done.tokens,
+        real_tokens=done.real_tokens,
+        loss_tokens=done.loss_tokens,
+        flops=done.flops,
+        recomputed_flops=sum(one.recomputed_flops for one in steps),
         **_by_phase("sec", phases.sum(axis=0)),
         **_by_phase("waits_sec", waits.estimate(seconds, seen).sum(axis=0)),
         flops_of_dtypes=dict(of_dtypes),
@@ -261,12 +235,5 @@ def totals_of(
     )
 
 
-def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, float]:
+def _by_phase(unit: str, seconds: np.ndarray) -> dict[str, Any]:
     return {f"{phase}_{unit}": value for phase, value in zip(PHASES, seconds.tolist(), strict=True)}
-
-
-def _sum_on_device(numbers: Sequence[torch.Tensor | None]) -> float:
-    known = [number for number in numbers if number is not None]
-    if not known or len(known) < len(numbers):
-        return math.nan
-    return float(torch.stack(known).sum())

@@ -7,8 +7,8 @@ from itertools import takewhile
 from typing import Any
 
 from mfu_callback.flops.repeated_counts import TrainingFlops
-from mfu_callback.meter.batches import Batch
-from mfu_callback.meter.totals import Amounts
+from mfu_callback.meter.amounts import Amounts
+from mfu_callback.meter.batches import Batch, LossTokens
 
 END_OF_WORK = "end of step"
 
@@ -20,8 +20,9 @@ class Work:
         flops_of: Returns the FLOPs of one forward and backward pass of a micro-batch.
 
     Attributes:
-        note: Adds a note: for each micro-batch its tokens without padding, a number on the device or None; then, once
-            for each of its forward and backward passes, what is known of it, a `Batch`; then `END_OF_WORK`.
+        note: Adds a note: for each micro-batch its tokens without padding, a number on the device or None, then its
+            `LossTokens`, if it has any; then, once for each of its forward and backward passes, what is known of it, a
+            `Batch`; then `END_OF_WORK`.
     """
 
     def __init__(self, flops_of: Callable[[Batch], TrainingFlops]) -> None:
@@ -52,14 +53,27 @@ class Work:
         del self._notes[:start]
         return taken
 
+    def not_taken(self) -> list[Amounts]:
+        """Add up the steps that have ended and were not taken."""
+        ended: list[Amounts] = []
+        start = 0
+        for end, note in enumerate(self._notes):
+            if note is END_OF_WORK:
+                ended.append(self._sum(self._notes[start:end]))
+                start = end + 1
+        return ended
+
     def _sum(self, notes: Sequence[Any]) -> Amounts:
-        amounts, is_new, real_tokens = Amounts(), False, None
+        amounts, is_new, real_tokens, loss_tokens = Amounts(), False, None, None
         for note in notes:
+            if isinstance(note, LossTokens):
+                loss_tokens = note.number
+                continue
             if not isinstance(note, Batch):
-                is_new, real_tokens = True, note
+                is_new, real_tokens, loss_tokens = True, note, None
                 continue
             if is_new:  # its tokens count once, even if it runs again
-                amounts.add_batch(note.tokens, note.samples, real_tokens)
+                amounts.add_batch(note.tokens, note.samples, real_tokens, loss_tokens)
                 is_new = False
             amounts.add_pass(self._flops_of(note))
         return amounts

@@ -54,9 +54,11 @@ def mfu_text(figures: Mapping[str, Any]) -> str | None:
 def rates_text(figures: Mapping[str, Any]) -> str | None:
     """Tokens and samples per second as text; None if both are unknown."""
     get = figures.get
+    in_loss = get("loss_tokens_per_sec") if get("loss_tokens_per_sec") != get("tokens_per_sec") else None
     rates = (
         _number(get("tokens_per_sec"), ",.1f", " tokens/s"),
         _number(get("real_tokens_per_sec"), ",.1f", " without padding"),
+        _number(in_loss, ",.1f", " in the loss"),
         _number(get("samples_per_sec"), ",.2f", " samples/s"),
     )
     return ", ".join(rate for rate in rates if rate is not None) or None
@@ -126,6 +128,7 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", memory_text(get("memory"))),
         ("GPU", gpu_text(get("gpu"))),
         ("batch size", _found(get("run") or {})),
+        ("job", _job(get("job") or {})),
         ("goodput", _goodput(get("goodput"), get("wall_time_sec") or {})),
     ]
     return [(name, value) for name, value in rows if value is not None]
@@ -167,6 +170,20 @@ def _found(run: Mapping[str, Any]) -> str | None:
     limit = (found.get("limit") or "").partition(" (")[0]
     within = f" within {limit}" if limit else ""
     return f"{found['batch_size']:,} a process, found by {trials} trial{'' if trials == 1 else 's'}{within}"
+
+
+def _job(job: Mapping[str, Any]) -> str | None:
+    """What a job has done that was resumed from a checkpoint, as text; None if it was not."""
+    if not job.get("restarts"):
+        return None
+    parts = (
+        f"{job['restarts'] + 1} fits",
+        _number(job.get("steps"), ",", " steps"),
+        _number(job.get("tokens"), ".4g", " tokens"),
+        _number(job.get("flops"), ".4g", " FLOPs"),
+        _number(job.get("device_hours"), ".3g", " device-hours"),
+    )
+    return ", ".join(part for part in parts if part is not None)
 
 
 def _goodput(goodput: float | None, wall_time_sec: Mapping[str, float]) -> str | None:

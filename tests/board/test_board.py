@@ -33,7 +33,7 @@ def test_the_dashboard_is_written_once_and_has_a_chart_for_every_tag_that_is_log
     (layout,) = layouts(run)
     logged = tag_counts(run)
     titles = [category.title for category in layout.category]
-    categories = ("utilization", "throughput", "step time", "where the machine went", "memory")
+    categories = ("utilization", "throughput", "step time", "where the machine went", "memory", "totals")
     assert titles == [f"MFU: {title}" for title in categories]
     charts = [list(chart.multiline.tag) for category in layout.category for chart in category.chart]
     for tag in TAGS:  # of a logger with a prefix too; TensorBoard matches from the beginning on

@@ -105,6 +105,8 @@ def test_every_second_of_a_run_lands_in_its_phase(monkeypatch, tmp_path, accumul
             "sampling": 0.0,
             "validation": 4 * 2 * (2.0 + 1000.0),
             "checkpoint": 4 * 500.0,
+            "lost": 0.0,
+            "down": 0.0,
             "rest": 0.0,
         }
     )

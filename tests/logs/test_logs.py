@@ -75,6 +75,11 @@ def test_windows_weigh_as_much_as_they_last() -> None:
     assert figures["hfu"] is None
 
 
+def test_of_a_total_the_last_value_is_the_whole() -> None:
+    scalars = {"total/tokens": Series(steps=[1, 3], values=[20.0, 60.0])}
+    assert figures_of(RunLog(name="run", scalars=scalars))["total_tokens"] == 60.0
+
+
 def test_a_run_without_step_times_has_plain_means() -> None:
     figures = figures_of(RunLog(name="run", scalars={MFU: Series(steps=[1, 2], values=[0.2, 0.4])}))
     assert figures["mfu"] == pytest.approx(0.3)

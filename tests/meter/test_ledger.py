@@ -1,13 +1,15 @@
 """When the device is waited for, on a device whose work takes its time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mfu_callback.flops.repeated_counts import TrainingFlops
-from mfu_callback.meter.batches import Batch
+from mfu_callback.meter.batches import Batch, LossTokens
 from mfu_callback.meter.clock import DeviceTimer, HostTimer, Phase, StepClock
+from mfu_callback.meter.done import Done
 from mfu_callback.meter.ledger import PARTS, Ledger
 from mfu_callback.meter.work import Work
 from tests.helpers.runs import FakeNow
@@ -33,9 +35,11 @@ def make(device, sync):
     return ledger_of(StepClock(DeviceTimer(GPU, lambda: FakeEvent(device), device.synchronize)), sync)
 
 
-def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=None):
+def step(ledger, clock, device, milliseconds=10.0, part="training", real_tokens=None, loss_tokens=None):
     ledger.begin_step()
     ledger._work.note(real_tokens)
+    if loss_tokens is not None:
+        ledger._work.note(LossTokens(loss_tokens))
     clock.enter(Phase.FORWARD)
     device.launch(milliseconds)
     ledger._work.note(BATCH)
@@ -131,3 +135,39 @@ def test_clocks_that_differ_a_little_make_no_negative_rest(device):
     ledger.take_window()
     assert ledger.wall_time_sec()["training"] > 0
     assert ledger.wall_time_sec()["rest"] == 0
+
+
+@pytest.mark.parametrize("sync", ["step", "window", "events"])
+def test_what_was_done_has_every_step_but_those_that_were_broken_off(device, sync):
+    ledger, clock = make(device, sync)
+    for part in ("warmup", "counting", "sampling", "rest", "training", "training"):
+        step(ledger, clock, device, part=part, real_tokens=torch.tensor(6), loss_tokens=torch.tensor(4))
+    run = ledger.run_totals(wait=True)
+    assert (run.steps, run.tokens) == (2, 16)
+    assert replace(ledger.done, device_sec=0) == Done(steps=5, samples=5, tokens=40, real_tokens=30, loss_tokens=20)
+
+
+def test_what_was_done_so_far_has_steps_that_the_device_has_not_finished_and_waits_for_none(device):
+    ledger, clock = make(device, "events")
+    for _ in range(2):
+        step(ledger, clock, device, real_tokens=torch.tensor(6), loss_tokens=torch.tensor(4))
+    device.synchronize(GPU)  # the device catches up by itself
+    step(ledger, clock, device, part="sampling", real_tokens=torch.tensor(8), loss_tokens=torch.tensor(8))
+    step(ledger, clock, device, part="rest", real_tokens=torch.tensor(8), loss_tokens=torch.tensor(8))
+    ledger._work.note(torch.tensor(8))  # a step that goes on
+    waits = device.waits
+    so_far = ledger.done_so_far()
+    assert device.waits == waits
+    as_before = {"real_tokens": 18, "loss_tokens": 12}  # of all tokens
+    assert replace(so_far, device_sec=0) == Done(steps=3, samples=3, tokens=24, **as_before)
+    assert ledger.take_window().steps == 2
+    device.synchronize(GPU)
+    so_far = ledger.done_so_far()
+    assert (so_far.real_tokens, so_far.loss_tokens) == (20, 16)
+
+
+def test_what_was_done_takes_the_wall_time_since_the_clock_was_made():
+    now = FakeNow()
+    ledger, _ = ledger_of(StepClock(HostTimer(now)), "step")
+    now.seconds += 7.0
+    assert ledger.done == ledger.done_so_far() == Done(device_sec=7.0)

@@ -67,6 +67,10 @@ def test_the_logged_values_of_a_step_are_exact(now):
         "waterfall/other": 0.125,
         "waterfall/kernels": pytest.approx(0.452),
         "waterfall/unreachable": 0.0,
+        "total/tokens": 64,  # with the step that was counted
+        "total/samples": 8,
+        "total/flops": 192_000,
+        "total/device_hours": now.seconds / 3600,
     }
 
 

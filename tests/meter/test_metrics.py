@@ -6,6 +6,7 @@ import pytest
 
 from mfu_callback import model_flops_utilization
 from mfu_callback.meter.clock import WAITS, Phase
+from mfu_callback.meter.done import Done
 from mfu_callback.meter.metrics import Window, logged_values, waterfall
 from mfu_callback.meter.tags import TAGS
 from mfu_callback.meter.totals import Amounts, Totals, WaitsOfSteps, totals_of
@@ -27,6 +28,7 @@ RANK = Totals(
     samples=32,
     tokens=4096,
     real_tokens=3072,
+    loss_tokens=2048,
     flops=6e12,
     recomputed_flops=1e12,
     data_sec=1.0,
@@ -35,14 +37,17 @@ RANK = Totals(
     optimizer_sec=2.0,
     other_sec=1.0,
 )
+TOTALS = ("total/tokens", "total/samples", "total/flops", "total/device_hours")
 PEAKS = {"peak_flops_per_sec": 2e12, "achievable_flops_per_sec": 1.5e12}
 
 
 def test_every_tag_of_a_window_on_one_device():
-    values = logged_values(Window(ranks=(replace(RANK, **PEAKS),)))
+    done = Done(steps=6, samples=48, tokens=6144, flops=9e12, device_sec=36.0)
+    values = logged_values(Window(ranks=(replace(RANK, **PEAKS, done=done),)))
     assert values == {
         "throughput/tokens_per_sec": 409.6,
         "throughput/real_tokens_per_sec": 307.2,
+        "throughput/loss_tokens_per_sec": 204.8,
         "throughput/samples_per_sec": 3.2,
         "throughput/device/tokens_per_sec": 409.6,
         "throughput/device/tflops_per_sec": 0.6,
@@ -56,6 +61,10 @@ def test_every_tag_of_a_window_on_one_device():
         "waterfall/data": 0.1,
         "waterfall/optimizer": 0.2,
         "waterfall/other": 0.1,
+        "total/tokens": 6144,
+        "total/samples": 48,
+        "total/flops": 9e12,
+        "total/device_hours": 0.01,
     }
     assert sum(value for name, value in values.items() if name.startswith("waterfall/")) == pytest.approx(1, abs=1e-12)
 
@@ -82,6 +91,7 @@ def test_rates_add_up_over_devices_and_mfu_is_per_device():
         ("tokens", {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}),
         ("samples", {"throughput/samples_per_sec"}),
         ("real_tokens", {"throughput/real_tokens_per_sec"}),
+        ("loss_tokens", {"throughput/loss_tokens_per_sec"}),
         ("recomputed_flops", {"throughput/hfu"}),
         (
             "flops",
@@ -97,15 +107,33 @@ def test_what_is_unknown_is_left_out_and_nothing_else(unknown, absent):
     assert {tag.name for tag in TAGS} - set(logged) == absent | of_devices
 
 
+def test_the_totals_add_up_over_devices_and_over_what_was_carried_and_are_left_out_where_one_is_unknown():
+    one = Done(steps=6, samples=48, tokens=6144, flops=9e12, device_sec=36.0)
+    carried = Done(steps=4, samples=2, tokens=math.nan, flops=1e12, device_sec=3600.0)
+    rank, other = replace(RANK, done=one), replace(RANK, done=replace(one, samples=24, flops=math.nan))
+    values = logged_values(Window(ranks=(rank, rank), carried=carried))
+    assert {name: values.get(name) for name in TOTALS} == {
+        "total/tokens": None,
+        "total/samples": 98,
+        "total/flops": 19e12,
+        "total/device_hours": 1.02,
+    }
+    assert Window(ranks=(rank, other), carried=carried).done.steps == 10
+    assert logged_values(Window(ranks=(rank, other)))["total/samples"] == 72
+    assert "total/flops" not in logged_values(Window(ranks=(rank, other)))
+
+
 def test_without_a_peak_there_is_no_mfu_but_all_rates():
     values = logged_values(Window(ranks=(RANK,)))
     assert set(values) == {
         "throughput/tokens_per_sec",
         "throughput/real_tokens_per_sec",
+        "throughput/loss_tokens_per_sec",
         "throughput/samples_per_sec",
         "throughput/device/tokens_per_sec",
         "throughput/device/tflops_per_sec",
         "time/step_sec",
+        *TOTALS,
     }
 
 

@@ -10,7 +10,14 @@ from mfu_callback.meter.pipelines import PipelineTrial
 from mfu_callback.meter.totals import Totals
 
 TOTALS = Totals(
-    steps=2, samples=8, tokens=64, real_tokens=32, flops=120, recomputed_flops=12, flops_of_dtypes={"x": 120}
+    steps=2,
+    samples=8,
+    tokens=64,
+    real_tokens=32,
+    loss_tokens=16,
+    flops=120,
+    recomputed_flops=12,
+    flops_of_dtypes={"x": 120},
 )
 NOTHING = FlopCount(forward=0, thop=0, functional=0, backward=0, recomputed=0)
 
@@ -31,7 +38,7 @@ def step(meter):
 
 def test_tokens_and_samples_are_shared_and_flops_only_among_those_that_count_them_together():
     own = TOTALS.shared_by(4, flops_by=1)
-    assert (own.samples, own.tokens, own.real_tokens) == (2, 16, 8)
+    assert (own.samples, own.tokens, own.real_tokens, own.loss_tokens) == (2, 16, 8, 4)
     assert (own.flops, own.recomputed_flops, own.flops_of_dtypes) == (120, 12, {"x": 120})
     both = TOTALS.shared_by(4, flops_by=2)
     assert (both.tokens, both.flops, both.recomputed_flops, both.flops_of_dtypes) == (16, 60, 6, {"x": 60})

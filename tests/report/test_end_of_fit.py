@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mfu_callback import FlopCount, Peak
 from mfu_callback.meter.devices import PaceSetter
+from mfu_callback.meter.job import Job
 from mfu_callback.meter.summary import Summary
 from mfu_callback.meter.tags import PARTS_OF_SEVERAL
 from mfu_callback.report.end_of_fit import line_of, print_summary
@@ -221,6 +222,15 @@ def test_what_the_wall_time_went_to_and_the_advice():
     assert "60.0% of 100 s was measured training; 20 s setup, 15.5 s validation" in text
     assert "0.25 s mean = 0.05 data + 0.2 forward" in text
     assert "are waiting for data: more workers (num_workers), or pin_memory." in text
+
+
+def test_a_job_that_was_resumed_says_what_it_came_to_and_what_was_lost():
+    wall = {"training": 60.0, "setup": 5.0, "lost": 20.0, "down": 15.0}
+    job = Job(began_at=1.0, at=101.0, steps=1200, tokens=5 * 10**9, device_hours=12.5, wall_time_sec=wall)
+    assert "device-hours" not in printed(replace(SUMMARY, wall_time_sec=wall, job=job))
+    text = printed(replace(SUMMARY, wall_time_sec=wall, job=replace(job, restarts=2, flops=3 * 10**18)))
+    assert "3 fits, 1,200 steps, 5e+09 tokens, 3e+18 FLOPs, 12.5 device-hours" in text
+    assert "60.0% of 100 s was measured training; 20 s lost, 15 s down" in text
 
 
 def test_the_devices_of_a_run_that_are_fastest_and_slowest():
