@@ -232,8 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = files_of_tests(checkout, options.only)
     without = run_tests(checkout, files, with_us=False, jobs=options.jobs)
     with_us = run_tests(checkout, files, with_us=True, jobs=options.jobs)
-    if not without:
-        sys.exit("No test has run without the callback, so there is nothing to compare.")
+    if not any(outcome.status == "passed" for outcome in without.values()):
+        sys.exit(
+            "No test has passed without the callback, so there is nothing to compare. Is the checkout of the version of"
+            " Lightning that is installed, and is installed what its tests need?"
+        )
     comparison = compared(with_us, without)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables(with_us, without, comparison):
