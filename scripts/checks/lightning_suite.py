@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/tests_pytorch"
@@ -200,11 +200,12 @@ def tables(with_us: Mapping[str, Outcome], without: Mapping[str, Outcome], compa
     for name, outcomes in (("without the callback", without), ("with it", with_us)):
         numbers = Counter(outcome.status for outcome in outcomes.values())
         counts.add_row(name, *(f"{numbers[status]:,}" for status in ("passed", "failed", "skipped")))
-    only_with = Table("test", "error", "allowed", title=f"Fail only with it: {len(comparison.only_with)}")
+    test = Column("test", no_wrap=True)
+    only_with = Table(test, "error", "allowed", title=f"Fail only with it: {len(comparison.only_with)}")
     for name, outcome in comparison.only_with.items():
         kind = kind_of(outcome)
         only_with.add_row(name, _last_line(outcome), "no" if kind is None else f"{kind.name}: {kind.reason}")
-    only_without = Table("test", "error", title=f"Fail only without it: {len(comparison.only_without)}")
+    only_without = Table(test.copy(), "error", title=f"Fail only without it: {len(comparison.only_without)}")
     for name, outcome in comparison.only_without.items():
         only_without.add_row(name, _last_line(outcome))
     return [table for table in (counts, only_with, only_without) if table.rows]
