@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mfu_callback.tools.dynamo import WRAPPERS, Switch, switch_replaced
+from mfu_callback.tools.dynamo import WRAPPERS, Switch, dynamos_own, switch_replaced
 
 Function = Callable[..., Any]
 
@@ -24,7 +24,8 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
     """A context in which every call of compiled code is reported: modules, functions, flex_attention.
 
     All compiled code runs inside one wrapper in Dynamo. Before and after the call, the wrapper calls a function of its
-    module to switch Dynamo on and off. That function is replaced, so nothing is put on the user's objects.
+    module to switch Dynamo on and off. That function is replaced, so nothing is put on the user's objects. Several
+    contexts inside each other each report every call.
 
     Args:
         before: Called before the outermost compiled call, with the uncompiled function and its arguments.
@@ -34,9 +35,11 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
     is_over = False
 
     def make(original: Switch) -> Switch:
+        switch_off = dynamos_own(original)
+
         def watched(callback: Any) -> Any:
-            prior = original(None)  # or else Dynamo may be on where the call ends, and compile what follows here
-            caller = sys._getframe(1)
+            prior = switch_off(None)  # or else Dynamo may be on where the call ends, and compile what follows here
+            caller = _outside_of(watched, sys._getframe(1))
             if running and running[-1] is caller:
                 running.pop()
                 if not running:
@@ -55,6 +58,13 @@ def compiled_calls_watched(before: Callable[[Function, Any, Any], None], after: 
             yield
         finally:
             is_over = True
+
+
+def _outside_of(watched: Switch, caller: FrameType) -> FrameType:
+    """The frame that calls a watched switch, or the one of another counter on top of it."""
+    while caller.f_code is watched.__code__ and caller.f_back is not None:
+        caller = caller.f_back
+    return caller
 
 
 def _is_around_compiled(wrapper: FrameType) -> bool:

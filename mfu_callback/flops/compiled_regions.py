@@ -10,7 +10,7 @@ import torch
 
 from mfu_callback.flops.compiled import compiled_calls_watched
 from mfu_callback.flops.module_stack import ModuleStack
-from mfu_callback.flops.operator_mode import OperatorMode, has_fake, mode_off
+from mfu_callback.flops.operator_mode import OperatorMode, has_fake, modes_off
 from mfu_callback.flops.passes import (
     Pass,
     current_pass,
@@ -20,8 +20,11 @@ from mfu_callback.flops.passes import (
 )
 from mfu_callback.flops.replaced_nodes import ReplacedNodes
 from mfu_callback.flops.replay import Replay
+from mfu_callback.flops.threads import OwnThread
 
 _CONTROL_FLOW = "torch._higher_order_ops."
+
+_watching: list[CompiledRegions] = []  # of all counters, the outermost first
 
 
 class Paused(Protocol):
@@ -63,13 +66,20 @@ class CompiledRegions:
         self._paused = (modules, *paused)
         self._entered_at: int | None = None  # the first sequence number of the running call
         self._in_control_flow = False
+        self._is_suspended = False
+        self._thread = OwnThread()
         self._replay_of: _Replayed | None = None
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """A context in which compiled calls are replayed."""
-        with compiled_calls_watched(self._enter, self._leave):
-            yield
+        self._thread.enter()
+        _watching.append(self)
+        try:
+            with compiled_calls_watched(self._enter, self._leave):
+                yield
+        finally:
+            _watching.remove(self)
 
     @property
     def is_replaying(self) -> bool:
@@ -94,21 +104,46 @@ class CompiledRegions:
         running = None if self._in_control_flow else self._running_pass()
         if running is not None and not isinstance(getattr(function, "__self__", None), torch.optim.Optimizer):
             self._replay(function, args, kwargs, running)
-        for watching in self._paused:
-            watching.suspend()
+        self._suspend()
         self._entered_at = None if self._in_control_flow else next_node_number()
 
     def _leave(self) -> None:
         if self._entered_at is not None:
             self._nodes.hide(range(self._entered_at, next_node_number()))
         self._entered_at, self._in_control_flow = None, False
+        self._resume()
+
+    def _suspend(self) -> None:
+        self._is_suspended = True
+        for watching in self._paused:
+            watching.suspend()
+
+    def _resume(self) -> None:
+        self._is_suspended = False
         for watching in self._paused:
             watching.resume()
+
+    @property
+    def _is_watching_here(self) -> bool:
+        return self._thread.is_running and not self._is_suspended
+
+    @contextmanager
+    def _unseen_by_others(self) -> Iterator[None]:
+        """A context whose work is not another counter's, which replays the call itself."""
+        others = [other for other in _watching if other is not self and other._is_watching_here]
+        for other in others:
+            other._suspend()
+        try:
+            with modes_off():
+                yield
+        finally:
+            for other in others:
+                other._resume()
 
     def _replay(self, function: Callable[..., Any], args: Any, kwargs: Any, running: Pass) -> None:
         self._replay_of = _Replayed(running, in_task=current_task())
         try:
-            with mode_off(self._mode):
+            with self._unseen_by_others():
                 replay = Replay(self._modules.root, function, args, kwargs)
                 # The backward of a call that a non-reentrant checkpoint runs again belongs to its first run.
                 backward = not (running is Pass.RECOMPUTED and recomputes_for_first_graph())

@@ -171,9 +171,11 @@ class FlopCounter:
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         with self._one_at_a_time:
-            if self._regions.is_tracing((args, kwargs)):
-                return
-            self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
+            try:
+                if not self._regions.is_tracing((args, kwargs)):
+                    self._operators.see(func, args, kwargs, out, is_replay=self._regions.is_replaying)
+            except Exception as error:  # it runs inside the user's call
+                self._tally.rule_errors.add(f"{func}: {type(error).__name__}: {error}")
 
     def _leave_module(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         try:

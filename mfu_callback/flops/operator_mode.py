@@ -94,15 +94,16 @@ class OperatorMode(TorchDispatchMode):
 
 
 @contextmanager
-def mode_off(mode: OperatorMode) -> Iterator[None]:
-    """A context in which a mode is off, if it is the innermost one."""
-    innermost = _get_current_dispatch_mode() is mode
-    if innermost:
-        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+def modes_off() -> Iterator[None]:
+    """A context in which no counter sees an operator, as far as no mode of another kind is inside of theirs."""
+    modes: list[OperatorMode] = []
+    while isinstance(innermost := _get_current_dispatch_mode(), OperatorMode):
+        innermost.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        modes.append(innermost)
     try:
         yield
     finally:
-        if innermost:
+        for mode in reversed(modes):
             mode.__enter__()  # type: ignore[no-untyped-call]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from mfu_callback.flops import Attention
 from mfu_callback.lightning.evaluation_hooks import EvaluationHooks
+from mfu_callback.lightning.guard import give_up, never_raises
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.arguments import Arguments, SummaryStyle
 from mfu_callback.meter.batches import TokensArgument
@@ -189,21 +190,25 @@ class MFUCallback(EvaluationHooks):
         if self._run is not None:  # validate, test and predict hand it over too
             self._run.go_on_from(state_dict, self._state, before=self._made_at)
 
+    @never_raises
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fit begins."""
         if stage == "fit":
             self._begin(trainer, pl_module)
 
+    @never_raises
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Setup is over."""
         if self._run is not None:
             self._run.assign_rest("setup")
 
+    @never_raises
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The sanity check is over."""
         if self._run is not None:
             self._run.assign_rest("sanity")
 
+    @never_raises
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training starts."""
         run = self._run
@@ -220,7 +225,10 @@ class MFUCallback(EvaluationHooks):
         """A batch begins."""
         run = self._run
         if run is not None:
-            run.begin_batch(batch)
+            try:
+                run.begin_batch(batch)
+            except Exception as error:
+                give_up(self, trainer, error)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """The forward pass is over and the backward pass begins."""
@@ -250,19 +258,25 @@ class MFUCallback(EvaluationHooks):
         """A batch is over."""
         run = self._run
         if run is not None:
-            run.end_batch()
+            try:
+                run.end_batch()
+            except Exception as error:
+                give_up(self, trainer, error)
 
+    @never_raises
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over."""
         if self._run is not None:
             self._show(trainer, self._run, self._run.finish())
 
+    @never_raises
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run is ended by an exception."""
         if self._run is not None:
             self._show(trainer, self._run, self._run.break_off())
         self._let_go()
 
+    @never_raises
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The run is over."""
         self._let_go()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,9 @@ import torch
 from mfu_callback.flops import FlopCount
 from mfu_callback.flops.rules.shards import group_size
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.counted import counted_call
 from mfu_callback.lightning.namespaces import rank_zero_info, rank_zero_warn
+from mfu_callback.lightning.refusals import Refusals
 from mfu_callback.lightning.sharing import ranks_per_batch
 from mfu_callback.lightning.trainer_ranks import TrainerRanks
 from mfu_callback.meter.arguments import Arguments
@@ -64,6 +66,8 @@ class MeasuredEvaluation:
         self._stage = stage
         self._peaks_of_fit = peaks_of_fit
         self._messages = Messages(rank_zero_info, rank_zero_warn)
+        self._refusals = Refusals(trainer, self._messages.warn_once)
+        self._is_in_loop = self._is_in_batch = False
         self._is_first_fetch = True
         self._brackets = Brackets()
         device = trainer.strategy.root_device
@@ -88,7 +92,9 @@ class MeasuredEvaluation:
 
     def start(self) -> None:
         """Begin a loop: put the brackets on."""
-        self._is_first_fetch = True
+        if self._is_in_loop:  # the same callback is in the Trainer's list twice, and so is called twice
+            return
+        self._is_in_loop = self._is_first_fetch = True
         self._meter.ledger.step_times.clear()
         self._meter.ledger.steps_by_part.clear()
         fetcher = private_names.data_fetcher(self._trainer, self._stage)
@@ -97,17 +103,24 @@ class MeasuredEvaluation:
 
     def begin_batch(self, batch: Any) -> None:
         """Begin a batch, which was fetched and moved to the device."""
+        if self._is_in_batch:
+            return
+        self._is_in_batch = True
         self._meter.begin_step()
         self._clock.enter(Phase.OTHER)
         self._meter.look_at(batch)
 
     def end_batch(self) -> None:
         """End a batch."""
-        self._meter.end_step()
+        if self._is_in_batch:
+            self._meter.end_step()
+        self._is_in_batch = False
 
-    def finish(self) -> Evaluation:
-        """End a loop on all ranks: take the brackets off, log its values and sum it up."""
-        self._brackets.remove()
+    def finish(self) -> Evaluation | None:
+        """End a loop on all ranks: take the brackets off, log its values and sum it up; None if it has ended before."""
+        if not self._is_in_loop:
+            return None
+        self.close()
         if self._peaks_of_fit is not None:
             self._meter.peaks = self._peaks_of_fit()
         totals = self._meter.take_last_window()
@@ -135,6 +148,7 @@ class MeasuredEvaluation:
     def close(self) -> None:
         """Take the brackets off, wherever the loop has ended."""
         self._brackets.remove()
+        self._is_in_loop = self._is_in_batch = False
 
     def _around_start_of_fetch(self, start: Function) -> Function:
         @functools.wraps(start)
@@ -154,22 +168,19 @@ class MeasuredEvaluation:
                 self._leave_out()
                 return step(*args, **kwargs)
             self._clock.enter(Phase.FORWARD)
-            with self._counted():
-                out = step(*args, **kwargs)
+            out = self._counted(step, args, kwargs)
             self._meter.add_forward()
             self._clock.enter(Phase.OTHER)
             return out
 
         return call
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """A context for the forward pass of a batch, in which it is counted if it must be."""
+    def _counted(self, step: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The forward pass of a batch, counted if it must be."""
         if not self._counting.is_due():
-            yield
-            return
-        with self._counting.batch(), self._counting.forward():
-            yield
+            return step(*args, **kwargs)
+        with self._counting.batch():
+            return counted_call(self._counting, self._trainer, step, args, kwargs)
 
     def _leave_out(self) -> None:
         self._meter.leave_out("rest")
@@ -200,7 +211,8 @@ class MeasuredEvaluation:
         tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
         private_names.show_metrics(self._trainer, tensors, in_progress_bar={})
         # As validate and test do with their own at the end of an epoch.
-        private_names.log_at(self._trainer, tensors, private_names.step_of_logs(self._trainer))
+        with self._refusals.watched(tensors, alone=True):
+            private_names.log_at(self._trainer, tensors, private_names.step_of_logs(self._trainer))
 
     def _all_ranks(self, totals: Totals) -> list[Totals]:
         if self._trainer.world_size == 1:

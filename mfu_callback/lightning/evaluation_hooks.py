@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mfu_callback.lightning.evaluation import MeasuredEvaluation
+from mfu_callback.lightning.guard import never_raises
 from mfu_callback.lightning.kept_figures import KeptFigures
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.arguments import Arguments
@@ -27,6 +28,7 @@ class EvaluationHooks(KeptFigures):
         self._measures_validation = validation
         self._run: MeasuredRun | None = None
         self._evaluation: MeasuredEvaluation | None = None
+        self._has_failed = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validation begins: the sanity check, one inside of fit, or ``trainer.validate``."""
@@ -46,19 +48,19 @@ class EvaluationHooks(KeptFigures):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch of a validation begins."""
-        self._begin_evaluated(batch)
+        self._begin_evaluated(trainer, batch)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch of a test begins."""
-        self._begin_evaluated(batch)
+        self._begin_evaluated(trainer, batch)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """A batch of a prediction begins."""
-        self._begin_evaluated(batch)
+        self._begin_evaluated(trainer, batch)
 
     def on_validation_batch_end(
         self,
@@ -70,7 +72,7 @@ class EvaluationHooks(KeptFigures):
         dataloader_idx: int = 0,
     ) -> None:
         """A batch of a validation is over."""
-        self._end_evaluated()
+        self._end_evaluated(trainer)
 
     def on_test_batch_end(
         self,
@@ -82,7 +84,7 @@ class EvaluationHooks(KeptFigures):
         dataloader_idx: int = 0,
     ) -> None:
         """A batch of a test is over."""
-        self._end_evaluated()
+        self._end_evaluated(trainer)
 
     def on_predict_batch_end(
         self,
@@ -94,7 +96,7 @@ class EvaluationHooks(KeptFigures):
         dataloader_idx: int = 0,
     ) -> None:
         """A batch of a prediction is over."""
-        self._end_evaluated()
+        self._end_evaluated(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All batches of a validation are over."""
@@ -108,6 +110,7 @@ class EvaluationHooks(KeptFigures):
         """All batches of a prediction are over."""
         self._finish_evaluation(trainer)
 
+    @never_raises
     def _start_evaluation(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = self._run
         if run is None or self._evaluation is None:  # the validations of a fit go on in the same one
@@ -116,19 +119,24 @@ class EvaluationHooks(KeptFigures):
             self._evaluation = MeasuredEvaluation(trainer, pl_module, self._arguments, stage, peaks)
         self._evaluation.start()
 
-    def _begin_evaluated(self, batch: Any) -> None:
+    @never_raises
+    def _begin_evaluated(self, trainer: Trainer, batch: Any) -> None:
         if self._evaluation is not None:
             self._evaluation.begin_batch(batch)
 
-    def _end_evaluated(self) -> None:
+    @never_raises
+    def _end_evaluated(self, trainer: Trainer) -> None:
         if self._evaluation is not None:
             self._evaluation.end_batch()
 
+    @never_raises
     def _finish_evaluation(self, trainer: Trainer) -> None:
         evaluation = self._evaluation
         if evaluation is None:
             return
         figures = evaluation.finish()
+        if figures is None:
+            return
         self._keep_evaluation(trainer, figures)
         if self._run is None:
             self._evaluation = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mfu_callback.lightning import private_names
+from mfu_callback.lightning.refusals import Refusals
 from mfu_callback.tools.brackets import Brackets, Function
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class MetricLog:
 
     Args:
         trainer: The Trainer during fit.
+        warn_once: Warns with a message, once per subject.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, warn_once: Callable[[str, str], None]) -> None:
         self._trainer = trainer
+        self._refusals = Refusals(trainer, warn_once)
         self._waiting: Mapping[str, torch.Tensor] = {}
 
     def put(self, brackets: Brackets) -> None:
@@ -72,11 +75,15 @@ class MetricLog:
     def send(self, values: dict[str, torch.Tensor], step: int) -> None:
         """Send values by themselves, at an earlier step."""
         if values:
-            private_names.log_at(self._trainer, values, step)
+            with self._refusals.watched(values, alone=True):
+                private_names.log_at(self._trainer, values, step)
 
     def _joining(self, send: Function) -> Callable[..., Any]:
         def call(metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             waiting, self._waiting = self._waiting, {}
-            return send({**metrics, **waiting}, *args, **kwargs)
+            if not waiting:
+                return send(metrics, *args, **kwargs)
+            with self._refusals.watched(waiting, alone=not metrics):
+                return send({**metrics, **waiting}, *args, **kwargs)
 
         return call

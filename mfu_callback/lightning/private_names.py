@@ -70,6 +70,11 @@ def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, kinds)]
 
 
+def logged_results(trainer: Trainer) -> dict[str, Any]:
+    """The modules that keep what the running loop has logged by ``self.log``."""
+    return {} if trainer._results is None else trainer._results
+
+
 def step_of_logs(trainer: Trainer) -> int:
     """The step at which the Trainer logs its own metrics now."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

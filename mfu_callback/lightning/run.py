@@ -82,7 +82,7 @@ class MeasuredRun:
         self.begin_backward, self.begin_optimizer = marker(Phase.BACKWARD), marker(Phase.OPTIMIZER)
         # With manual optimization the training step goes on.
         self.end_backward = marker(Phase.OTHER if pl_module.automatic_optimization else Phase.FORWARD)
-        self._metric_log = MetricLog(trainer)
+        self._metric_log = MetricLog(trainer, self._messages.warn_once)
         self.waits: CollectiveWaits | None = None
         self._board = board_of(trainer, pl_module, self._messages.warn_once, in_loggers=arguments.board)
         self._prometheus = prometheus_of(trainer.loggers, arguments, self._messages, is_first=trainer.is_global_zero)
@@ -134,6 +134,8 @@ class MeasuredRun:
     def start(self) -> None:
         """Find the peak and put the brackets on, at the start of training."""
         trainer, measurement = self._trainer, self._measurement
+        if measurement.is_measuring:  # the same callback is in the Trainer's list twice, and so is called twice
+            return
         measurement.start(
             matmul_dtype_of(trainer.precision_plugin),
             trainer.strategy.model,

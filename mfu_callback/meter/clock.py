@@ -242,7 +242,8 @@ class StepClock:
         """
         ends = self._ends()[:steps]
         last = int(ends[-1])
-        durations = self._timer.durations(self._marks[1 : 2 * last + 2 : 2])
+        # None is negative, also where the clock was set back.
+        durations = np.maximum(self._timer.durations(self._marks[1 : 2 * last + 2 : 2]), 0.0)
         # Each mark begins its phase and belongs to the step that ends next.
         cells = np.repeat(np.arange(0, steps * len(Phase), len(Phase)), np.diff(ends, prepend=0))
         cells += np.array(self._marks[: 2 * last : 2]) & ~_ENDS_STEP

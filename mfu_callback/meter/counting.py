@@ -54,7 +54,8 @@ class Counting:
         self._counter: FlopCounter | None = None
         self._calls = 0
         self._trials = self._skipped = 0
-        self._is_skipped = False
+        self._stop: Callable[[], None] = lambda: None
+        self._is_skipped = self._was_stopped = self._is_refused = False
         self._state_is_known = False
         self._note: str | None = None  # on the backward pass, to be told where it matters
         self._has_noted = False
@@ -82,8 +83,10 @@ class Counting:
             self._meter.flops.set_model_state(hash(tuple(p.requires_grad for p in self._module.parameters())))
             self._state_is_known = True
         flops = self._meter.flops
+        if self._is_refused and flops.needs_count:
+            flops.take(None)
         needs_count = flops.needs_count
-        flops.is_recounted = not needs_count and self._is_due_again()
+        flops.is_recounted = not needs_count and not self._is_refused and self._is_due_again()
         self._warn_of_estimates()
         self.look_at = self._recounts.at
         return needs_count or flops.is_recounted
@@ -97,6 +100,11 @@ class Counting:
         recounts.choose_next(ledger.ended, vary=known.vary, counts=len(known.counts), error=known.error)
         return True
 
+    @property
+    def is_on(self) -> bool:
+        """Whether what runs now is being counted."""
+        return self._counter is not None
+
     @contextmanager
     def batch(self, *, passes: int | None = None) -> Iterator[None]:
         """A context that counts the forward passes, backward passes and the optimizer step of one batch.
@@ -109,17 +117,24 @@ class Counting:
             trial = stack.enter_context(PipelineTrial())
             counter = self._counter = self._enter_counter(stack, in_forward=passes is not None)
             stack.callback(self._leave_counter)
+            self._stop, self._was_stopped = stack.close, False
             yield
         if self._is_skipped and self._skipped < _MOST_SKIPPED:
             self._skipped += 1
             self._meter.flops.is_recounted = False
             return
-        if trial.was_seen:
+        if trial.was_seen or self._was_stopped:
             counter = None
         if counter is not None:
             self._learn_tokens(counter)
-        if not (trial.was_seen and self._counts_again()):
+        if trial.was_seen and self._counts_again():
+            self._meter.flops.is_recounted = False
+            return
+        try:
             self._take_count(None if counter is None else counter.result().of_one(passes or self._calls))
+        except Exception as error:  # what it is about has run, and ends no run
+            self._say_failed(error)
+            self._meter.flops.take(None)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -145,6 +160,25 @@ class Counting:
         """Say that the batch that is being counted is not trained on after its forward pass: another one is counted."""
         self._is_skipped = True
 
+    def stop(self) -> None:
+        """Give up the count of the batch that is being counted: what follows in it runs as it would without us."""
+        self._was_stopped = True
+        self._stop()
+
+    def refuse(self, error: Exception) -> None:
+        """Count no further batch: the model has run after a stopped count, but not in it.
+
+        Args:
+            error: What it raised in the count.
+        """
+        self._is_refused = True
+        self._warn_once(
+            "refused",
+            f"The model does not run while its FLOPs are counted ({type(error).__name__}: {error}). It had changed"
+            " nothing by then and has run again without. MFU is left out, tokens/sec is still logged. Pass flops= per"
+            " token to get MFU.",
+        )
+
     def _counts_again(self) -> bool:
         """Whether the batch is counted again because its step also ran a pipeline's trial; not for ever."""
         self._trials += 1
@@ -168,12 +202,15 @@ class Counting:
             counter.in_forward = in_forward
             return stack.enter_context(counter)
         except Exception as error:  # such as a private name that this version of torch lacks
-            self._warn_once(
-                "count",
-                f"FLOPs could not be counted ({type(error).__name__}: {error}). MFU is left out, tokens/sec is"
-                " still logged. Pass flops= per token to get MFU.",
-            )
+            self._say_failed(error)
             return None
+
+    def _say_failed(self, error: Exception) -> None:
+        self._warn_once(
+            "count",
+            f"FLOPs could not be counted ({type(error).__name__}: {error}). MFU is left out, tokens/sec is"
+            " still logged. Pass flops= per token to get MFU.",
+        )
 
     def _leave_counter(self) -> None:
         self._counter = None

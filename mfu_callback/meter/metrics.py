@@ -211,9 +211,9 @@ class Window(DeviceStates):
     @cached_property
     def waterfall(self) -> dict[str, float] | None:
         """The share of the machine that each part used or lost, on the device that sets the pace; None without MFU."""
-        if self.mfu is None or self.peak_flops_per_sec is None:
-            return None
         pace = self.ranks[self.pace_setter]
+        if self.mfu is None or self.peak_flops_per_sec is None or not pace.seconds:
+            return None
         achievable = pace.peak_flops_per_sec if self.achievable_flops_per_sec is None else pace.achievable_flops_per_sec
         collectives = pace.waits_sec * self.together.share_of_collectives(self.pace_setter)
         return waterfall(

@@ -134,6 +134,22 @@ def total_memory(device: torch.device) -> int:
     return int((_of("mem_get_info", device) if general is None else general)(device)[1])
 
 
+def random_state(device: torch.device) -> torch.Tensor:
+    """The state of an accelerator's random numbers."""
+    state: torch.Tensor = _call("get_rng_state", device)
+    return state
+
+
+def set_random_state(device: torch.device, state: torch.Tensor) -> None:
+    """Set the state of an accelerator's random numbers.
+
+    Args:
+        device: The accelerator.
+        state: What `random_state` has returned.
+    """
+    torch.get_device_module(device).set_rng_state(*((state,) if device.type == "mps" else (state, device)))
+
+
 def _call(name: str, device: torch.device) -> Any:
     function = _of(name, device)
     return function() if function is getattr(torch.mps, name, None) else function(device)  # a Mac has one GPU

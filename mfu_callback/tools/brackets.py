@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,26 @@ def _is_of_class(owner: object, method: str, found: Any) -> bool:
     """
     of_class = getattr(type(owner), method, None)
     return getattr(found, "__func__", found) is getattr(of_class, "__func__", of_class)
+
+
+class _Wrapper(partial[Any]):
+    """A method in a bracket. A copy or a pickle of its object has the method without the bracket.
+
+    A partial, since each call of one in Python would cost more.
+
+    Attributes:
+        __wrapped__: The method without the bracket.
+        found_at: The object and the name at which its class has the method; None if the object has it itself.
+    """
+
+    __wrapped__: Any
+    found_at: tuple[object, str] | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.__wrapped__, memo)
+
+    def __reduce__(self) -> Any:
+        return (copy.copy, (self.__wrapped__,)) if self.found_at is None else (getattr, self.found_at)
 
 
 class Brackets:
@@ -41,7 +63,8 @@ class Brackets:
         """
         original = getattr(owner, method)
         was_own = not _is_of_class(owner, method, original)
-        wrapper = wrap(original)
+        wrapper = _Wrapper(wrap(original))
+        wrapper.__wrapped__, wrapper.found_at = original, None if was_own else (owner, method)
         setattr(owner, method, wrapper)
 
         def restore() -> None:

@@ -40,6 +40,13 @@ def switch_replaced(make: Callable[[Switch], Switch]) -> Iterator[None]:
         _remove_what_is_over()
 
 
+def dynamos_own(switch: Switch) -> Switch:
+    """Dynamo's own switch, which a switch of ours stands in place of, perhaps with others between them."""
+    while switch in _replaced:
+        switch = _replaced[switch]
+    return switch
+
+
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """A context in which what was compiled runs as it was before, in this thread."""

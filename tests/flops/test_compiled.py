@@ -190,3 +190,22 @@ def test_counters_that_end_in_the_order_in_which_they_began_leave_nothing_behind
     assert getattr(torch._dynamo.eval_frame, SWITCH) is not before
     second.close()
     assert getattr(torch._dynamo.eval_frame, SWITCH) is before
+
+
+@pytest.mark.parametrize("way", [in_place, in_part, by_function])
+def test_a_counter_inside_another_counts_the_same(way):
+    def counts(counters):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        network = Network()
+        function = way(network, "aot_eager")
+        with contextlib.ExitStack() as stack:
+            entered = [stack.enter_context(FlopCounter(network)) for _ in range(counters)]
+            function(torch.randn(ROWS, WIDTH)).square().mean().backward()
+        assert network.calls == 1
+        return [counter.result() for counter in entered], network.first.weight.grad
+
+    ((alone,), gradient), (both, gradient_of_both) = counts(1), counts(2)
+    assert both == [alone, alone]
+    assert alone.complete
+    assert torch.equal(gradient, gradient_of_both)

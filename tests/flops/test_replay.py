@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from mfu_callback import FlopCounter
-from mfu_callback.flops.operator_mode import mode_off
+from mfu_callback.flops.operator_mode import modes_off
 from mfu_callback.flops.replay import Replay
 from tests.flops.test_compiled import (
     ROWS,
@@ -49,7 +49,7 @@ def test_modules_found_among_globals_or_in_other_places_are_left_alone():
     before = [[tensor.clone() for tensor in module.state_dict().values()] for module in modules]
     x = torch.randn(ROWS, WIDTH)
     replay = Replay(GLOBAL, forward, (x,), {})
-    with FlopCounter(GLOBAL) as counter, mode_off(counter._mode):
+    with FlopCounter(GLOBAL) as counter, modes_off():
         replay.run(counter._mode)
     count = counter.result()
     assert count.forward == 2 * train("wrapped", "eager", counted=True, eager=True)[2].forward

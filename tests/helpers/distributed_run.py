@@ -1,12 +1,12 @@
 """Trains on CPU processes: `distributed_run.py DIRECTORY HOW`; each rank saves its results in DIRECTORY.
 
 HOW is words joined by hyphens: a strategy (ddp, fsdp2, or tp, where pairs of processes share a batch), the number of
-processes, and any of these: "without" (no callback), "failing" (the count fails on the second rank), "raising" (the
-second rank's training step raises), "interrupted" (each rank sends itself a Ctrl-C in its fifth step), "compiled" (the
-blocks are compiled), "uneven" (the second rank's batches are half as large), "modules" (modules are timed), "told" (the
-first rank alone knows that bfloat16 is four times as fast), "slow" with "data" or "forward" (the last rank sleeps there
-in every step), "rarely" (in every fifth step only), "hooked" (a communication
-hook of the user's turns the gradients around).
+processes, and any of these: "without" (no callback), "failing" (the count fails on the second rank), "unheard" (the
+second rank's exchange of values fails), "raising" (the second rank's training step raises), "interrupted" (each rank
+sends itself a Ctrl-C in its fifth step), "compiled" (the blocks are compiled), "uneven" (the second rank's batches are
+half as large), "modules" (modules are timed), "told" (the first rank alone knows that bfloat16 is four times as fast),
+"slow" with "data" or "forward" (the last rank sleeps there in every step), "rarely" (in every fifth step only),
+"hooked" (a communication hook of the user's turns the gradients around).
 """
 
 from __future__ import annotations
@@ -159,6 +159,11 @@ def turned(state, bucket):  # DDP reads annotations, and finds text
     return work.get_future().then(lambda future: future.value()[0])
 
 
+def unreachable(*_: Any) -> Any:
+    """Fails as an exchange does without a network."""
+    raise ConnectionError("the network is gone")
+
+
 def count_calls(owner: Any, method: str) -> list[None]:
     """A list that gets an entry for each call of a method of an object."""
     calls: list[None] = []
@@ -190,6 +195,8 @@ def main() -> None:
     )
     if "failing" in words and trainer.global_rank == 1:
         mfu_callback.flops.compiled_regions.compiled_calls_watched = lambda *_: 1 / 0
+    if "unheard" in words and trainer.global_rank == 1:
+        mfu_callback.lightning.trainer_ranks.begin_gather = unreachable
     if "told" in words:
         known = trainer.global_rank == 0
         mfu_callback.meter.peak_of_run.rates_in_training = lambda *_, **__: RATES if known else 1 / 0

@@ -183,6 +183,13 @@ def test_a_count_that_fails_on_one_rank_leaves_mfu_out_on_both_and_hangs_none(en
         assert "throughput/mfu" not in rank["metrics"]
 
 
+def test_an_exchange_that_fails_on_one_rank_ends_the_run_and_lets_none_wait(run):
+    done, ends = run("ddp-2-unheard")
+    assert done.returncode != 0
+    assert "ConnectionError: the network is gone" in done.stderr
+    assert ends == []
+
+
 def exit_code(done):
     """Of a process."""
     return 1 if is_aborted_by_gloo(done) else done.returncode
