@@ -195,9 +195,10 @@ class Counting:
     def _enter_counter(self, stack: ExitStack, *, in_forward: bool) -> FlopCounter | None:
         self._calls, self._is_skipped = 0, False
         try:
-            self._meter.leave_out("counting")
-            operators = self._meter.operators
-            calls = None if operators is None or self._meter.flops.is_recounted else operators.calls
+            operators, is_recounted = self._meter.operators, self._meter.flops.is_recounted
+            if self._meter.is_warm or not is_recounted:  # else it is left out as warm-up
+                self._meter.leave_out("counting")
+            calls = None if operators is None or is_recounted else operators.calls
             counter = self._meter.conventions.counter(self._module, calls)
             counter.in_forward = in_forward
             return stack.enter_context(counter)

@@ -20,9 +20,9 @@ Getter = Callable[[Any], Any]
 def find_labels(batch: Any) -> tuple[Getter, ...] | None:
     """Find the labels in a batch: integers of the shape of the token ids that they belong to.
 
-    Labels are the ``labels`` next to the token ids in a mapping or a dataclass, or the second of a pair of tensors, the
-    first of which are token ids of shape (B, T). Of more items than two the first is the model's input, as it is for
-    `mfu_callback.count_tokens`, and only labels inside of it are found.
+    Labels are the ``labels`` next to the token ids in a mapping or a dataclass. Of a sequence the first item is the
+    model's input, as it is for `mfu_callback.count_tokens`, and only labels inside of it are found: the targets in a
+    pair of tensors are rarely ignored, and to look for it in every step would cost more than all else that is measured.
 
     Args:
         batch: A batch as the dataloader yields it.
@@ -51,9 +51,6 @@ def count_loss_tokens(batch: Any, labels: Sequence[Getter]) -> torch.Tensor:
 
 def _pairs(batch: Any) -> Iterator[tuple[Getter, bool]]:
     """For all token ids in a batch: how to get their labels, and whether there are any of their shape."""
-    if _is_pair(batch):
-        yield itemgetter(1), _are_labels(batch[1], batch[0])
-        return
     parts = _parts(batch)
     key = next((key for key in TOKEN_KEYS if key in parts), None)
     if key is not None:
@@ -73,11 +70,6 @@ def _parts(batch: Any) -> dict[str, tuple[Getter, Any]]:
     if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and len(batch):
         return {"0": (itemgetter(0), batch[0])}  # the model's input
     return {}
-
-
-def _is_pair(batch: Any) -> bool:
-    is_sequence = isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
-    return is_sequence and len(batch) == 2 and is_integer(batch[0]) and batch[0].dim() == 2
 
 
 def _are_labels(labels: Any, ids: Any) -> bool:

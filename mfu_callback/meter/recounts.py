@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-_FIRST = 16  # steps before the first one after the warm-up
+_FIRST = 64  # steps before the first one after the warm-up
 _GROWTH = 1.618  # steps until the next over steps so far: intervals that share no period with the run's
 _SURE, _OFTEN, _SELDOM = 16, 4, 16  # counts after which fewer are made, and the mean intervals before and after
 _SMALL_ERROR = 0.01

@@ -22,7 +22,7 @@ PEAK = 1e12
 ABSENT_TAGS = {"throughput/mfu_achievable", "throughput/hfu", "throughput/real_tokens_per_sec", "memory/peak_gib"}
 ABSENT_TAGS |= {"time/step_sec_min", "time/step_sec_max", "gpu/power_watts", "gpu/clock_share"}
 ABSENT_TAGS |= {f"memory/{figure}" for figure in ("reserved_gib", "device_share", "alloc_retries", "ooms")}
-ABSENT_TAGS |= {"waterfall/communication", "waterfall/waiting"}
+ABSENT_TAGS |= {"waterfall/communication", "waterfall/waiting", "throughput/loss_tokens_per_sec"}
 # A warning about models with few layers: the first one is a large share, and its input needs no gradient.
 SMALL_MODEL = "ignore:The backward pass of this model takes"
 

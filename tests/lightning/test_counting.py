@@ -32,7 +32,7 @@ from tests.helpers.runs import (
 )
 
 ALL_TAGS = {tag.name for tag in TAGS}
-TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec"}
+TOKEN_TAGS = {"throughput/tokens_per_sec", "throughput/device/tokens_per_sec", "total/tokens"}
 
 
 class LanguageModel(LightningModule):

@@ -20,7 +20,7 @@ def loader(steps=8):
     """Batches of 4 x 8 tokens, in which every sample of a step has as many labels that are -100."""
     ids = torch.zeros(8, dtype=torch.long)
     labels = [torch.cat([torch.full((ignored,), -100), ids[ignored:]]) for ignored in IGNORED[:steps]]
-    return DataLoader([(ids, of_step) for of_step in labels for _ in range(4)], batch_size=4)
+    return DataLoader([{"input_ids": ids, "labels": of_step} for of_step in labels for _ in range(4)], batch_size=4)
 
 
 class Words(LightningModule):
@@ -31,7 +31,7 @@ class Words(LightningModule):
         self.net = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 8), nn.Linear(8, 4))
 
     def training_step(self, batch, batch_idx):
-        ids, labels = batch
+        ids, labels = batch["input_ids"], batch["labels"]
         return nn.functional.cross_entropy(self.net(ids).flatten(0, 1), labels.flatten())
 
     def validation_step(self, batch, batch_idx):
@@ -87,7 +87,8 @@ def test_an_evaluation_has_them_too():
 
 
 def test_targets_of_another_shape_are_no_labels_and_nothing_is_said_of_them():
-    batches = DataLoader([(torch.zeros(8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long))] * 32, batch_size=4)
+    ids = torch.zeros(8, dtype=torch.long)
+    batches = DataLoader([{"input_ids": ids, "labels": ids[None]}] * 32, batch_size=4)
     callback = MFUCallback(peak=PEAK, warmup_steps=1, summary=None)
     trainer = make_trainer(callback)
     trainer.fit(Words(), batches)

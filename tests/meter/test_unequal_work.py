@@ -90,20 +90,19 @@ def test_unequal_work_is_named_once_with_its_range(monkeypatch):
     assert summary.flops_error > 0
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.filterwarnings("ignore:The backward pass of this model takes")
-def test_equal_work_is_counted_ever_more_seldom(monkeypatch):
+def test_equal_work_is_counted_ever_more_seldom(monkeypatch, recwarn):
     summary, _ = run(monkeypatch, lambda step: 4, steps=1_000)
     assert summary.flops_error is None
+    assert not any("Batches of one shape" in str(one.message) for one in recwarn)
     assert flops_per_step(summary) == pytest.approx(3 * LAYER * 4)
-    assert 1_000 - 3 - summary.steps <= 9  # at 19, 31, 50, 81 ... of 1,000
+    assert summary.steps_by_part["counting"] == 6  # after 67, 131, 212, 343, 555 and 898 steps
 
 
 def test_steps_of_the_warm_up_are_counted_again_and_none_right_after(monkeypatch):
-    summary, _ = run(monkeypatch, lambda step: 4, steps=18)
-    assert summary.steps == 15
-    summary, _ = run(monkeypatch, lambda step: 4, steps=18, warmup_steps=0)
-    assert summary.steps == 16  # but the first, and that 16 steps later
+    summary, _ = run(monkeypatch, lambda step: 4, steps=67)
+    assert summary.steps == 64
+    summary, _ = run(monkeypatch, lambda step: 4, steps=67, warmup_steps=0)
+    assert summary.steps == 65  # but the first, and that 64 steps later
 
 
 def flops(*numbers):
