@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 from mfu_callback.flops import FlopCount
-from mfu_callback.flops.per_shape import CountsByShape
+from mfu_callback.flops.per_shape import BatchShape, CountsByShape
 from mfu_callback.flops.repeated_counts import RepeatedCounts, TrainingFlops
 from mfu_callback.meter.batches import Batch, Batches
 from mfu_callback.meter.conventions import Conventions
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What batches of a shape were taken to compute: their passes, and the FLOPs of these."""
+
+    passes: int = 0
+    flops: float = 0.0
 
 
 class BatchFlops:
@@ -30,6 +40,7 @@ class BatchFlops:
         self._conventions = conventions
         self._batches = batches
         self._counts = CountsByShape(self._training_flops)
+        self._taken: defaultdict[BatchShape, _Taken] = defaultdict(_Taken)
         self._empty = 0
 
     def set_model_state(self, state: Hashable) -> None:
@@ -100,10 +111,25 @@ class BatchFlops:
         Args:
             batch: What is known of it.
         """
-        if batch.flops is not None:
+        if batch.shape is None:
+            assert batch.flops is not None
             return batch.flops
-        assert batch.shape is not None
-        return self._counts.flops(batch.shape)
+        flops = self._counts.flops(batch.shape) if batch.flops is None else batch.flops
+        taken = self._taken[batch.shape]
+        taken.passes += 1
+        taken.flops += flops.model
+        return flops
+
+    @property
+    def correction(self) -> float:
+        """What the FLOPs so far are to be multiplied by where batches do unequal work: later counts tell the mean."""
+        as_taken, as_known = 0.0, 0.0
+        for shape, taken in self._taken.items():
+            known = self._counts.repeated(shape)
+            varies = known is not None and known.vary
+            as_taken += taken.flops
+            as_known += taken.passes * known.mean.model if known is not None and varies else taken.flops
+        return as_known / as_taken if as_taken > 0 else 1.0
 
     def _training_flops(self, count: FlopCount) -> TrainingFlops | None:
         """FLOPs of a counted batch; none at all if a rank that counts its own part has found nothing in two batches."""

@@ -189,7 +189,8 @@ class RunMeter:
         Args:
             wait: Whether to wait until the device has finished its last steps.
         """
-        totals = self._own_part(self.ledger.run_totals(wait=wait), self.device_watch.take_run())
+        booked = self.ledger.run_totals(wait=wait).with_flops_times(self.flops.correction)
+        totals = self._own_part(booked, self.device_watch.take_run())
         self._wall_time_sec = self.ledger.wall_time_sec()  # what is measured afterwards is not the run's
         return totals
 

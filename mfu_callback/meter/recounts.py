@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 _FIRST = 64  # steps before the first one after the warm-up
-_GROWTH = 1.618  # steps until the next over steps so far: intervals that share no period with the run's
+_LEAST, _SHARE = 16, 0.25  # steps until the next: at least, and of the steps so far
+_SPREAD = 9  # further steps that are drawn by lot, so that no pattern of the run's is missed
 _SURE, _OFTEN, _SELDOM = 16, 4, 16  # counts after which fewer are made, and the mean intervals before and after
 _SMALL_ERROR = 0.01
 
@@ -13,8 +14,8 @@ _SMALL_ERROR = 0.01
 class Recounts:
     """Chooses steps: each of the warm-up, which is not timed anyway, then ever fewer, and more where the work varies.
 
-    Where it does, intervals are random, so that a pattern in the steps (a network that is trained in every fifth) is
-    seen as often as it occurs.
+    Intervals are drawn by lot, so that a pattern in the steps (a network that is trained in every fifth) is seen as
+    often as it occurs.
 
     Attributes:
         at: The number of ended steps at which the next one begins.
@@ -45,4 +46,4 @@ class Recounts:
         elif vary and (counts < _SURE or error > _SMALL_ERROR):
             self.at = ended + self._random.randint(1, 2 * (_OFTEN if counts < _SURE else _SELDOM) - 1)
         else:
-            self.at = max(ended + _FIRST, round(_GROWTH * ended))
+            self.at = ended + max(_LEAST, round(_SHARE * ended)) + self._random.randint(0, _SPREAD)

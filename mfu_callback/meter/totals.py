@@ -137,6 +137,15 @@ class Totals:
             step_waits=self.step_waits.followed_by(other.step_waits),
         )
 
+    def with_flops_times(self, number: float) -> Totals:
+        """Totals whose batches turned out to compute some times as much."""
+        return replace(
+            self,
+            flops=self.flops * number,
+            recomputed_flops=self.recomputed_flops * number,
+            flops_of_dtypes={dtype: flops * number for dtype, flops in self.flops_of_dtypes.items()},
+        )
+
     def shared_by(self, devices: int, *, flops_by: int | None = None) -> Totals:
         """One device's part, if several devices share this work in the same time.
 

@@ -17,7 +17,6 @@ from tests.lightning.test_traces import marks
 
 LOGGED = {
     "throughput/tokens_per_sec",
-    "throughput/loss_tokens_per_sec",
     "throughput/samples_per_sec",
     "throughput/device/tokens_per_sec",
     "throughput/device/tflops_per_sec",

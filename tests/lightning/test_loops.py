@@ -35,12 +35,12 @@ def run(now, module=None, *callbacks, ckpt_path=None, **arguments):
     return callback.summary, trainer
 
 
-def expect(summary, *, batches, steps, tokens_per_batch=32, extra_data=0.0):
+def expect(summary, *, batches, steps, tokens_per_batch=32, extra_data=0.0, carried=0.0):
     assert (summary.steps, summary.tokens) == (steps, tokens_per_batch * batches)
     expected = {phase: seconds * batches / steps for phase, seconds in BATCH.items()} | {"optimizer": 1.0}
     expected["data"] += extra_data / steps
     assert summary.phases_sec == pytest.approx(expected)
-    assert summary.wall_time_sec["training"] == pytest.approx(sum(expected.values()) * steps)
+    assert summary.wall_time_sec["training"] == pytest.approx(sum(expected.values()) * steps + carried)
 
 
 def test_the_incomplete_last_accumulation_of_an_epoch_is_a_step(now):
@@ -233,13 +233,14 @@ def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_has_its_own_totals(now,
     def checkpoint():
         return ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1)
 
-    run(now, None, checkpoint(), max_steps=5, **arguments)
+    first, _ = run(now, None, checkpoint(), max_steps=5, **arguments)
     now.seconds += 10_000.0  # nobody's: the process was gone
     path = next(tmp_path.glob("*.ckpt"))
     summary, trainer = run(now, None, checkpoint(), max_steps=12, ckpt_path=path, **arguments)
     assert trainer.global_step == 12
-    expect(summary, batches=(12 - 5 - 1) * accumulation, steps=12 - 5 - 1)
-    assert sum(summary.wall_time_sec.values()) < 1000.0
+    steps = 12 - 5 - 1
+    carried = first.wall_time_sec["training"]  # the wall time is the job's, all else is the fit's own
+    expect(summary, batches=steps * accumulation, steps=steps, carried=carried)
 
 
 def test_a_pause_between_two_fits_is_nobodys(now):
@@ -259,4 +260,3 @@ def test_a_run_that_its_time_limit_ends_is_summed_up():
     limit = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 0.3}}
     callback, trainer = fit(GPTModule(TINY), data=data, **limit)
     assert sum(callback.summary.steps_by_part.values()) == trainer.global_step  # however many that were
-    assert callback.summary.steps > 0

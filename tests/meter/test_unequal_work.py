@@ -68,12 +68,12 @@ UNEQUAL = pytest.mark.filterwarnings("ignore:Batches of one shape take between")
     ids=["every fifth", "any", "the first alone"],
 )
 def test_flops_are_the_mean_of_what_batches_take(monkeypatch, depth_of):
-    summary, depths = run(monkeypatch, depth_of, steps=600)
+    summary, depths = run(monkeypatch, depth_of, steps=1_000)
     truth = 3 * LAYER * sum(depths) / len(depths)
     error = summary.flops_error or 0.0
     assert flops_per_step(summary) == pytest.approx(truth, rel=0.03 + 2 * error)
     assert error < 0.05
-    assert summary.steps > 0.8 * 600
+    assert summary.steps > 0.85 * 1_000
 
 
 @UNEQUAL
@@ -95,7 +95,7 @@ def test_equal_work_is_counted_ever_more_seldom(monkeypatch, recwarn):
     assert summary.flops_error is None
     assert not any("Batches of one shape" in str(one.message) for one in recwarn)
     assert flops_per_step(summary) == pytest.approx(3 * LAYER * 4)
-    assert summary.steps_by_part["counting"] == 6  # after 67, 131, 212, 343, 555 and 898 steps
+    assert 5 <= summary.steps_by_part["counting"] <= 14  # about 16 steps apart at first, then a quarter of those so far
 
 
 def test_steps_of_the_warm_up_are_counted_again_and_none_right_after(monkeypatch):
