@@ -18,6 +18,7 @@ from scripts.pictures import browser
 from scripts.pictures.browser import Browser, chromium, tensorboard, wait_for_runs
 from tests.helpers.event_files import damage, event_files, layouts
 from tests.helpers.records import HOSTILE, record_of_several, write_hostile_record, write_record
+from tests.helpers.runs import TINY_FLOPS
 from tests.helpers.tab_runs import (
     CHARTS,
     CHARTS_OF_ONE_DEVICE,
@@ -152,6 +153,25 @@ def test_the_axis_and_the_smoothing(tab: Browser) -> None:
     after = tab.run(points)["y"]
     assert after[0] == pytest.approx(before["y"][0])
     assert max(after) - min(after) < max(before["y"]) - min(before["y"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "title", "of_step"),
+    [
+        ("total/tokens", "tokens since the job began", 32),
+        ("total/samples", "samples since the job began", 4),
+        ("total/flops", "model FLOPs since the job began", 3 * TINY_FLOPS),
+    ],
+)
+def test_sums_since_the_job_began_are_axes(tab: Browser, axis: str, title: str, of_step: float) -> None:
+    chosen = "const s = document.querySelector('#axis'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+    tab.run(chosen, axis)
+    charts = "['mfu', 'tokens', 'waterfall'].map((id) => document.querySelector(`#${id} .plot`))"
+    titles = f"return {charts}.map((chart) => chart.layout.xaxis.title.text)"
+    tab.until(lambda: tab.run(titles) == [title] * 3)
+    points = "return document.querySelector('#mfu .plot').data.find((t) => t.name === 'precise')"
+    assert tab.run(points)["x"] == pytest.approx([of_step * step for step in range(2, 21)], rel=1e-6)
+    assert our_errors(tab) == []
 
 
 def test_the_keyboard_is_enough(tab: Browser) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mfu_callback.logs.run_log import RunLog, Series
-from mfu_callback.meter.tags import MFU, TOKENS_PER_SEC
+from mfu_callback.meter.tags import CUMULATIVE, MFU, TOKENS_PER_SEC
 from mfu_callback.report.page.assets import STATIC, plotly_file
 from mfu_callback.report.page.views import details_view, run_view, series_view, waterfall_view
 from mfu_callback.report.parts import as_plain_data
@@ -87,7 +87,7 @@ def _held(runs: Sequence[RunLog], notes: Sequence[str]) -> dict[str, Any]:
         "parts": as_plain_data(),
         "curves": {
             tag: {run.name: series_view(_thinned(run.scalars[tag])) for run in shown if tag in run.scalars}
-            for tag in (MFU, TOKENS_PER_SEC)
+            for tag in (MFU, TOKENS_PER_SEC, *sorted(CUMULATIVE))
         },
         "waterfalls": {
             run.name: waterfall_view({tag: _thinned(series) for tag, series in run.scalars.items()}) for run in shown

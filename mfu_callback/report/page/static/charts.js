@@ -27,27 +27,50 @@ export function smoothed(values, weight) {
   });
 }
 
-function along(series, axis) {
+// Each axis with its name in the list and its title; those named by a tag are sums since the job began.
+export const AXES = {
+  step: ['step', 'step'],
+  time: ['wall time', 'minutes since the first point'],
+  'total/tokens': ['tokens', 'tokens since the job began'],
+  'total/samples': ['samples', 'samples since the job began'],
+  'total/flops': ['FLOPs', 'model FLOPs since the job began'],
+  'total/device_hours': ['device hours', 'device hours since the job began'],
+};
+
+export const SUMS = Object.keys(AXES).filter((axis) => axis.includes('/'));
+
+// sum: the points of the axis's tag, in the same run.
+function along(series, axis, sum) {
+  if (SUMS.includes(axis)) return series.steps.map((step) => between(sum, step));
   if (axis === 'step' || !series.wall_times.length) return series.steps;
   return series.wall_times.map((time) => (time - series.wall_times[0]) / 60);
 }
 
+// The value at a step, on the straight line between the points around it; null outside of them.
+function between({ steps, values }, step) {
+  const after = steps.findIndex((other) => other >= step);
+  if (after < 0 || (after === 0 && steps[0] !== step)) return null;
+  if (steps[after] === step) return values[after];
+  const share = (step - steps[after - 1]) / (steps[after] - steps[after - 1]);
+  return values[after - 1] + share * (values[after] - values[after - 1]);
+}
+
 function axisTitle(axis) {
-  return axis === 'step' ? 'step' : 'minutes since the first point';
+  return AXES[axis][1];
 }
 
 function last(values) {
   return values[values.length - 1];
 }
 
-// runs: [{name, index}]; curves: by run.
-export function curvesChart(runs, curves, { axis, smoothing, title }) {
-  const drawn = runs.filter(({ name }) => curves[name]?.values.length);
+// runs: [{name, index}]; curves: by run; sums: by run, the points of the axis's tag. A run without these is not drawn.
+export function curvesChart(runs, curves, { axis, sums, smoothing, title }) {
+  const drawn = runs.filter(({ name }) => curves[name]?.values.length && (!SUMS.includes(axis) || sums[name]));
   const data = drawn.map(({ name, index }) => ({
     type: 'scatter',
     mode: curves[name].values.length > 1 ? 'lines' : 'markers',
     name: plain(name),
-    x: along(curves[name], axis),
+    x: along(curves[name], axis, sums[name]),
     y: smoothed(curves[name].values, smoothing),
     line: { color: colorOf(index), dash: dashOf(index), width: 2 },
   }));
@@ -70,9 +93,9 @@ export function listed(texts, between = ', ') {
 }
 
 // parts: rows with name, label, color, in the order in which they are stacked.
-export function waterfallChart(waterfall, parts, { axis }) {
-  const shown = logged(waterfall, parts);
-  const x = along(waterfall, axis);
+export function waterfallChart(waterfall, parts, { axis, sum }) {
+  const shown = !SUMS.includes(axis) || sum ? logged(waterfall, parts) : [];
+  const x = shown.length ? along(waterfall, axis, sum) : [];
   const data = shown.map(({ name, label, color }) => ({
     type: 'scatter',
     mode: 'lines',

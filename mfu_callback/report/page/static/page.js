@@ -1,5 +1,5 @@
 // The page: a table of runs and the charts of them; where its data come from is the caller's.
-import { colorOf, curvesChart, finderChart, kernelsChart, lastWaterfallChart, modulesChart, rooflineChart, waterfallChart } from './charts.js';
+import { AXES, colorOf, curvesChart, finderChart, kernelsChart, lastWaterfallChart, modulesChart, rooflineChart, SUMS, waterfallChart } from './charts.js';
 import { factsList, OPERATOR_COLUMNS, operatorsTable, partsTable } from './details.js';
 import { devicesChart } from './devices.js';
 import { element } from './format.js';
@@ -83,8 +83,7 @@ class Page {
     const axis = element(
       'select',
       { id: 'axis', onchange: (event) => this.set({ axis: event.target.value }) },
-      element('option', { value: 'step' }, 'step'),
-      element('option', { value: 'time' }, 'wall time'),
+      ...Object.entries(AXES).map(([value, [name]]) => element('option', { value }, name)),
     );
     const smoothing = element('input', {
       id: 'smoothing',
@@ -129,11 +128,12 @@ class Page {
 
   async reload() {
     try {
-      const [{ runs, problems, parts, notes = [] }, mfu, tokens] = await Promise.all([this.source.runs(), this.source.curves(MFU), this.source.curves(TOKENS)]);
+      const tags = [MFU, TOKENS, ...SUMS];
+      const [{ runs, problems, parts, notes = [] }, ...curves] = await Promise.all([this.source.runs(), ...tags.map((tag) => this.source.curves(tag))]);
       for (const { name } of runs) if (!this.indices.has(name)) this.indices.set(name, this.indices.size);
       this.data.runs = runs.map((run) => ({ ...run, index: this.indices.get(run.name), color: colorOf(this.indices.get(run.name)) }));
       this.data.parts = parts;
-      this.data.curves = { [MFU]: mfu, [TOKENS]: tokens };
+      this.data.curves = Object.fromEntries(tags.map((tag, index) => [tag, curves[index]]));
       this.problems.replaceChildren(...problems.map((problem) => element('li', {}, problem)));
       this.notes.replaceChildren(...notes.map((note) => element('p', {}, note)));
       this.empty.hidden = runs.length > 0;
@@ -167,14 +167,15 @@ class Page {
     const { axis, smoothing, hidden, selected } = this.state;
     const shown = this.data.runs.filter(({ name }) => !hidden.has(name));
     const run = this.data.runs.find(({ name }) => name === selected);
+    const sums = this.data.curves[axis] ?? {};
     this.drawTable();
-    this.plot('mfu', curvesChart(shown, this.data.curves[MFU], { axis, smoothing, title: 'MFU' }));
-    this.plot('tokens', curvesChart(shown, this.data.curves[TOKENS], { axis, smoothing, title: 'tokens/s' }));
+    this.plot('mfu', curvesChart(shown, this.data.curves[MFU], { axis, sums, smoothing, title: 'MFU' }));
+    this.plot('tokens', curvesChart(shown, this.data.curves[TOKENS], { axis, sums, smoothing, title: 'tokens/s' }));
     this.plot('roofline', rooflineChart(shown));
     this.selectedTitle.textContent = `Selected run: ${selected}`;
     this.advice.textContent = run.figures.advice ?? '';
     const { waterfall, parts, details } = this.data;
-    this.plot('waterfall', waterfallChart(waterfall, parts.waterfall, { axis }));
+    this.plot('waterfall', waterfallChart(waterfall, parts.waterfall, { axis, sum: sums[selected] }));
     this.plot('last', lastWaterfallChart(waterfall, parts.waterfall));
     this.drawDetails(details, parts);
     this.plot('modules', modulesChart(run.figures.run?.modules ?? []));
