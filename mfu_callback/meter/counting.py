@@ -232,6 +232,7 @@ class Counting:
         if is_first and count.forward:
             self._report(count)
             self._on_first_count(count)
+            self._warn_of_no_tensors()
         self._warn_of(count)
         if was_recounted:
             self._warn_of_unequal_work()
@@ -268,6 +269,16 @@ class Counting:
         for note in count.notes:
             self._warn_once(note, f"FLOPs: {note}.")
         self._say_of_backward(count)
+
+    def _warn_of_no_tensors(self) -> None:
+        shape = self._meter.batches.in_hand.shape
+        if shape is not None and not shape.shapes:
+            self._warn_once(
+                "no tensors",
+                "No tensor is found in the batch, so batches cannot be told apart: each counts as those that are"
+                " counted, the first ones and ever fewer later, and samples are left out. Pass flops= and tokens= as"
+                " functions of the batch for exact figures.",
+            )
 
     def _warn_of_unequal_work(self) -> None:
         known = self._meter.flops.repeated

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from gpt import GPTConfig, GPTModule, RandomTokens
 from mfu_callback import MFUCallback
+from mfu_callback.meter.recounts import Recounts
 
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=16, vocab_size=64, context_length=8, dropout=0.1)
 # Forward FLOPs of TINY on a batch of 4 x 8 tokens: blocks, attention, head.
@@ -40,6 +41,16 @@ def fit(module: LightningModule, *callbacks: Any, data: Any = None, **arguments:
     trainer = make_trainer(callback, *callbacks, **arguments)
     trainer.fit(module, data)
     return callback, trainer
+
+
+def counted_again(steps: int, *, warmup: int = 3) -> int:
+    """Number of steps after the warm-up that are counted again, where batches of one shape do equal work."""
+    recounts, number = Recounts(), 0
+    for ended in range(1, steps):
+        if recounts.is_due(ended, is_warm=ended >= warmup):
+            recounts.choose_next(ended, vary=False, counts=1, error=0.0)
+            number += ended >= warmup
+    return number
 
 
 def tiny_data(length: int = 400) -> RandomTokens:

@@ -241,6 +241,7 @@ def test_a_callback_that_another_puts_in_after_setup_measures_all_the_same():
 
 
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor", "ignore:Found `dataloader_iter`")
+@pytest.mark.filterwarnings("ignore:No tensor is found in the batch")  # the Trainer hands none over
 def test_a_training_step_that_takes_the_iterator_is_counted():
     callback = MFUCallback(peak=PEAK)
     make_trainer(callback).fit(TakesTheIterator(TINY), datamodule=tiny_data())

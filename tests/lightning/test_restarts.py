@@ -328,3 +328,18 @@ def test_a_checkpoint_of_two_processes_has_what_both_have_done(tmp_path, how, to
     assert again[0]["job"] == again[1]["job"]
     assert (again[0]["job"]["steps"], again[0]["job"]["tokens"]) == (2 * LAST, 2 * LAST * tokens)
     assert again[0]["metrics"]["total/tokens"] == again[1]["metrics"]["total/tokens"] == 2 * LAST * tokens
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_two_callbacks_are_of_one_job(tmp_path, is_same):
+    """A Trainer refuses two stateful callbacks of one kind; ours share what they write."""
+    first = make_callback()
+    callbacks = (first, first if is_same else make_callback())
+    saves = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    trainer = make_trainer(*callbacks, saves, max_steps=3, enable_checkpointing=True)
+    trainer.fit(GPTModule(TINY), datamodule=tiny_data())
+    path = tmp_path / "epoch=0-step=3.ckpt"
+    again = (make_callback(), make_callback())
+    trainer = make_trainer(*again, saves, max_steps=8, enable_checkpointing=True)
+    trainer.fit(GPTModule(TINY), datamodule=tiny_data(), ckpt_path=path)
+    assert [callback.summary.job.tokens for callback in again] == [8 * TOKENS] * 2

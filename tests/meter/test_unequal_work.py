@@ -105,6 +105,28 @@ def test_steps_of_the_warm_up_are_counted_again_and_none_right_after(monkeypatch
     assert summary.steps == 65  # but the first, and that 64 steps later
 
 
+class OfNumbers(Depth):
+    """Is handed a number, in which there is no tensor, and runs as many layers."""
+
+    def training_step(self, batch, batch_idx):
+        self.depth_of = lambda _: batch
+        return super().training_step(torch.ones(ROWS, WIDTH), batch_idx)
+
+    def train_dataloader(self):
+        return DataLoader([4, 8] * 200, batch_size=None, collate_fn=lambda number: number)
+
+
+@UNEQUAL
+def test_batches_without_tensors_cannot_be_told_apart_and_this_is_said(monkeypatch):
+    now = FakeNow()
+    monkeypatch.setattr("mfu_callback.lightning.run.timer_for", lambda device: HostTimer(now))
+    callback = MFUCallback(peak=PEAK)
+    with pytest.warns(UserWarning, match="No tensor is found in the batch"):
+        make_trainer(callback, max_steps=400).fit(OfNumbers(now, None))
+    summary = callback.summary
+    assert flops_per_step(summary) == pytest.approx(3 * LAYER * 6, rel=0.03 + 2 * summary.flops_error)
+
+
 def flops(*numbers):
     counts = RepeatedCounts()
     for number in numbers:
