@@ -143,7 +143,7 @@ _RUN = _fields(
 )
 _is_record = _fields(
     {},
-    **dict.fromkeys(("steps", "mfu", "mfu_achievable", "mfu_fastest", "hfu", "goodput"), _is_number),
+    **dict.fromkeys(("steps", "mfu", "mfu_achievable", "mfu_fastest", "hfu", "goodput", "flops_error"), _is_number),
     **dict.fromkeys(("tokens_per_sec", "real_tokens_per_sec", "loss_tokens_per_sec", "samples_per_sec"), _is_number),
     **dict.fromkeys(("step_time_sec", "step_time_sec_min", "step_time_sec_max"), _is_number),
     **dict.fromkeys(("waterfall", "kernels", "phases_sec", "wall_time_sec", "steps_by_part"), _numbers),

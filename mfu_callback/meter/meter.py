@@ -254,7 +254,7 @@ class RunMeter:
             "hints": tuple(hint.text for hint in self.hints),
             "hint_times": tuple(hint.times for hint in self.hints),
             "circumstances": self.circumstances,
-            "flops_error": self.flops.error,
+            "flops_error": None if self.flops.error is None else min(self.flops.error, 1.0),
             "steps_by_part": dict(self.ledger.steps_by_part),
             "wall_time_sec": self.wall_time_sec(),
         }

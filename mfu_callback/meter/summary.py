@@ -66,7 +66,7 @@ class Summary:
         steps_by_part: Number of this process's steps by what they were: "warmup", and after it "training" (measured),
             "counting", "sampling" and "rest".
         flops_error: The largest relative error of FLOPs that are estimates: told by a law from those of other shapes,
-            or the mean of batches of one shape that do unequal work; infinite if it is not known, None without any.
+            or the mean of batches of one shape that do unequal work; 1 if it is not known, None without any.
         modules: FLOPs, time and MFU by module, of this process; None without ``modules=True``.
         operators: Calls, time, FLOPs and bytes by operator, of this process; None without ``operators=True``.
         kernels: What the part "kernels" of the waterfall consists of (matmuls, attention, memory, transfers, gaps), as

@@ -48,7 +48,15 @@ def mfu_text(figures: Mapping[str, Any]) -> str | None:
     hfu = _number(figures.get("hfu"), ".3g")
     noisy = ", noisy" if peak.get("is_noisy") else ""
     of_peak = f" of {_tflops(peak)} ({peak['dtype']}, {_kind(peak['source'])}{noisy})" if peak else ""
-    return f"MFU {mfu:.3g}{'' if hfu is None else f', HFU {hfu},'}{of_peak}"
+    return f"MFU {mfu:.3g}{_error_text(figures)}{'' if hfu is None else f', HFU {hfu},'}{of_peak}"
+
+
+def _error_text(figures: Mapping[str, Any]) -> str:
+    """The error of MFU where FLOPs are estimates, as they are for some shapes and for unequal work."""
+    error = figures.get("flops_error")
+    if error is None:
+        return ""
+    return " (FLOPs are estimates)" if error >= 1 else f" ± {max(error, 0.001):.1%}"
 
 
 def rates_text(figures: Mapping[str, Any]) -> str | None:

@@ -98,6 +98,15 @@ def test_the_phases_add_up_to_the_mean_that_is_beside_them():
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(0.0123, "MFU 0.5 ± 1.2% of"), (1e-9, "MFU 0.5 ± 0.1% of"), (1.0, "MFU 0.5 (FLOPs are estimates) of")],
+)
+def test_an_estimate_is_told_with_its_error(error, said):
+    assert said in printed(replace(SUMMARY, flops_error=error), "line")
+    assert said.removeprefix("MFU ") in printed(replace(SUMMARY, flops_error=error), width=140)
+
+
 def test_elsewhere_than_on_a_terminal_there_is_one_line():
     line = (
         "MFU 0.5 of 312 TFLOP/s (bfloat16, datasheet), 12,345.6 tokens/s, 12.00 samples/s, 0.25 s a step, 7 steps,"
