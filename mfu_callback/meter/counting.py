@@ -148,13 +148,13 @@ class Counting:
 
     def _learn_tokens(self, counter: FlopCounter) -> None:
         """Learn which tensors are tokens, unless the layer that looks them up may be elsewhere or was not seen."""
-        was_all_seen = bool(counter.lookups) or counter.result().complete
-        if self._meter.conventions.counts_own_part or not was_all_seen:
+        if self._meter.conventions.counts_own_part:
             return
         with suppress(Exception):  # reading a user's own object may raise anything
-            said = self._meter.batches.learn_tokens(counter.lookups)
-            if said is not None:
-                self._inform(f"{said}.")
+            if counter.lookups or counter.result().complete:
+                said = self._meter.batches.learn_tokens(counter.lookups)
+                if said is not None:
+                    self._inform(f"{said}.")
 
     def skip(self) -> None:
         """Say that the batch that is being counted is not trained on after its forward pass: another one is counted."""

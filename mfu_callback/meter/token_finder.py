@@ -127,10 +127,12 @@ def _source(integers: Sequence[tuple[Way, Integers]], lookups: Sequence[Integers
 def _not_looked_up(way: Way, integers: Integers, lookup: Integers) -> int | None:
     """How many of each sequence of integers a look-up has left out; None if they are no sequences, or not its own.
 
-    A single integer for each sample is a class, and columns that are looked up one by one are categories.
+    A single integer for each sample is a class, unless it is the model's input, the first of a batch: a rank's part of
+    a sequence may be that short. Columns that are looked up one by one are categories.
     """
     shape, seen = integers.shape, lookup.shape
-    if len(shape) < 2 or shape[-1] < 2:
+    is_input = all(name == "0" for name in way)
+    if len(shape) < 2 or (shape[-1] < 2 and not is_input):
         return 0 if _is_named(way) and shape == seen else None
     if math.prod(shape) == math.prod(seen):  # perhaps flat, or turned
         return 0

@@ -74,6 +74,7 @@ JAGGED = torch.nested.nested_tensor([torch.zeros(5).long(), torch.zeros(3).long(
         (ids(T, B), lambda m, b: m.of(b.t()), B * T),
         (ids(), lambda m, b: m.of(b[:1]) + m.of(b[1:]), B * T),
         (ids(B, T + 1), lambda m, b: m.of(b[:1, :-1]) + m.of(b[1:, :-1]), B * T),
+        ((ids(B, 1), LABELS), lambda m, b: m.of(b[0]), B),  # a rank's part of a short sequence
         (ids(B, 6, 6), lambda m, b: m.of(b), B * 36),
         (SimpleNamespace(data={"words": ids()}, lengths=LABELS), lambda m, b: m.of(b.data["words"]), B * T),
         ((ids(), ids(B, 2 * T)), lambda m, b: m.of(b[0]) + m.of(b[1]), B * 2 * T),
