@@ -181,7 +181,7 @@ def test_its_benchmarks_run_beside_ours(tmp_path):
     """A real run, whose searches are cut off by its time."""
     output = tmp_path / "out"
     arguments = ["--as-notebook", "--sizes", "gpt-small", "--precision", "32-true", "--accelerator", "cpu"]
-    arguments += ["--batch-size", "1", "--context-length", "16", "--max-steps", "3", "--minutes", "0.8"]
+    arguments += ["--batch-size", "1", "--context-length", "16", "--max-steps", "3", "--minutes", "2"]
     done = run_bench(*arguments, "--output", str(output))
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((output / "bench.json").read_text())
