@@ -111,13 +111,18 @@ class BatchFlops:
         Args:
             batch: What is known of it.
         """
-        if batch.shape is None:
-            assert batch.flops is not None
+        if batch.flops is not None:
             return batch.flops
-        flops = self._counts.flops(batch.shape) if batch.flops is None else batch.flops
-        taken = self._taken[batch.shape]
-        taken.passes += 1
-        taken.flops += flops.model
+        assert batch.shape is not None
+        return self._counts.flops(batch.shape)
+
+    def of_pass(self, batch: Batch) -> TrainingFlops:
+        """As above, of a pass that is being added up: `correction` knows what it was taken to compute."""
+        flops = self.of(batch)
+        if batch.shape is not None:
+            taken = self._taken[batch.shape]
+            taken.passes += 1
+            taken.flops += flops.model
         return flops
 
     @property

@@ -85,7 +85,7 @@ class RunMeter:
         self.conventions = Conventions(
             flops=flops, backward_factor=backward_factor, attention=attention, forward_only=forward_only
         )
-        self._work = Work(lambda batch: self.flops.of(batch))  # share_batches replaces the FLOPs
+        self._work = Work(lambda batch: self.flops.of_pass(batch))  # share_batches replaces the FLOPs
         self.batches = Batches(self.conventions.given_flops, tokens, self._work.note)
         self.flops = BatchFlops(self.conventions, self.batches)
         self.device_watch = DeviceWatch(device)

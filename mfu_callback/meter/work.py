@@ -42,26 +42,19 @@ class Work:
         Args:
             steps: Number of steps.
         """
-        taken: list[Amounts] = []
-        start = 0
-        for end, note in enumerate(self._notes):
-            if note is END_OF_WORK:
-                taken.append(self._sum(self._notes[start:end]))
-                start = end + 1
-            if len(taken) == steps:
-                break
-        del self._notes[:start]
+        taken, end = self._ended(steps)
+        del self._notes[:end]
         return taken
 
     def not_taken(self) -> list[Amounts]:
         """Add up the steps that have ended and were not taken."""
-        ended: list[Amounts] = []
-        start = 0
-        for end, note in enumerate(self._notes):
-            if note is END_OF_WORK:
-                ended.append(self._sum(self._notes[start:end]))
-                start = end + 1
-        return ended
+        return self._ended()[0]
+
+    def _ended(self, most: int | None = None) -> tuple[list[Amounts], int]:
+        """The work of the first steps that have ended, and the number of their notes."""
+        ends = [number for number, note in enumerate(self._notes) if note is END_OF_WORK][:most]
+        starts = [0, *(end + 1 for end in ends)]
+        return [self._sum(self._notes[start:end]) for start, end in zip(starts, ends, strict=False)], starts[-1]
 
     def _sum(self, notes: Sequence[Any]) -> Amounts:
         amounts, is_new, real_tokens, loss_tokens = Amounts(), False, None, None
